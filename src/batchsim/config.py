@@ -1,0 +1,276 @@
+"""What a run is: one pydantic model per section of the TOML file. Unknown keys are errors.
+
+Values are checked here for type and range only; whether a preset, a predictor or a file exists is for the
+part that uses it. `load_config` turns a dict, a TOML file or a model into a `RunConfig`, with overrides on
+top.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from batchsim.errors import ConfigError
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Values = Annotated[list[Any], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class WorkloadConfig(Section):
+    """Which requests arrive when.
+
+    Steps happen in this order: read or generate, filter by ``model`` and ``log_type``, ``window``, set the
+    training part aside, ``num_requests``, then one of ``rate_scale``, ``request_rate``,
+    ``request_rate_per_gpu``.
+    """
+
+    trace: str | None = Field(None, description="file to replay; the embedded trace if neither is given")
+    generator: dict[str, Any] | None = Field(
+        None, description="`kind` and its parameters, instead of a trace"
+    )
+    num_requests: PositiveInt | None = Field(None, description="keep the first so many")
+    window: tuple[Finite, Finite] | None = Field(None, description="keep arrivals in [start, end) seconds")
+    model: str | None = Field(None, description="keep rows of this model only")
+    log_type: str | None = Field(None, description="keep rows of this log type only")
+    rate_scale: PositiveFloat | None = Field(None, description="compress time by this factor")
+    request_rate: PositiveFloat | None = Field(None, description="rescale time to this mean rate, per second")
+    request_rate_per_gpu: PositiveFloat | None = Field(None, description="the same, times the number of GPUs")
+    training_fraction: Fraction | None = Field(
+        None,
+        description="share of the requests, first in time, that boundaries and predictors are fitted on and "
+        "that is not evaluated; left out: 0.1 where the policy or predictor learns, else 0",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> WorkloadConfig:
+        if self.trace is not None and self.generator is not None:
+            raise ValueError("give trace or generator, not both")
+        rates = [self.rate_scale, self.request_rate, self.request_rate_per_gpu]
+        if sum(rate is not None for rate in rates) > 1:
+            raise ValueError("give at most one of rate_scale, request_rate, request_rate_per_gpu")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError("window must be [start, end) with start < end")
+        return self
+
+
+class ClusterConfig(Section):
+    """The hardware: equal GPUs, one model."""
+
+    num_gpus: PositiveInt = 1
+    gpu: str = Field("rtx4080-laptop", description="GPU spec name, gives the memory")
+    model: str = Field("qwen2.5-1.5b", description="model spec name, gives weights and KV bytes per token")
+    memory_margin: Fraction = Field(0.1, description="share of GPU memory kept free of weights and KV")
+    kv_capacity_tokens: PositiveInt | None = Field(
+        None, description="KV tokens per GPU, instead of the specs' value"
+    )
+    kv_layout: Literal["padded", "paged"] = Field(
+        "padded",
+        description="a batch holds size * (longest prompt + longest output) tokens, or the plain sum",
+    )
+
+
+class LatencyConfig(Section):
+    """How long a batch takes."""
+
+    file: str | None = Field(None, description="latency.json; the packaged derived default if left out")
+    outside: Literal["refuse", "extrapolate"] = Field("refuse", description="beyond the calibrated range")
+    noise: Annotated[float, Field(ge=0)] = Field(0.0, description="sigma of a lognormal factor with mean 1")
+
+
+class PredictorConfig(Section):
+    """Where predicted output lengths come from; ``kind`` names it, the rest are its parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    kind: str = "oracle"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but ``kind``."""
+        return dict(self.model_extra or {})
+
+
+class PolicyConfig(Section):
+    """A preset by name, and what differs from it.
+
+    ``queueing``, ``sizing``, ``batching`` and ``routing`` hold parameters of the preset's answer to that
+    question, or replace the answer where they name another ``kind``.
+    """
+
+    preset: str = "static_fifo"
+    batch_size: PositiveInt | None = Field(
+        None, description="fixed size, or the upper limit of a dynamic one"
+    )
+    num_bins: PositiveInt | None = Field(None, description="bins of a multi-bin queue")
+    queueing: dict[str, Any] = {}
+    sizing: dict[str, Any] = {}
+    batching: dict[str, Any] = {}
+    routing: dict[str, Any] = {}
+
+
+class SloConfig(Section):
+    """Limits per request, in milliseconds; a request is good when it meets all that are given."""
+
+    e2e_ms: PositiveFloat | None = None
+    ttft_ms: PositiveFloat | None = None
+    tpot_ms: PositiveFloat | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no limit is given."""
+        return self.e2e_ms is None and self.ttft_ms is None and self.tpot_ms is None
+
+
+class MetricsConfig(Section):
+    """How the summary is taken."""
+
+    warmup: Literal["auto", "mser5"] | Fraction = Field(
+        "auto",
+        description="requests cut at the start: MSER-5 (auto: from 1000 requests on), or a fixed share",
+    )
+
+
+class RunConfig(Section):
+    """Everything a run depends on besides the files it names and the version."""
+
+    seed: NonNegativeInt = 0
+    policy: PolicyConfig = PolicyConfig()
+    workload: WorkloadConfig = WorkloadConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    latency: LatencyConfig = LatencyConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    slo: SloConfig = SloConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    patience_s: PositiveFloat | None = Field(
+        None, description="a request still waiting after this long is abandoned"
+    )
+
+
+class GridConfig(Section):
+    """What a sweep varies: a base run, and lists of values by dotted key."""
+
+    base: dict[str, Any] = Field({}, description="the tables of a run configuration")
+    grid: dict[str, Values] = Field({}, description="dotted keys to values")
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _flat(cls, grid: object) -> object:
+        return flat(grid) if isinstance(grid, Mapping) else grid
+
+
+class SweepConfig(GridConfig):
+    """Many runs and the figure they make: every case crossed with every combination of the grid."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$", description="of the folder with the results")
+    title: str = Field("", description="above the figure")
+    figure: str = Field(description="a plot of batchsim.figures")
+    save: Literal["summary", "tables"] = Field("summary", description="what is kept of a run")
+    cases: list[dict[str, Any]] = Field(
+        [{}], min_length=1, description="settings that go together; `label` names them in the results"
+    )
+    full: GridConfig = Field(GridConfig(), description="what `--full` puts in place of base and grid entries")
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load_config(
+    given: RunConfig | Mapping[str, Any] | str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Read a run configuration.
+
+    Parameters
+    ----------
+    given
+        A `RunConfig`, a (nested) mapping, or the path of a TOML file; defaults alone if ``None``.
+    overrides
+        Dotted keys to values that win over ``given``, e.g. ``{"cluster.num_gpus": 4}``.
+
+    Raises
+    ------
+    ConfigError
+        One sentence that names the file, the key, the value and what would be accepted.
+    """
+    where = "configuration"
+    if given is None:
+        tree: dict[str, Any] = {}
+    elif isinstance(given, RunConfig):
+        tree = given.model_dump(exclude_unset=True)
+    elif isinstance(given, Mapping):
+        tree = _copy(given)
+    else:
+        where = str(given)
+        tree = read_toml(Path(given))
+    for key, value in (overrides or {}).items():
+        set_dotted(tree, key, value)
+    return validate(RunConfig, tree, where)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as a dict, or raise `ConfigError` with a sentence."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error})") from error
+
+
+def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
+    """Set ``tree["a"]["b"] = value`` for the key ``a.b``, making tables on the way."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{key}: {parent} is a value, not a table")
+    tree[last] = value
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested tables into dotted keys: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
+    """Build a section, with pydantic's report cut down to one sentence about the first fault."""
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"])) or "table"
+        shown = "" if fault["type"] == "missing" else f" is {fault['input']!r}"
+        raise ConfigError(f"{where}: {key}{shown}: {_lower_first(fault['msg'])}") from error
+
+
+def _lower_first(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
