@@ -1,0 +1,177 @@
+"""What is asked of the cluster: a `Workload` is a table of requests in arrival order, held as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchsim.errors import TraceError
+
+Kind = Literal["real", "synthetic", "unknown"]
+
+REQUIRED_COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a workload comes from, as every result repeats it.
+
+    Attributes
+    ----------
+    name
+        File name or generator, as a person would call it.
+    kind
+        ``synthetic`` for anything a generator made; never upgraded to ``real``.
+    sha256
+        Hash of the file's bytes, or ``None`` for a workload made in memory.
+    dropped
+        Rows the reader left out, by reason, e.g. ``{"failed (0 output tokens)": 17}``.
+    notices
+        Sentences a user should see, e.g. that rows were sorted.
+    """
+
+    name: str = "in memory"
+    kind: Kind = "unknown"
+    sha256: str | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Workload:
+    """Requests sorted by arrival, then id. All arrays have shape ``(num_requests,)``.
+
+    Attributes
+    ----------
+    request_id
+        int64, unique; the row number in the source unless the source has ids.
+    arrival_s
+        float64, seconds, non-decreasing; zero is the start of the trace.
+    prompt_tokens, output_tokens
+        int64, at least 1 each. ``output_tokens`` is the truth: only the simulated GPU and the oracle see it.
+    extra
+        Further columns a source has (``model``, ``log_type``, ``session_id``, ...), object or numeric.
+    """
+
+    request_id: NDArray[np.int64]
+    arrival_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    source: Source = Source()
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, source: Source | None = None) -> Workload:
+        """Check a table and make it a workload.
+
+        Parameters
+        ----------
+        frame
+            Columns ``arrival_s, prompt_tokens, output_tokens``; optional ``request_id``; others are kept as
+            extra.
+        source
+            Provenance; a bare in-memory source if left out.
+
+        Raises
+        ------
+        TraceError
+            For a missing column, an empty table, or a value that is not a finite number >= 0 (arrival) or a
+            whole number >= 1 (tokens). The row named is the index label of the frame. Unsorted arrivals are
+            sorted and a notice is added to the source.
+        """
+        source = source or Source()
+        missing = [name for name in REQUIRED_COLUMNS if name not in frame.columns]
+        if missing:
+            raise TraceError(
+                f"{source.name}: column {', '.join(missing)} missing; "
+                f"found {', '.join(map(str, frame.columns))}"
+            )
+        if frame.empty:
+            raise TraceError(f"{source.name}: no requests in it; at least one row is needed")
+        arrival_s = _numbers(frame, "arrival_s", source.name, least=0)
+        tokens = {name: _whole_numbers(frame, name, source.name) for name in REQUIRED_COLUMNS[1:]}
+        if "request_id" in frame.columns:
+            ids = _whole_numbers(frame, "request_id", source.name, least=0)
+            if len(np.unique(ids)) != len(ids):
+                raise TraceError(f"{source.name}: request_id must be unique")
+        else:
+            ids = np.arange(len(frame), dtype=np.int64)
+        known = {*REQUIRED_COLUMNS, "request_id"}
+        extra = {str(name): frame[name].to_numpy() for name in frame.columns if name not in known}
+
+        num_backwards = int(np.count_nonzero(np.diff(arrival_s) < 0))
+        workload = cls(ids, arrival_s, tokens["prompt_tokens"], tokens["output_tokens"], extra, source)
+        if num_backwards:
+            notice = f"{source.name}: {num_backwards} rows go back in time; sorted by arrival"
+            workload = workload.with_source(replace(source, notices=(*source.notices, notice)))
+            workload = workload.take(np.lexsort((ids, arrival_s)))
+        return workload
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    def take(self, which: slice | NDArray[Any]) -> Workload:
+        """Return the requests that a slice, a boolean mask or an index array names, provenance kept."""
+        return replace(
+            self,
+            request_id=self.request_id[which],
+            arrival_s=self.arrival_s[which],
+            prompt_tokens=self.prompt_tokens[which],
+            output_tokens=self.output_tokens[which],
+            extra={name: column[which] for name, column in self.extra.items()},
+        )
+
+    def with_arrivals(self, arrival_s: NDArray[np.float64]) -> Workload:
+        """Return the same requests at other times (non-decreasing, same length)."""
+        return replace(self, arrival_s=np.asarray(arrival_s, dtype=np.float64))
+
+    def with_source(self, source: Source) -> Workload:
+        """Return the same requests under another provenance."""
+        return replace(self, source=source)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the columns as a table, one row per request, extra columns last."""
+        return pd.DataFrame(
+            {
+                "request_id": self.request_id,
+                "arrival_s": self.arrival_s,
+                "prompt_tokens": self.prompt_tokens,
+                "output_tokens": self.output_tokens,
+                **self.extra,
+            }
+        )
+
+    @property
+    def mean_rate_per_s(self) -> float:
+        """Mean request rate, ``(n - 1) / (last - first arrival)``; NaN where all arrive at once."""
+        span_s = float(self.arrival_s[-1] - self.arrival_s[0])
+        return (len(self) - 1) / span_s if span_s > 0 else float("nan")
+
+
+def _numbers(frame: pd.DataFrame, name: str, where: str, least: float) -> NDArray[np.float64]:
+    column = frame[name]
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~(np.isfinite(values) & (values >= least))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise TraceError(
+            f"{where}, row {frame.index[row]}: {name} is {column.iloc[row]!r}; "
+            f"a number >= {least:g} is needed"
+        )
+    return values
+
+
+def _whole_numbers(frame: pd.DataFrame, name: str, where: str, least: int = 1) -> NDArray[np.int64]:
+    values = _numbers(frame, name, where, least)
+    bad = values != np.floor(values)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise TraceError(
+            f"{where}, row {frame.index[row]}: {name} is {values[row]!r}; a whole number is needed"
+        )
+    return values.astype(np.int64)

@@ -1,0 +1,103 @@
+"""Made-up workloads from a config table: an arrival process and two length laws, or the BurstGPT-like one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from batchsim.errors import ConfigError
+from batchsim.workload.arrivals import ARRIVALS
+from batchsim.workload.burstgpt_like import burstgpt_like
+from batchsim.workload.lengths import LENGTHS, Lengths
+from batchsim.workload.request import Source, Workload
+
+Made = TypeVar("Made")
+
+GENERATORS = (*ARRIVALS, "burstgpt_like")
+
+
+def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generator) -> Workload:
+    """Make a workload from a table such as ``{kind="poisson", rate_per_s=2.0, prompt={...}, output={...}}``.
+
+    Parameters
+    ----------
+    spec
+        ``kind`` is one of `GENERATORS`; ``prompt`` and ``output`` are tables with a ``kind`` of `LENGTHS`
+        (not for ``burstgpt_like``, which has its own lengths); the rest are the parameters of the kind.
+    num_requests
+        How many, exactly.
+    rng
+        Arrivals, prompts and outputs draw from streams of their own: a change of one leaves the others alone.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown kind or parameter (with the nearest name), a missing one, or a value out of range.
+    """
+    kind, parameters = _kind_of(spec, GENERATORS, "generator")
+    if kind == "burstgpt_like":
+        return _build(partial(_burstgpt_like, num_requests, rng), parameters, "generator burstgpt_like")
+    arrivals_rng, prompt_rng, output_rng = rng.spawn(3)
+    prompt = _lengths(parameters.pop("prompt", None), "generator.prompt")
+    output = _lengths(parameters.pop("output", None), "generator.output")
+    arrivals = _build(ARRIVALS[kind], parameters, f"generator {kind}")
+    return Workload(
+        request_id=np.arange(num_requests, dtype=np.int64),
+        arrival_s=arrivals.sample(num_requests, arrivals_rng),
+        prompt_tokens=prompt.sample(num_requests, prompt_rng),
+        output_tokens=output.sample(num_requests, output_rng),
+        source=Source(f"{arrivals}, prompt {prompt}, output {output}", "synthetic"),
+    )
+
+
+def _burstgpt_like(num_requests: int, rng: np.random.Generator, num_days: float | None = None) -> Workload:
+    frame = burstgpt_like(num_requests, rng, num_days=num_days, failed_share=0.0)
+    names = {
+        "Timestamp": "arrival_s",
+        "Request tokens": "prompt_tokens",
+        "Response tokens": "output_tokens",
+        "Model": "model",
+        "Log Type": "log_type",
+    }
+    frame = frame.drop(columns="Total tokens").rename(columns=names)
+    frame["arrival_s"] -= frame["arrival_s"].iloc[0]
+    return Workload.from_frame(frame, Source("burstgpt_like generator", "synthetic"))
+
+
+def _lengths(law: object, where: str) -> Lengths:
+    if not isinstance(law, Mapping):
+        raise ConfigError(f'{where} is {law!r}; a table such as {{kind = "fixed", tokens = 100}} is needed')
+    kind, parameters = _kind_of(law, LENGTHS, where)
+    return _build(LENGTHS[kind], parameters, f"{where} {kind}")
+
+
+def _kind_of(spec: Mapping[str, Any], known: Iterable[str], where: str) -> tuple[str, dict[str, Any]]:
+    parameters = dict(spec)
+    kind = parameters.pop("kind", None)
+    if kind not in list(known):
+        raise ConfigError(f"{where}: kind is {kind!r}; {_choices(str(kind), known)}")
+    return str(kind), parameters
+
+
+def _build(make: Callable[..., Made], parameters: Mapping[str, Any], where: str) -> Made:
+    known = inspect.signature(make).parameters
+    for name in parameters:
+        if name not in known:
+            raise ConfigError(f"{where}: parameter {name!r} is unknown; {_choices(name, known)}")
+    missing = [name for name, one in known.items() if one.default is one.empty and name not in parameters]
+    if missing:
+        raise ConfigError(f"{where}: parameter {missing[0]} is missing")
+    return make(**parameters)
+
+
+def _choices(given: str, known: Iterable[str]) -> str:
+    names = list(known)
+    if not names:
+        return "it takes none"
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]}? " if close else "") + f"known are {', '.join(names)}"
