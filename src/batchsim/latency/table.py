@@ -1,0 +1,237 @@
+"""The calibration table: its schema and its reader. `latency.grid` interpolates in it, `latency.fit` fits it.
+
+A calibration is a CSV file, and beside it a JSON file of the same stem that says where it comes from: its
+``kind`` is ``measured``, ``derived`` or ``synthetic``; the rest (``gpu``, ``model``, ``dtype``, ``driver``,
+``date``, ``command`` ...) is copied as it is. Without that file the rows count as synthetic. Two forms are
+read.
+
+Raw trials, one row each; further columns are allowed and ignored:
+
+==================  ========================================================================================
+``kind``            ``batch`` (a whole padded batch), ``prefill``, ``decode`` (one step) or ``mixed`` (a pass
+                    with ``prompt_tokens`` of prefill beside ``batch_size`` decodes)
+``batch_size``      sequences, at least 1
+``prompt_tokens``   per sequence; needed for batch, prefill and mixed, else ignored
+``output_tokens``   per sequence; needed for batch, else ignored
+``context_tokens``  KV tokens each sequence holds before the step; needed for decode and mixed, else ignored
+``trial``           number of the repetition
+``wall_s``          seconds by the wall clock, around a synchronised device
+``cuda_s, cpu_s``   seconds by device events and of process CPU time; optional
+``status``          ``ok``, ``oom`` or ``disturbed``; only ok rows are used, the others are counted
+==================  ========================================================================================
+
+Aggregated, one row per point: ``batch_size, max_seq_len, mean_latency_sec, std_latency_sec, num_trials``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from batchsim.errors import TraceError
+from batchsim.latency.base import Provenance
+
+Clock = Literal["wall_s", "cuda_s", "cpu_s"]
+
+PROVENANCES: tuple[Provenance, ...] = get_args(Provenance)
+STATUSES = ("ok", "oom", "disturbed")
+#: The token counts that a row of each kind must have.
+TOKENS_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    "batch": ("prompt_tokens", "output_tokens"),
+    "prefill": ("prompt_tokens",),
+    "decode": ("context_tokens",),
+    "mixed": ("prompt_tokens", "context_tokens"),
+}
+TOKENS = ("prompt_tokens", "output_tokens", "context_tokens")
+RAW_COLUMNS = ("kind", "batch_size", *TOKENS, "trial", "wall_s", "status")
+AGGREGATED_COLUMNS = ("batch_size", "max_seq_len", "mean_latency_sec", "std_latency_sec", "num_trials")
+
+_POINT = ["kind", "batch_size", *TOKENS, "max_seq_len"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """Latencies at points, each the mean of its trials.
+
+    Attributes
+    ----------
+    points
+        One row per point: ``kind, batch_size``, token counts (NaN where the kind has none), ``max_seq_len``
+        (of the aggregated form only), ``mean_s``, ``std_s`` (of single trials; NaN for one), ``num_trials``.
+    provenance
+        ``measured`` only if the file beside the table says so.
+    details
+        The rest of that file.
+    is_raw
+        Whether the table held trials, not means.
+    sha256
+        Hash of the table's bytes.
+    dropped
+        Trials left out, by status.
+    notices
+        Sentences a user should see.
+    """
+
+    name: str
+    points: pd.DataFrame
+    provenance: Provenance
+    details: Mapping[str, object]
+    is_raw: bool
+    sha256: str
+    dropped: Mapping[str, int]
+    notices: tuple[str, ...]
+
+    def of_kind(self, kind: str) -> pd.DataFrame:
+        """Return the points of one kind, numbered from 0."""
+        return self.points[self.points["kind"] == kind].reset_index(drop=True)
+
+
+def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
+    """Read a calibration table and its provenance.
+
+    Parameters
+    ----------
+    path
+        The CSV file, raw or aggregated.
+    clock
+        Which time of raw trials to use.
+
+    Raises
+    ------
+    TraceError
+        If the file is absent, empty or lacks a column, or a row holds a latency that is not a finite number
+        > 0 or a count that is not a whole number >= 1.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        frame = pd.read_csv(path, dtype=str, skipinitialspace=True)
+    except OSError as error:
+        raise TraceError(
+            f"{path}: cannot be read ({error.strerror}); a calibration table is needed"
+        ) from error
+    except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError, UnicodeDecodeError: ValueErrors
+        raise TraceError(f"{path}: not a CSV table ({error})") from error
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise TraceError(f"{path}: rows have more fields than the header names")
+    frame.columns = frame.columns.str.strip()
+    is_raw = "mean_latency_sec" not in frame.columns
+    wanted = [*RAW_COLUMNS, *({clock} - {"wall_s"})] if is_raw else [*AGGREGATED_COLUMNS]
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise TraceError(f"{path}: column {', '.join(missing)} missing; found {', '.join(frame.columns)}")
+    if frame.empty:
+        raise TraceError(f"{path}: no rows in it; at least one point is needed")
+
+    dropped: dict[str, int] = {}
+    if is_raw:
+        status = _words(frame, "status", STATUSES, path)
+        dropped = {one: int((status == one).sum()) for one in STATUSES[1:] if (status == one).any()}
+        frame = frame[status == "ok"]
+        if frame.empty:
+            raise TraceError(f"{path}: no row has status ok; at least one is needed")
+        rows = _raw_rows(frame, clock, path)
+    else:
+        rows = _aggregated_rows(frame, path)
+    points = _points(rows)
+    provenance, details, notices = _provenance(path)
+    notices += _looks_generated(points, path.name) if not is_raw else ()
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Calibration(path.name, points, provenance, details, is_raw, sha256, dropped, notices)
+
+
+def _raw_rows(frame: pd.DataFrame, clock: Clock, path: Path) -> pd.DataFrame:
+    kind = _words(frame, "kind", tuple(TOKENS_OF_KIND), path)
+    rows = pd.DataFrame({"kind": kind, "batch_size": _numbers(frame, "batch_size", path, is_count=True)})
+    for name in TOKENS:
+        needed = kind.map(lambda one, name=name: name in TOKENS_OF_KIND[one])
+        rows[name] = _numbers(frame[needed], name, path, is_count=True).reindex(frame.index)
+    rows["max_seq_len"] = np.nan
+    rows["mean_s"] = _numbers(frame, clock, path)
+    return rows.assign(std_s=0.0, num_trials=1.0)
+
+
+def _aggregated_rows(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    rows = pd.DataFrame({"kind": "batch", "batch_size": _numbers(frame, "batch_size", path, is_count=True)})
+    rows[[*TOKENS]] = np.nan
+    rows["max_seq_len"] = _numbers(frame, "max_seq_len", path, is_count=True)
+    rows["mean_s"] = _numbers(frame, "mean_latency_sec", path)
+    rows["std_s"] = _numbers(frame, "std_latency_sec", path, may_be_zero=True)
+    rows["num_trials"] = _numbers(frame, "num_trials", path, is_count=True)
+    return rows
+
+
+def _points(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pool the rows of each point: trials, or means that carry the spread of theirs."""
+    pooled = []
+    for point, group in rows.groupby(_POINT, dropna=False):
+        num, mean_s, std_s = (group[name].to_numpy() for name in ("num_trials", "mean_s", "std_s"))
+        centre_s = np.average(mean_s, weights=num)
+        squares = np.sum((num - 1) * std_s**2 + num * (mean_s - centre_s) ** 2)
+        spread_s = np.sqrt(squares / (num.sum() - 1)) if num.sum() > 1 else np.nan
+        pooled.append((*point, centre_s, spread_s, num.sum()))
+    points = pd.DataFrame(pooled, columns=[*_POINT, "mean_s", "std_s", "num_trials"])
+    return points.astype({"batch_size": "int64", "num_trials": "int64"})
+
+
+def _words(frame: pd.DataFrame, name: str, known: tuple[str, ...], path: Path) -> pd.Series[str]:
+    words = frame[name].fillna("").str.strip()
+    unknown = ~words.isin(known).to_numpy(dtype=np.bool_)
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        raise TraceError(
+            f"{path}, {_line(frame, row)}: {name} is {words.iloc[row]!r}; known: {', '.join(known)}"
+        )
+    return words
+
+
+def _numbers(
+    frame: pd.DataFrame, name: str, path: Path, *, is_count: bool = False, may_be_zero: bool = False
+) -> pd.Series[float]:
+    column = pd.to_numeric(frame[name], errors="coerce").astype("float64")
+    values = column.to_numpy()
+    good = np.isfinite(values) & ((values >= 0) if may_be_zero else (values > 0))
+    if is_count:
+        good &= values == np.floor(values)
+    if not good.all():
+        row = int(np.argmin(good))
+        needed = "a whole number >= 1" if is_count else f"a finite number {'>=' if may_be_zero else '>'} 0"
+        given = frame[name].iloc[row]
+        shown = "blank" if pd.isna(given) else repr(given)
+        raise TraceError(f"{path}, {_line(frame, row)}: {name} is {shown}; {needed} is needed")
+    return column
+
+
+def _line(frame: pd.DataFrame, row: int) -> str:
+    return f"line {int(frame.index[row]) + 2}"  # the header is line 1
+
+
+def _provenance(path: Path) -> tuple[Provenance, dict[str, object], tuple[str, ...]]:
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        notice = f"{path.name}: no {beside.name} beside it says where it comes from; it counts as synthetic"
+        return "synthetic", {}, (notice,)
+    try:
+        details = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{beside}: cannot be read as JSON ({error})") from error
+    kind = details.pop("kind", None) if isinstance(details, dict) else None
+    for known in PROVENANCES:
+        if kind == known:
+            return known, details, ()
+    raise TraceError(f"{beside}: kind is {kind!r}; known: {', '.join(PROVENANCES)}")
+
+
+def _looks_generated(points: pd.DataFrame, name: str) -> tuple[str, ...]:
+    """Real spreads differ from point to point; a spread that is one share of every mean was made up."""
+    share = points["std_s"] / points["mean_s"]
+    if len(share) < 5 or not share.min() > 0 or share.max() / share.min() > 1.02:
+        return ()
+    return (f"{name}: the spread is {share.mean():.1%} of the mean at every point; measured spreads differ",)

@@ -1,0 +1,221 @@
+"""What a model and a GPU are to the simulator: a handful of numbers, shipped as JSON or read from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from batchsim.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A dense decoder with grouped-query attention and a gated feed-forward block (Llama, Qwen).
+
+    Biases and the norms of single heads, below 0.1 % of the weights, are left out everywhere.
+    """
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    num_query_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tied_embeddings: bool
+    bytes_per_weight: float = 2
+    bytes_per_kv: float = 2
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def num_multiplied_parameters(self) -> int:
+        """Weights each token is multiplied with: all layers and the output head, not the input embedding."""
+        attention = self.hidden_size * self.head_dim * (2 * self.num_query_heads + 2 * self.num_kv_heads)
+        feed_forward = 3 * self.hidden_size * self.intermediate_size
+        return self.num_layers * (attention + feed_forward) + self.hidden_size * self.vocab_size
+
+    @property
+    def num_parameters(self) -> int:
+        """All weights that lie in memory: also the layer norms and, unless tied, the input embedding."""
+        norms = (2 * self.num_layers + 1) * self.hidden_size
+        embedding = 0 if self.tied_embeddings else self.hidden_size * self.vocab_size
+        return self.num_multiplied_parameters + norms + embedding
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory the weights take."""
+        return math.ceil(self.num_parameters * self.bytes_per_weight)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Memory that keys and values of one token take, over all layers."""
+        return math.ceil(2 * self.num_layers * self.num_kv_heads * self.head_dim * self.bytes_per_kv)
+
+
+@dataclass(frozen=True, slots=True)
+class GPUSpec:
+    """A GPU as its data sheet has it.
+
+    Attributes
+    ----------
+    flop_per_s
+        Peak of dense (not sparse) bf16 products.
+    memory_bytes_per_s
+        Peak memory bandwidth.
+    source
+        Where the numbers come from, and which of them nobody has confirmed.
+    """
+
+    name: str
+    memory_bytes: int
+    flop_per_s: float
+    memory_bytes_per_s: float
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+Spec = TypeVar("Spec", ModelSpec, GPUSpec)
+
+
+def load_model(name: str | Path) -> ModelSpec:
+    """Load a shipped model by name, or a JSON file: `ModelSpec`'s fields, or a Hugging Face ``config.json``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name (with the nearest known ones) and for a file that does not hold such a model.
+    """
+    tree, where = _read(name, "models", "model")
+    if "num_hidden_layers" in tree:
+        tree = _from_hugging_face(tree, where)
+    return parse_spec(ModelSpec, tree, where)
+
+
+def load_gpu(name: str | Path) -> GPUSpec:
+    """Load a shipped GPU by name, or a JSON file with `GPUSpec`'s fields; raises as `load_model` does."""
+    return parse_spec(GPUSpec, *_read(name, "gpus", "GPU"))
+
+
+def parse_spec(kind: type[Spec], tree: Mapping[str, Any], where: str) -> Spec:
+    """Build a spec from the fields in ``tree``; ``where`` opens the sentence of a `ConfigError`."""
+    known = {field.name: field for field in fields(kind)}
+    for key in tree:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown field {key!r}; {nearest(key, known)}")
+    for key, field in known.items():
+        if key not in tree and field.default is MISSING:
+            raise ConfigError(f"{where}: {key} is missing")
+    try:
+        return kind(**tree)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def kv_capacity_tokens(model: ModelSpec, gpu: GPUSpec, margin: float) -> int:
+    """How many tokens of KV fit beside the weights when the share ``margin`` of the memory is kept free.
+
+    Raises
+    ------
+    ConfigError
+        If not even one does.
+    """
+    if not 0 <= margin < 1:
+        raise ConfigError(f"memory margin is {margin!r}; a share of at least 0 and below 1 is needed")
+    usable_bytes = gpu.memory_bytes * (1 - margin)
+    tokens = math.floor((usable_bytes - model.weight_bytes) / model.kv_bytes_per_token)
+    if tokens < 1:
+        raise ConfigError(
+            f"{model.name} does not fit {gpu.name}: its weights take {model.weight_bytes / 2**30:.1f} GiB, a "
+            f"margin of {margin:.0%} leaves {usable_bytes / 2**30:.1f} GiB; a smaller model, a GPU with more "
+            "memory or an explicit KV capacity is needed"
+        )
+    return tokens
+
+
+def _read(name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], str]:
+    shipped = {entry.name.removesuffix(".json"): entry for entry in (files(__name__) / folder).iterdir()}
+    if str(name) in shipped:
+        return json.loads(shipped[str(name)].read_text(encoding="utf-8")), str(name)
+    path = Path(name)
+    if not path.is_file():
+        if path.suffix == ".json":
+            raise ConfigError(f"{path}: no such file")
+        raise ConfigError(
+            f"unknown {what} {str(name)!r}; {nearest(str(name), sorted(shipped))}, or a JSON file"
+        )
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path}: holds {type(tree).__name__}; an object with the fields of a {what} is needed"
+        )
+    named = path.parent.name if path.stem == "config" else path.stem
+    return {"name": named or path.stem, **tree}, str(path)
+
+
+_HUGGING_FACE = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_query_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "tied_embeddings": "tie_word_embeddings",
+}
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+def _from_hugging_face(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for key in ("quantization_config", "num_experts", "num_local_experts", "n_routed_experts"):
+        if tree.get(key):
+            raise ConfigError(
+                f"{where}: {key} is set; only dense models with weights of one plain type are known"
+            )
+    dtype = tree.get("dtype", tree.get("torch_dtype", "bfloat16"))
+    if dtype not in _BYTES:
+        raise ConfigError(f"{where}: dtype is {dtype!r}; known: {', '.join(_BYTES)}")
+    heads = tree.get("num_attention_heads")
+    tree = {"num_key_value_heads": heads, **tree}
+    if (
+        tree.get("head_dim") is None
+        and isinstance(heads, int)
+        and heads
+        and isinstance(tree.get("hidden_size"), int)
+    ):
+        tree["head_dim"] = tree["hidden_size"] // heads
+    for key in _HUGGING_FACE.values():
+        if tree.get(key) is None:
+            raise ConfigError(f"{where}: {key} is missing")
+    found = {ours: tree[theirs] for ours, theirs in _HUGGING_FACE.items()}
+    return {"name": tree["name"], **found, "bytes_per_weight": _BYTES[dtype], "bytes_per_kv": _BYTES[dtype]}
+
+
+def _check(spec: ModelSpec | GPUSpec) -> None:
+    """Hold every field to its annotation; whole numbers and reals must be positive."""
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if field.type == "str":
+            fits, needed = isinstance(value, str), "text"
+        elif field.type == "bool":
+            fits, needed = isinstance(value, bool), "true or false"
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            fits, needed = False, "a number"
+        elif field.type == "int":
+            fits, needed = isinstance(value, int) and value >= 1, "a whole number >= 1"
+        else:
+            fits, needed = 0 < value < math.inf, "a finite number > 0"
+        if not fits:
+            raise ConfigError(f"{field.name} is {value!r}; {needed} is needed")

@@ -1,0 +1,191 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from batchsim.errors import ConfigError
+from batchsim.specs import GPUSpec, ModelSpec, kv_capacity_tokens, load_gpu, load_model
+
+MODELS = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "qwen3-1.7b", "llama-3.1-8b", "llama-3.1-70b")
+GPUS = ("a100-80g", "h100", "h200", "l4", "l40s", "rtx4080-laptop", "rtx4090")
+
+TINY = ModelSpec("tiny", 2, 8, 2, 1, 4, 16, 100, tied_embeddings=False)
+CARD = GPUSpec("card", 10_000, 1e6, 1e3)
+
+HUGGING_FACE = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "rope_theta": 500000.0,
+}
+
+
+def write(path: Path, tree: object) -> Path:
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen3-1.7b", 1_720_574_976),
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+    ],
+)
+def test_parameters_agree_with_the_published_count_to_a_thousandth(name: str, published: int) -> None:
+    assert load_model(name).num_parameters == pytest.approx(published, rel=1e-3)
+
+
+def test_qwen3_has_the_worked_weights_and_kv() -> None:
+    model = load_model("qwen3-1.7b")
+
+    assert model.num_parameters == pytest.approx(1.7206e9, rel=5e-5)
+    assert model.weight_bytes == pytest.approx(3.44e9, rel=2e-3)
+    assert model.kv_bytes_per_token == 114_688
+
+
+def test_llama_8b_holds_131072_bytes_of_kv_per_token() -> None:
+    assert load_model("llama-3.1-8b").kv_bytes_per_token == 131_072
+
+
+def test_parameters_of_a_tiny_model_are_those_counted_by_hand() -> None:
+    # A layer: queries 8*8, keys and values 8*4 each, output 8*8, three 8*16 matrices, two norms of 8.
+    layer = 64 + 32 + 32 + 64 + 3 * 128
+
+    assert TINY.num_multiplied_parameters == 2 * layer + 800
+    assert TINY.num_parameters == 2 * (layer + 16) + 8 + 2 * 800
+
+
+def test_input_embedding_is_multiplied_only_where_it_is_also_the_head() -> None:
+    model = load_model("llama-3.1-8b")
+
+    assert model.num_parameters - model.num_multiplied_parameters == 128256 * 4096 + 65 * 4096
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shipped_model_bears_its_file_name(name: str) -> None:
+    assert load_model(name).name == name
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_shipped_gpu_bears_its_file_name_and_says_where_its_numbers_come_from(name: str) -> None:
+    gpu = load_gpu(name)
+
+    assert gpu.name == name
+    assert "data sheet" in gpu.source or "architecture paper" in gpu.source
+
+
+@pytest.mark.parametrize(
+    ("name", "flop_per_byte"),
+    [("a100-80g", 153), ("h100", 295), ("h200", 206), ("l4", 403), ("rtx4090", 164), ("rtx4080-laptop", 157)],
+)
+def test_gpu_has_the_tabled_ridge(name: str, flop_per_byte: int) -> None:
+    gpu = load_gpu(name)
+
+    assert gpu.flop_per_s / gpu.memory_bytes_per_s == pytest.approx(flop_per_byte, abs=0.6)
+
+
+def test_capacity_is_what_is_left_beside_weights_and_margin() -> None:
+    model = ModelSpec("m", 1, 8, 1, 1, 4, 8, 10, tied_embeddings=True)  # 16 bytes of KV per token
+
+    tokens = kv_capacity_tokens(model, CARD, 0.2)
+
+    assert tokens == (8000 - model.weight_bytes) // 16
+
+
+def test_model_that_does_not_fit_is_refused_with_both_sizes() -> None:
+    with pytest.raises(
+        ConfigError, match=r"llama-3.1-70b does not fit h100: its weights take 131.4 GiB.*71.7 GiB"
+    ):
+        kv_capacity_tokens(load_model("llama-3.1-70b"), load_gpu("h100"), 0.1)
+
+
+@pytest.mark.parametrize("margin", [-0.1, 1.0, float("nan")])
+def test_margin_must_be_a_share(margin: float) -> None:
+    with pytest.raises(ConfigError, match="margin"):
+        kv_capacity_tokens(TINY, CARD, margin)
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown model 'lama-3.1-8b'; did you mean llama-3.1-8b"):
+        load_model("lama-3.1-8b")
+    with pytest.raises(ConfigError, match=r"unknown GPU 'h1000'; did you mean h100"):
+        load_gpu("h1000")
+
+
+def test_missing_file_is_called_missing() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere.json: no such file"):
+        load_model("nowhere.json")
+
+
+def test_specs_read_back_from_files_of_the_same_form(tmp_path: Path) -> None:
+    model = load_model(write(tmp_path / "model.json", asdict(TINY)))
+    gpu = load_gpu(write(tmp_path / "gpu.json", asdict(CARD)))
+
+    assert (model, gpu) == (TINY, CARD)
+
+
+def test_hugging_face_config_gives_the_same_model_under_its_folder_name(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+
+    model = load_model(write(tmp_path / "mine" / "config.json", HUGGING_FACE))
+
+    assert asdict(model) == {**asdict(load_model("llama-3.1-8b")), "name": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
+        ({"num_local_experts": 8}, "num_local_experts is set"),
+        ({"torch_dtype": "float8"}, "dtype is 'float8'"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings is missing"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+    ],
+)
+def test_hugging_face_config_that_is_no_plain_dense_model_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = write(tmp_path / "config.json", {**HUGGING_FACE, **change})
+
+    with pytest.raises(ConfigError, match=message):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"memory_bytes": 0}, "memory_bytes is 0; a whole number >= 1"),
+        ({"memory_bytes": 1.5}, "memory_bytes is 1.5"),
+        ({"flop_per_s": float("nan")}, "flop_per_s is nan; a finite number > 0"),
+        ({"flop_per_s": "fast"}, "flop_per_s is 'fast'; a number"),
+        ({"flops": 1}, "unknown field 'flops'; did you mean flop_per_s"),
+    ],
+)
+def test_gpu_file_with_a_wrong_value_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = write(tmp_path / "gpu.json", {**asdict(CARD), **change})
+
+    with pytest.raises(ConfigError, match=message):
+        load_gpu(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_file_that_is_no_json_object_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "gpu.json"
+    path.write_text(content, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"gpu.json: "):
+        load_gpu(path)
