@@ -1,0 +1,159 @@
+"""What the cluster did in a window of time: throughput, load, waste, goodput, backlog.
+
+A request or batch counts for a window by its finish, ends included; a time average weighs each batch by the
+part of its running time that lies inside. A value that cannot be told is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from batchsim.config import SloConfig
+from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
+from batchsim.records import FINISHED, STRANDED
+
+
+class Window(NamedTuple):
+    """From when to when, in seconds; ends included."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def length_s(self) -> float:
+        """Seconds; NaN for a window without any, so that rates over it are NaN."""
+        return self.end_s - self.start_s if self.end_s > self.start_s else math.nan
+
+
+class Throughput(NamedTuple):
+    """What finished per second: requests, their output tokens, their prompt and output tokens."""
+
+    requests_per_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+
+
+def finished_in(table: pd.DataFrame, window: Window) -> pd.DataFrame:
+    """Rows of a table of requests or batches that finish inside the window."""
+    return table[table["finish_s"].between(window.start_s, window.end_s)]
+
+
+def throughput(requests: pd.DataFrame, window: Window) -> Throughput:
+    """Return requests and tokens per second of the window, counted when a request finishes."""
+    inside = finished_in(requests, window)
+    output_tokens = int(inside["output_tokens"].sum())
+    total_tokens = output_tokens + int(inside["prompt_tokens"].sum())
+    return Throughput(*(count / window.length_s for count in (len(inside), output_tokens, total_tokens)))
+
+
+def busy_fraction(batches: pd.DataFrame, num_gpus: int, window: Window) -> float:
+    """Share of all GPUs' time in the window that a batch was running, well filled or not."""
+    return float(_running_s(batches, window).sum()) / (num_gpus * window.length_s)
+
+
+def batch_size_counts(batches: pd.DataFrame) -> pd.Series[int]:
+    """How many batches had each size, by size."""
+    return batches["batch_size"].value_counts().sort_index()
+
+
+def batch_fill(batches: pd.DataFrame, window: Window) -> float:
+    """Time average, over running batches, of batch size / size allowed."""
+    running_s = _running_s(batches, window)
+    return _ratio(
+        float((running_s * batches["batch_size"] / batches["size_limit"]).sum()), float(running_s.sum())
+    )
+
+
+def padding_waste_output(batches: pd.DataFrame) -> float:
+    """Share of output slots that are padding: 1 - tokens wanted / (size * longest answer), batches pooled."""
+    slots = (batches["batch_size"] * batches["max_output_tokens"]).sum()
+    return 1 - _ratio(float(batches["sum_output_tokens"].sum()), float(slots))
+
+
+def padding_waste_prompt(batches: pd.DataFrame) -> float:
+    """Share of prompt slots that are padding: 1 - tokens given / (size * longest prompt), batches pooled."""
+    slots = (batches["batch_size"] * batches["max_prompt_tokens"]).sum()
+    return 1 - _ratio(float(batches["sum_prompt_tokens"].sum()), float(slots))
+
+
+def kv_use(batches: pd.DataFrame, num_gpus: int, capacity_tokens: int, window: Window) -> float:
+    """Time average over all GPUs of KV tokens / capacity, idle time counted as empty.
+
+    A batch counts with what it holds at its end, so this is an upper bound while answers grow.
+    """
+    held = float((_running_s(batches, window) * batches["kv_tokens"]).sum())
+    return held / (num_gpus * capacity_tokens * window.length_s)
+
+
+def slo_met(requests: pd.DataFrame, slo: SloConfig) -> pd.DataFrame:
+    """Whether each request meets each limit that is given: boolean columns out of ``e2e, ttft, tpot``.
+
+    A request that did not finish meets none. A one-token answer meets any TPOT limit, as in vLLM's
+    benchmark. A limit is left out where a finished request's time is not known (no first-token times).
+    """
+    is_finished = requests["status"] == FINISHED
+    one_token = requests["output_tokens"] == 1
+    limits = {
+        "e2e": (slo.e2e_ms, e2e_s(requests)),
+        "ttft": (slo.ttft_ms, ttft_s(requests)),
+        "tpot": (slo.tpot_ms, tpot_s(requests).mask(one_token, 0.0)),
+    }
+    return pd.DataFrame(
+        {
+            name: is_finished & (value_s <= limit_ms / 1000)
+            for name, (limit_ms, value_s) in limits.items()
+            if limit_ms is not None and not (is_finished & value_s.isna()).any()
+        },
+        index=requests.index,
+    )
+
+
+def is_good(requests: pd.DataFrame, slo: SloConfig) -> pd.Series[bool] | None:
+    """Whether each request meets all limits; None where there is no limit or one cannot be judged."""
+    met = slo_met(requests, slo)
+    num_limits = sum(limit is not None for limit in (slo.e2e_ms, slo.ttft_ms, slo.tpot_ms))
+    return met.all(axis=1) if num_limits and met.shape[1] == num_limits else None
+
+
+def slo_attainment(requests: pd.DataFrame, slo: SloConfig) -> float:
+    """Goodput as a fraction: share of all requests given, finished or not, that meet all limits."""
+    good = is_good(requests, slo)
+    return math.nan if good is None or good.empty else float(good.mean())
+
+
+def goodput_requests_per_s(requests: pd.DataFrame, slo: SloConfig, window: Window) -> float:
+    """Goodput as a rate: requests per second of the window that finish in it and meet all limits."""
+    good = is_good(finished_in(requests, window), slo)
+    return math.nan if good is None else float(good.sum()) / window.length_s
+
+
+def backlog(requests: pd.DataFrame, times_s: ArrayLike) -> NDArray[np.int64]:
+    """Count the requests in the system just after each time, same shape as ``times_s``.
+
+    Stranded requests never leave. Refused and abandoned ones are not counted: when they left is not recorded.
+    """
+    arrivals_s, finishes_s = stays(requests)
+    arrived = np.searchsorted(arrivals_s, times_s, side="right")
+    return arrived - np.searchsorted(finishes_s, times_s, side="right")
+
+
+def stays(requests: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Arrival and finish times of the requests that stay in the system until served, each sorted."""
+    kept = requests[requests["status"].isin([FINISHED, STRANDED])]
+    finishes_s = kept["finish_s"].dropna().to_numpy(dtype=np.float64)
+    return np.sort(kept["arrival_s"].to_numpy(dtype=np.float64)), np.sort(finishes_s)
+
+
+def _running_s(batches: pd.DataFrame, window: Window) -> pd.Series[float]:
+    start_s = batches["start_s"].clip(lower=window.start_s)
+    finish_s = batches["finish_s"].clip(upper=window.end_s)
+    return (finish_s - start_s).clip(lower=0)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else math.nan

@@ -1,0 +1,225 @@
+import json
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batchsim.config import SloConfig
+from batchsim.metrics.summary import laws, summarise
+from batchsim.records import ABANDONED, BATCH_COLUMNS, FINISHED, REFUSED, STATUSES, STRANDED, Records
+from tests.metrics.worlds import batch_table, poisson_queue, records, request_table, single_server
+
+SLO = SloConfig(e2e_ms=5000)
+NO_BATCHES = batch_table(
+    [], [], **{name: [] for name in BATCH_COLUMNS if name not in ("start_s", "finish_s")}
+)
+
+
+def two_batches() -> Records:
+    """Three requests in two batches on one of two GPUs; a fourth is refused, a fifth left behind."""
+    requests = request_table(
+        [0.0, 1.0, 2.0, 3.0, 4.0],
+        prompt_tokens=[10, 20, 30, 999, 5],
+        output_tokens=[4, 2, 5, 9, 9],
+        scheduled_s=[0.0, 4.0, 4.0, np.nan, np.nan],
+        first_token_s=[1.0, 6.0, 6.0, np.nan, np.nan],
+        finish_s=[4.0, 10.0, 10.0, np.nan, np.nan],
+        num_evictions=[0, 2, 0, 0, 0],
+        status=[FINISHED] * 3 + [REFUSED, STRANDED],
+    )
+    batches = batch_table(
+        [0.0, 4.0],
+        [4.0, 10.0],
+        batch_size=[1, 2],
+        size_limit=4,
+        is_flush=[False, True],
+        max_prompt_tokens=[10, 30],
+        sum_prompt_tokens=[10, 50],
+        max_output_tokens=[4, 5],
+        sum_output_tokens=[4, 7],
+        kv_tokens=[14, 70],
+        is_extrapolated=[True, False],
+    )
+    return records(requests, batches, num_gpus=2)
+
+
+def test_a_tiny_run_is_summed_up_exactly() -> None:
+    expected = {
+        "num_requests": 5,
+        "num_finished": 3,
+        "num_refused": 1,
+        "num_stranded": 1,
+        "num_abandoned": 0,
+        "num_flushed": 2,
+        "num_evicted": 2,
+        "num_batches": 2,
+        "num_extrapolated_batches": 1,
+        "num_gpus": 2,
+        "num_warmup": 0,
+        "num_covered": 5,
+        "num_covered_finished": 3,
+        "window": "whole run",
+        "window_start_s": 0.0,
+        "window_end_s": 10.0,
+        "makespan_s": 10.0,
+        "request_throughput_per_s": 0.3,
+        "output_throughput_tokens_per_s": 1.1,
+        "total_throughput_tokens_per_s": 7.1,
+        "e2e_mean_s": 7.0,
+        "e2e_p50_s": 8.0,
+        "queueing_mean_s": pytest.approx(5 / 3),
+        "ttft_p99_s": pytest.approx(4.98),
+        "tpot_mean_s": 2.0,
+        "normalized_latency_mean_s": pytest.approx((1 + 4.5 + 1.6) / 3),
+        "slo_attainment": 0.2,
+        "slo_attainment_e2e": 0.2,
+        "slo_attainment_ttft": None,
+        "goodput_requests_per_s": 0.1,
+        "busy_fraction": 0.5,
+        "batch_size_mean": 1.5,
+        "batch_size_p50": 1.5,
+        "batch_size_max": 2,
+        "batch_fill": pytest.approx((4 * 0.25 + 6 * 0.5) / 10),
+        "padding_waste_output": pytest.approx(1 - 11 / 14),
+        "padding_waste_prompt": pytest.approx(1 - 60 / 70),
+        "kv_use_mean": pytest.approx((4 * 0.14 + 6 * 0.7) / 20),
+        "kv_use_max": 0.7,
+    }
+
+    summary = summarise(two_batches(), SLO, "auto")
+
+    assert {key: summary[key] for key in expected} == expected
+
+
+def test_the_summary_is_plain_json() -> None:
+    summary = summarise(two_batches(), SloConfig(), "auto")
+
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert all(value is None or type(value) in (bool, int, float, str) for value in summary.values())
+
+
+@pytest.mark.parametrize("warmup", ["auto", "mser5", 0.5])
+@pytest.mark.parametrize("status", STATUSES[1:])
+def test_a_run_where_nothing_finished_is_summed_up_in_silence(status: str, warmup: Any) -> None:
+    unserved = records(request_table([0.0, 1.0], status=status), NO_BATCHES)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = summarise(unserved, SLO, warmup)
+
+    assert summary[f"num_{status}"] == 2
+    assert summary["slo_attainment"] == 0.0
+    assert not summary["saturated"]
+    for key in ("e2e_mean_s", "tpot_p99_s", "batch_size_mean", "makespan_s", "request_throughput_per_s"):
+        assert summary[key] is None
+
+
+def test_all_keys_are_there_whatever_happened() -> None:
+    unserved = records(request_table([0.0], status=REFUSED), NO_BATCHES)
+
+    assert summarise(unserved, SLO, "auto").keys() == summarise(two_batches(), SLO, "auto").keys()
+
+
+def test_a_model_without_first_tokens_leaves_their_times_unknown() -> None:
+    run = two_batches()
+    run.requests["first_token_s"] = np.nan
+
+    summary = summarise(run, SloConfig(ttft_ms=1, e2e_ms=5000), "auto")
+
+    assert summary["ttft_mean_s"] is None
+    assert summary["slo_attainment_ttft"] is None
+    assert summary["slo_attainment"] is None
+    assert summary["slo_attainment_e2e"] == 0.2
+
+
+def test_the_window_is_steady_from_a_thousand_covered_requests_on() -> None:
+    run = poisson_queue(0.5, 2000, np.random.default_rng(0))
+    arrival_s = run.requests["arrival_s"]
+
+    half, more = (summarise(run, SLO, share) for share in (0.5, 0.6))
+
+    assert (half["window"], half["num_warmup"], half["num_covered"]) == ("steady", 1000, 1000)
+    assert (half["window_start_s"], half["window_end_s"]) == (arrival_s[1000], arrival_s[1999])
+    assert (more["window"], more["num_covered"]) == ("whole run", 800)
+
+
+def test_a_run_that_outlasts_its_arrivals_twice_has_no_steady_window() -> None:
+    num = 2000
+    slow = single_server(np.linspace(0.0, 1000.0, num), np.full(num, 1.1))
+
+    assert summarise(slow, SLO, 0.0)["window"] == "whole run"
+
+
+def test_rates_of_the_steady_window_leave_the_drain_out() -> None:
+    num = 3000
+    run = single_server(np.arange(num) * 1.0, np.full(num, 1.25))
+
+    summary = summarise(run, SLO, 0.0)
+
+    assert summary["request_throughput_per_s"] == pytest.approx(0.8, abs=1e-3)
+    assert summary["busy_fraction"] == pytest.approx(1.0)
+    assert summary["saturated"]
+    assert summary["backlog_slope_per_s"] == pytest.approx(0.2, rel=1e-3)
+
+
+def test_auto_looks_for_a_warmup_from_a_thousand_finished_requests_on() -> None:
+    def ramp(num: int) -> Records:
+        arrival_s = np.arange(num) * 10.0
+        return single_server(arrival_s, np.where(np.arange(num) < 100, 1.0, 2.0))
+
+    assert summarise(ramp(995), SLO, "auto")["num_warmup"] == 0
+    assert summarise(ramp(995), SLO, "mser5")["num_warmup"] == 100
+    assert summarise(ramp(1000), SLO, "auto")["num_warmup"] == 100
+
+
+def test_the_warmup_is_counted_in_requests_also_where_some_are_refused() -> None:
+    num = 2000
+    run = single_server(np.arange(num) * 10.0, np.where(np.arange(num) < 100, 1.0, 2.0))
+    is_refused = np.arange(num) % 2 == 1
+    requests = run.requests.assign(
+        finish_s=run.requests["finish_s"].mask(is_refused),
+        status=np.where(is_refused, REFUSED, FINISHED),
+    )
+
+    assert summarise(replace(run, requests=requests), SLO, "mser5")["num_warmup"] == 100
+
+
+def test_percentiles_are_those_of_an_exponential_sojourn() -> None:
+    runs = [poisson_queue(0.5, 40_000, np.random.default_rng(seed)) for seed in range(10)]
+
+    summaries = [summarise(run, SLO, "auto") for run in runs]
+
+    # M/M/1 at half load: times in system are exponential with mean 1 / (1 - 0.5).
+    for key, expected in {
+        "e2e_mean_s": 2.0,
+        "e2e_p50_s": 2 * np.log(2),
+        "e2e_p99_s": 2 * np.log(100),
+    }.items():
+        values = [summary[key] for summary in summaries]
+        assert np.mean(values) == pytest.approx(expected, abs=4 * np.std(values, ddof=1) / np.sqrt(10))
+    assert np.mean([summary["busy_fraction"] for summary in summaries]) == pytest.approx(0.5, abs=0.01)
+    assert not any(summary["saturated"] for summary in summaries)
+
+
+@pytest.mark.parametrize("utilisation", [0.5, 0.95, 1.2])
+def test_laws_hold_for_a_queue_that_obeys_them(utilisation: float) -> None:
+    run = poisson_queue(utilisation, 5000, np.random.default_rng(1))
+
+    assert laws(run) == pytest.approx({"little": 0, "utilisation": 0, "flow": 0, "overbooked": 0}, abs=1e-9)
+
+
+def test_laws_catch_lost_members_and_overlapping_batches() -> None:
+    run = two_batches()
+    overlapping = run.batches.assign(start_s=[0.0, 3.0])
+    lost = run.batches.assign(batch_size=[1, 1])
+
+    assert laws(replace(run, batches=overlapping, num_gpus=1))["overbooked"] == 1
+    assert laws(replace(run, batches=lost))["flow"] == 1
+
+
+def test_laws_of_a_run_where_nothing_ran_have_no_residual() -> None:
+    unserved = records(request_table([0.0, 1.0], status=ABANDONED), NO_BATCHES)
+
+    assert set(laws(unserved).values()) == {0.0}

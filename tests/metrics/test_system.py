@@ -1,0 +1,113 @@
+import math
+
+import numpy as np
+import pytest
+
+from batchsim.config import SloConfig
+from batchsim.metrics.system import (
+    Window,
+    backlog,
+    batch_fill,
+    batch_size_counts,
+    busy_fraction,
+    goodput_requests_per_s,
+    kv_use,
+    padding_waste_output,
+    padding_waste_prompt,
+    slo_attainment,
+    slo_met,
+    throughput,
+)
+from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED
+from tests.metrics.worlds import batch_table, request_table
+
+BATCHES = batch_table(
+    [0.0, 2.0, 8.0],
+    [4.0, 4.0, 12.0],
+    gpu_id=[0, 1, 0],
+    batch_size=[1, 4, 2],
+    size_limit=[4, 4, 4],
+    max_prompt_tokens=[10, 10, 10],
+    sum_prompt_tokens=[10, 25, 15],
+    max_output_tokens=[8, 5, 10],
+    sum_output_tokens=[8, 15, 15],
+    kv_tokens=[20, 60, 40],
+)
+WINDOW = Window(0.0, 10.0)
+
+
+def test_throughput_counts_what_finishes_inside_the_window() -> None:
+    requests = request_table(
+        [0.0] * 4, finish_s=[1.0, 2.0, 6.0, np.nan], prompt_tokens=[5, 6, 7, 8], output_tokens=[1, 2, 3, 4]
+    )
+
+    assert throughput(requests, Window(2.0, 6.0)) == (2 / 4, 5 / 4, 18 / 4)
+
+
+def test_a_window_without_length_has_no_rate() -> None:
+    assert all(map(math.isnan, throughput(request_table([1.0], finish_s=[1.0]), Window(1.0, 1.0))))
+
+
+def test_busy_fraction_is_the_gpu_time_running_inside_the_window() -> None:
+    # 4 s and 2 s on the first two, and 2 of the 4 s of the last, of 2 GPUs times 10 s.
+    assert busy_fraction(BATCHES, 2, WINDOW) == 8 / 20
+
+
+def test_batch_fill_weighs_batches_by_running_time() -> None:
+    assert batch_fill(BATCHES, WINDOW) == pytest.approx((4 * 0.25 + 2 * 1.0 + 2 * 0.5) / 8)
+
+
+def test_batch_sizes_are_counted() -> None:
+    assert batch_size_counts(BATCHES).to_dict() == {1: 1, 2: 1, 4: 1}
+
+
+def test_padding_waste_is_the_share_of_slots_no_one_asked_for() -> None:
+    assert padding_waste_output(BATCHES) == pytest.approx(1 - 38 / (8 + 20 + 20))
+    assert padding_waste_prompt(BATCHES) == pytest.approx(1 - 50 / 70)
+
+
+def test_kv_use_counts_idle_time_as_empty() -> None:
+    assert kv_use(BATCHES, 2, 100, WINDOW) == pytest.approx((4 * 0.2 + 2 * 0.6 + 2 * 0.4) / 20)
+
+
+def test_attainment_asks_every_request_for_every_limit() -> None:
+    requests = request_table(
+        [0.0] * 6,
+        output_tokens=[1, 11, 11, 11, 1, 1],
+        first_token_s=[1.0, 1.0, 1.0, 3.0, np.nan, np.nan],
+        finish_s=[1.0, 2.0, 6.0, 4.0, np.nan, np.nan],
+        status=[FINISHED] * 4 + [REFUSED, ABANDONED],
+    )
+    slo = SloConfig(ttft_ms=2000, tpot_ms=100, e2e_ms=5000)
+
+    met = slo_met(requests, slo)
+
+    assert met["e2e"].tolist() == [True, True, False, True, False, False]
+    assert met["ttft"].tolist() == [True, True, True, False, False, False]
+    assert met["tpot"].tolist() == [True, True, False, True, False, False]
+    assert slo_attainment(requests, slo) == 2 / 6
+    assert goodput_requests_per_s(requests, slo, WINDOW) == 2 / 10
+
+
+def test_goodput_counts_good_requests_that_finish_inside_the_window() -> None:
+    requests = request_table([0.0, 0.0, 0.0], finish_s=[1.0, 3.0, 9.0])
+
+    assert goodput_requests_per_s(requests, SloConfig(e2e_ms=5000), Window(2.0, 10.0)) == 1 / 8
+
+
+def test_attainment_is_unknown_without_limits_or_without_first_token_times() -> None:
+    requests = request_table([0.0], finish_s=[1.0])
+
+    assert math.isnan(slo_attainment(requests, SloConfig()))
+    assert math.isnan(slo_attainment(requests, SloConfig(ttft_ms=100)))
+    assert math.isnan(goodput_requests_per_s(requests, SloConfig(ttft_ms=100, e2e_ms=5000), WINDOW))
+
+
+def test_backlog_counts_who_came_and_has_not_left() -> None:
+    requests = request_table(
+        [0.0, 1.0, 2.0, 2.0],
+        finish_s=[3.0, 4.0, np.nan, np.nan],
+        status=[FINISHED, FINISHED, STRANDED, REFUSED],
+    )
+
+    assert backlog(requests, [0.0, 1.5, 2.0, 3.0, 9.0]).tolist() == [1, 2, 3, 2, 1]

@@ -1,0 +1,77 @@
+"""Small worlds as records: tables built from the few columns a test cares about."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchsim.records import BATCH_COLUMNS, CONTROLLER_COLUMNS, FINISHED, REQUEST_COLUMNS, Records, table
+
+_REQUEST_DEFAULTS: Mapping[str, Any] = {
+    "prompt_tokens": 1,
+    "output_tokens": 1,
+    "predicted_output_tokens": 1,
+    "bin": 0,
+    "gpu_id": 0,
+    "batch_size": 1,
+    "scheduled_s": np.nan,
+    "first_token_s": np.nan,
+    "finish_s": np.nan,
+    "num_evictions": 0,
+    "status": FINISHED,
+}
+_BATCH_DEFAULTS: Mapping[str, Any] = {
+    "gpu_id": 0,
+    "bin": 0,
+    "batch_size": 1,
+    "num_evicted": 0,
+    "size_limit": 1,
+    "is_flush": False,
+    "first_token_s": np.nan,
+    "max_prompt_tokens": 1,
+    "max_output_tokens": 1,
+    "sum_prompt_tokens": 1,
+    "sum_output_tokens": 1,
+    "kv_tokens": 2,
+    "is_extrapolated": False,
+}
+
+
+def request_table(arrival_s: Any, **columns: Any) -> pd.DataFrame:
+    rows = np.arange(len(arrival_s))
+    given = {"request_id": rows, "batch_id": rows, "arrival_s": arrival_s, **_REQUEST_DEFAULTS, **columns}
+    return table(REQUEST_COLUMNS, _full_columns(given, len(rows)))
+
+
+def batch_table(start_s: Any, finish_s: Any, **columns: Any) -> pd.DataFrame:
+    rows = np.arange(len(start_s))
+    given = {"batch_id": rows, "start_s": start_s, "finish_s": finish_s, **_BATCH_DEFAULTS, **columns}
+    return table(BATCH_COLUMNS, _full_columns(given, len(rows)))
+
+
+def records(
+    requests: pd.DataFrame, batches: pd.DataFrame, num_gpus: int = 1, kv_capacity_tokens: int = 100
+) -> Records:
+    controllers = table(CONTROLLER_COLUMNS, {name: [] for name in CONTROLLER_COLUMNS})
+    return Records(requests, batches, controllers, num_gpus, kv_capacity_tokens, {})
+
+
+def single_server(arrival_s: NDArray[np.float64], service_s: NDArray[np.float64]) -> Records:
+    """One GPU, one request at a time, first come first served: Lindley's recursion."""
+    work_s = np.cumsum(service_s)
+    finish_s = work_s + np.maximum.accumulate(arrival_s - (work_s - service_s))
+    start_s = np.maximum(arrival_s, np.concatenate([[0.0], finish_s[:-1]]))
+    requests = request_table(arrival_s, scheduled_s=start_s, first_token_s=finish_s, finish_s=finish_s)
+    return records(requests, batch_table(start_s, finish_s))
+
+
+def poisson_queue(utilisation: float, num_requests: int, rng: np.random.Generator) -> Records:
+    """M/M/1 with one request per second of service on average, started empty."""
+    arrival_s = np.cumsum(rng.exponential(1 / utilisation, num_requests))
+    return single_server(arrival_s, rng.exponential(1.0, num_requests))
+
+
+def _full_columns(given: Mapping[str, Any], length: int) -> dict[str, Any]:
+    return {name: np.full(length, value) if np.isscalar(value) else value for name, value in given.items()}
