@@ -1,0 +1,182 @@
+"""The four questions a scheduler answers, as Protocols, and the little each answer may know.
+
+No policy has a clock, a Store, or a true output length: time comes as an argument, lengths as predictions,
+and what a batch really took as a `BatchReport` after it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class WaitingRequest(Protocol):
+    """What a policy sees of a request. Ids count up in order of arrival, so they break ties."""
+
+    request_id: int
+    arrival_s: float
+    prompt_tokens: int
+    predicted_output_tokens: int
+
+
+def _no_tokens() -> NDArray[np.int64]:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """What every answer is told once, before the first request.
+
+    Attributes
+    ----------
+    kv_capacity_tokens
+        KV tokens that fit one GPU.
+    training_prompt_tokens, training_output_tokens
+        True lengths of requests that are *not* evaluated, int64, shape ``(num_training,)``, maybe empty.
+    training_bins
+        The bin of the queue each of them falls into; empty while the queue itself is prepared.
+    num_bins
+        Bins of the queue; sizers with a state per bin keep that many.
+    batch_size
+        The largest batch the sizer will ever allow: what boundaries are optimised for.
+    slo_tpot_s, slo_e2e_s
+        The run's limits, if it has any: targets of a controller that was given none.
+    rng
+        For the few answers that draw lots.
+    """
+
+    kv_capacity_tokens: int
+    training_prompt_tokens: NDArray[np.int64] = field(default_factory=_no_tokens)
+    training_output_tokens: NDArray[np.int64] = field(default_factory=_no_tokens)
+    training_bins: NDArray[np.int64] = field(default_factory=_no_tokens)
+    num_bins: int = 1
+    batch_size: int = 1
+    slo_tpot_s: float | None = None
+    slo_e2e_s: float | None = None
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+
+
+class BatchReport(NamedTuple):
+    """What a scheduler learns from a batch that ended; times are measured, noise and all."""
+
+    bin: int
+    batch_size: int
+    first_token_s: float  # after launch; NaN where the latency model does not tell
+    total_s: float
+    worst_e2e_s: float  # of the member that arrived first
+    output_tokens: int  # the longest answer
+    total_tokens: Sequence[int]  # prompt + output of each member
+
+
+class Decision(NamedTuple):
+    """One decision of a controller, for the records."""
+
+    controller: str
+    bin: int  # -1: one state for all bins
+    batch_size: int
+    low: float
+    high: float
+    measured: float
+
+
+class QueueDiscipline(Protocol):
+    """Who is next? Owns the waiting requests, in one line per bin."""
+
+    @property
+    def num_bins(self) -> int:
+        """Lines that requests wait in."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether `prepare` needs training lengths."""
+
+    @property
+    def edges(self) -> Sequence[float]:
+        """The ``num_bins - 1`` lengths at which one bin ends and the next begins; known after `prepare`."""
+
+    def prepare(self, setting: Setting) -> None:
+        """Fit what must be fitted; called once, before any request."""
+
+    def bin_of(self, output_tokens: int) -> int:
+        """The bin of a (predicted) output length."""
+
+    def push(self, request: WaitingRequest) -> int:
+        """Take a request in and return its bin."""
+
+    def push_back(self, request: WaitingRequest, bin_: int) -> None:
+        """Put a request that was popped back to the head of its bin."""
+
+    def waiting(self, bin_: int) -> int:
+        """How many wait in a bin."""
+
+    def head(self, bin_: int, now_s: float) -> WaitingRequest:
+        """The next of a bin that is not empty."""
+
+    def pop(self, bin_: int, now_s: float) -> WaitingRequest:
+        """Hand over the next of a bin that is not empty."""
+
+    def oldest(self, bin_: int) -> WaitingRequest:
+        """The one that has waited longest in a bin that is not empty."""
+
+    def nth(self, bin_: int, position: int) -> WaitingRequest:
+        """The request that made the bin ``position + 1`` long, by arrival, of those still there."""
+
+    def take(self, bin_: int, num: int, now_s: float) -> list[WaitingRequest]:
+        """Hand over the next `num` of a bin that has as many."""
+
+    def oldest_bin(self) -> int | None:
+        """The bin whose oldest request arrived first; None if all are empty."""
+
+    def discard(self, request: WaitingRequest, bin_: int) -> None:
+        """Forget a waiting request that gave up."""
+
+
+class Sizer(Protocol):
+    """How many may run together?"""
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest batch it will ever allow."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether what it observes can change its answer."""
+
+    def prepare(self, setting: Setting) -> None:
+        """Set up the state; called once, before any batch."""
+
+    def batch_size(self, bin_: int, num_decoding: int = 0) -> int:
+        """Largest batch allowed now, at least 1 and not below ``num_decoding``, what already runs."""
+
+    def observe(self, report: BatchReport) -> Sequence[Decision]:
+        """Learn from a batch that ended; return the decisions this led to, if any."""
+
+
+class LaunchRule(Protocol):
+    """Which bin, if any, launches a batch now? Frozen: all it knows is in the arguments."""
+
+    @property
+    def strands(self) -> bool:
+        """Whether requests may stay unserved on purpose when no more come."""
+
+    def next_bin(
+        self, queue: QueueDiscipline, sizer: Sizer, now_s: float, *, is_last_call: bool
+    ) -> int | None:
+        """Return the bin to launch from, or None to wait; ``is_last_call``: no more requests will come."""
+
+    def wake_s(self, queue: QueueDiscipline) -> float:
+        """When to ask again if nothing arrives; infinity for a rule without a timer."""
+
+
+class Routing(Protocol):
+    """Which replica? Sees only how much each has to do."""
+
+    def prepare(self, setting: Setting) -> None:
+        """Take what it needs of the setting; called once."""
+
+    def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
+        """Index of the replica; ``loads`` holds the requests waiting or running on each."""

@@ -1,0 +1,255 @@
+"""The named combinations: one dict, the only list of names; and how a configuration becomes a policy.
+
+A preset is a value for each of the four questions. `build` copies it with the run's parameters, so that
+nothing one run learns reaches another.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from batchsim.config import PolicyConfig
+from batchsim.errors import ConfigError, nearest
+from batchsim.policies import batching, queueing, routing, sizing
+from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Sizer
+from batchsim.policies.batching import FullBatch, Greedy
+from batchsim.policies.queueing import Fifo, MultiBin
+from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A combination of answers, with where it comes from.
+
+    Attributes
+    ----------
+    queueing, sizing, batching
+        Who is next, how many, what goes in.
+    routing
+        Which replica; None for one central queue that feeds all GPUs.
+    paper
+        The publication it follows.
+    departs
+        Where it does not.
+    """
+
+    queueing: QueueDiscipline
+    sizing: Sizer
+    batching: LaunchRule
+    routing: Routing | None = None
+    paper: str = ""
+    departs: str = ""
+
+
+PRESETS: Mapping[str, Preset] = {
+    "static_fifo": Preset(
+        Fifo(),
+        FixedSize(8),
+        Greedy(),
+        paper="the usual static baseline: up to B requests as soon as a GPU is idle",
+    ),
+    "multi_bin": Preset(
+        MultiBin(4),
+        FixedSize(8),
+        FullBatch(),
+        paper="Guldogan et al., Multi-Bin Batching, arXiv 2412.04504",
+        departs="requests left over at the end are flushed as partial batches; the paper has no end",
+    ),
+    "dynamic_no_bins": Preset(
+        Fifo(),
+        Smallest((MemoryAware(), SloFeedback())),
+        Greedy(),
+        paper="Pang et al., memory-aware and SLA-constrained dynamic batching, arXiv 2503.05248",
+        departs="sizes run-to-completion batches; the paper caps concurrency in continuous batching",
+    ),
+    "multi_bin_dynamic": Preset(
+        MultiBin(4),
+        Smallest((MemoryAware(per_bin=True), SloFeedback(per_bin=True))),
+        Greedy(),
+        paper="arXiv 2412.04504 (bins) with arXiv 2503.05248 (sizes, one state per bin)",
+        departs="launches when a GPU is idle, from the bin whose oldest request arrived first, not when full",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The answers of one run, fresh state and all."""
+
+    name: str
+    queueing: QueueDiscipline
+    sizing: Sizer
+    batching: LaunchRule
+    routing: Routing | None
+
+    def describe(self) -> str:
+        """The combination in one line, e.g. ``Fifo() x FixedSize(size=8) x Greedy(order='oldest')``."""
+        answers = [self.queueing, self.sizing, self.batching]
+        return " x ".join(
+            describe(answer) for answer in [*answers, *([self.routing] if self.routing else [])]
+        )
+
+
+def describe(answer: object) -> str:
+    """An answer with its parameters, without its state."""
+    if isinstance(answer, tuple):
+        return ", ".join(describe(part) for part in answer)
+    if not is_dataclass(answer):
+        return repr(answer)
+    shown = ", ".join(f"{name}={describe(getattr(answer, name))}" for name in _parameters(answer))
+    return f"{type(answer).__name__}({shown})"
+
+
+def build(config: PolicyConfig) -> Policy:
+    """Make the policy that a configuration asks for.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown preset, answer or parameter (with the nearest names), or a value the answer refuses.
+    """
+    preset = find_preset(config.preset)
+    policy = Policy(
+        name=config.preset,
+        queueing=_answer(preset.queueing, queueing, _with_num_bins(config, preset), "policy.queueing"),
+        sizing=_answer(preset.sizing, sizing, config.sizing, "policy.sizing"),
+        batching=_answer(preset.batching, batching, config.batching, "policy.batching"),
+        routing=_answer(preset.routing, routing, config.routing, "policy.routing") if config.routing
+        else _fresh(preset.routing),
+    )  # fmt: skip
+    if config.batch_size is not None:
+        policy = replace(policy, sizing=_limited(policy.sizing, config.batch_size))
+    return policy
+
+
+def find_preset(name: str) -> Preset:
+    """Look a preset up in `PRESETS`, or import it where the name has the form ``module:attribute``."""
+    if name in PRESETS:
+        return PRESETS[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(f"policy {name!r} is unknown; {nearest(name, PRESETS)}")
+    try:
+        preset = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"policy {name!r} cannot be imported ({error})") from error
+    if not isinstance(preset, Preset):
+        raise ConfigError(
+            f"policy {name!r} is a {type(preset).__name__}; a batchsim.policies.presets.Preset is needed"
+        )
+    return preset
+
+
+def _parameters(answer: object) -> list[str]:
+    return [item.name for item in fields(answer) if item.init]  # type: ignore[arg-type]
+
+
+def _with_num_bins(config: PolicyConfig, preset: Preset) -> Mapping[str, Any]:
+    """The queue's parameters, with ``policy.num_bins`` among them: boundaries are checked against it."""
+    if config.num_bins is None:
+        return config.queueing
+    kind = config.queueing.get("kind", type(preset.queueing).__name__)
+    if kind != MultiBin.__name__:
+        raise ConfigError(
+            f"policy.num_bins is {config.num_bins}, but {config.preset} queues by {kind}; "
+            "only MultiBin has bins"
+        )
+    return {**config.queueing, "num_bins": config.num_bins}
+
+
+def _fresh(answer: Any) -> Any:
+    """A copy with the same parameters and no state."""
+    if isinstance(answer, Smallest):
+        return Smallest(tuple(_fresh(part) for part in answer.of))
+    return replace(answer) if is_dataclass(answer) and not isinstance(answer, type) else answer
+
+
+def _answer(template: Any, module: ModuleType, given: Mapping[str, Any], where: str) -> Any:
+    """A fresh copy of the template, or of another answer of its module, with the given parameters."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where} is {given!r}; a table of its parameters is needed")
+    parameters = dict(given)
+    kind = parameters.pop("kind", None)
+    if kind is not None:
+        return _make(kind, module, parameters, where)
+    if template is None:
+        raise ConfigError(f"{where} needs a kind; {nearest('', _kinds(module))}")
+    if isinstance(template, Smallest):
+        return _smallest(template, module, parameters, where)
+    _check_parameters(type(template), parameters, where)
+    return _construct(partial(replace, template), parameters, where)
+
+
+def _smallest(template: Smallest, module: ModuleType, parameters: dict[str, Any], where: str) -> Smallest:
+    """Parts of `Smallest` are addressed by their class name."""
+    parts = {type(part).__name__: part for part in template.of}
+    for key in parameters:
+        if key not in parts:
+            raise ConfigError(f"{where}.{key} is unknown; {nearest(key, parts)}")
+    return Smallest(
+        tuple(
+            _answer(part, module, parameters.get(name, {}), f"{where}.{name}") for name, part in parts.items()
+        )
+    )
+
+
+def _make(kind: str, module: ModuleType, parameters: dict[str, Any], where: str) -> Any:
+    kinds = _kinds(module)
+    if kind not in kinds:
+        raise ConfigError(f"{where}.kind is {kind!r}; {nearest(str(kind), kinds)}")
+    _check_parameters(kinds[kind], parameters, where)
+    if kinds[kind] is Smallest:
+        parts = parameters.get("of", ())
+        if not isinstance(parts, list | tuple):
+            raise ConfigError(f"{where}.of is {parts!r}; a list of sizers is needed")
+        return Smallest(
+            tuple(
+                _answer(None, module, part, f"{where}.of[{index}]")
+                for index, part in enumerate(parts)
+            )
+        )  # fmt: skip
+    return _construct(kinds[kind], parameters, where)
+
+
+def _construct(make: Callable[..., Any], parameters: Mapping[str, Any], where: str) -> Any:
+    """Call with the parameters; those an answer chokes on instead of refusing have the wrong type."""
+    try:
+        return make(**parameters)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{name} = {value!r}" for name, value in parameters.items())
+        raise ConfigError(f"{where} ({given}) holds a value of the wrong type: {error}") from error
+
+
+def _kinds(module: ModuleType) -> dict[str, type]:
+    """The answers a module defines: its public dataclasses."""
+    return {
+        name: kind
+        for name, kind in vars(module).items()
+        if isinstance(kind, type)
+        and is_dataclass(kind)
+        and kind.__module__ == module.__name__
+        and name[0] != "_"
+    }
+
+
+def _check_parameters(kind: type, parameters: Mapping[str, Any], where: str) -> None:
+    known = [item.name for item in fields(kind) if item.init]
+    for key in parameters:
+        if key not in known:
+            raise ConfigError(
+                f"{where}.{key} is no parameter of {kind.__name__}; "
+                f"{nearest(key, known) if known else 'it has none'}"
+            )
+
+
+def _limited(sizer: Any, batch_size: int) -> Any:
+    """The sizer with this upper limit."""
+    if isinstance(sizer, Smallest):
+        return Smallest(tuple(_limited(part, batch_size) for part in sizer.of))
+    name = "size" if isinstance(sizer, FixedSize) else "max_batch_size"
+    return replace(sizer, **{name: batch_size})

@@ -1,0 +1,409 @@
+"""Who is next? Queue disciplines own the waiting requests and hand them over one by one.
+
+Every operation is O(log n) or better, also when requests give up: those are only marked and skipped later, so
+a queue of a million is never scanned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import islice, pairwise
+
+import numpy as np
+
+from batchsim.errors import ConfigError
+from batchsim.policies.base import Setting, WaitingRequest
+from batchsim.workload.boundaries import fit_boundaries
+
+
+class _Line:
+    """First come, first served, with a way back to the head and a way out."""
+
+    __slots__ = ("_gone", "_requests")
+
+    def __init__(self) -> None:
+        self._requests: deque[WaitingRequest] = deque()
+        self._gone: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._requests) - len(self._gone)
+
+    def push(self, request: WaitingRequest) -> None:
+        self._requests.append(request)
+
+    def push_back(self, request: WaitingRequest) -> None:
+        self._requests.appendleft(request)
+
+    def head(self) -> WaitingRequest:
+        return self._requests[0]
+
+    def pop(self) -> WaitingRequest:
+        request = self._requests.popleft()
+        if self._gone:
+            self._drop_gone_heads()
+        return request
+
+    def take(self, num: int) -> list[WaitingRequest]:
+        if self._gone:
+            return [self.pop() for _ in range(num)]
+        popleft = self._requests.popleft
+        return [popleft() for _ in range(num)]
+
+    def nth(self, position: int) -> WaitingRequest:
+        if not self._gone:
+            return self._requests[position]
+        present = (request for request in self._requests if request.request_id not in self._gone)
+        return next(islice(present, position, None))
+
+    def discard(self, request: WaitingRequest) -> None:
+        self._gone.add(request.request_id)
+        self._drop_gone_heads()
+
+    def _drop_gone_heads(self) -> None:
+        while self._requests and self._requests[0].request_id in self._gone:
+            self._gone.remove(self._requests.popleft().request_id)
+
+
+@dataclass(slots=True)
+class Fifo:
+    """Next is the request that arrived first."""
+
+    _line: _Line = field(default_factory=_Line, init=False, repr=False, compare=False)
+
+    @property
+    def num_bins(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def learns(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
+    def edges(self) -> Sequence[float]:
+        """None."""
+        return ()
+
+    def prepare(self, setting: Setting) -> None:
+        """Nothing to fit."""
+
+    def bin_of(self, output_tokens: int) -> int:
+        """All lengths share bin 0."""
+        return 0
+
+    def push(self, request: WaitingRequest) -> int:
+        """Take a request in."""
+        self._line.push(request)
+        return 0
+
+    def push_back(self, request: WaitingRequest, bin_: int) -> None:
+        """Put a request back to the head."""
+        self._line.push_back(request)
+
+    def waiting(self, bin_: int) -> int:
+        """How many wait."""
+        return len(self._line)
+
+    def head(self, bin_: int, now_s: float) -> WaitingRequest:
+        """The one that arrived first."""
+        return self._line.head()
+
+    def pop(self, bin_: int, now_s: float) -> WaitingRequest:
+        """Hand over the one that arrived first."""
+        return self._line.pop()
+
+    def oldest(self, bin_: int) -> WaitingRequest:
+        """The one that arrived first."""
+        return self._line.head()
+
+    def nth(self, bin_: int, position: int) -> WaitingRequest:
+        """The request at a position in the line."""
+        return self._line.nth(position)
+
+    def take(self, bin_: int, num: int, now_s: float) -> list[WaitingRequest]:
+        """Hand over those that arrived first."""
+        return self._line.take(num)
+
+    def oldest_bin(self) -> int | None:
+        """The only one, if anyone waits."""
+        return 0 if self._line else None
+
+    def discard(self, request: WaitingRequest, bin_: int) -> None:
+        """Forget a request that gave up."""
+        self._line.discard(request)
+
+
+@dataclass(slots=True)
+class MultiBin:
+    """One first-come-first-served line per range of predicted output lengths (arXiv 2412.04504).
+
+    Bin ``i`` holds predictions in ``[edges[i-1], edges[i])``; the outer bins are open. Edges are given, or
+    fitted on the training part of the workload by a rule of `workload.boundaries` (never on the requests
+    being served).
+
+    Attributes
+    ----------
+    num_bins
+        At least 1; one bin is a plain FIFO.
+    boundaries
+        ``equal_mass`` (the paper's choice for LLM lengths), ``uniform``, ``exponential`` (its Lemma A.1),
+        ``optimal`` (dynamic programme, ALGORITHMS 1.3), or the ``num_bins - 1`` inner edges themselves.
+    """
+
+    num_bins: int = 4
+    boundaries: str | Sequence[float] = "equal_mass"
+    edges: Sequence[float] = field(default=(), init=False)
+    _lines: list[_Line] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.num_bins) or self.num_bins < 1:
+            raise ConfigError(f"num_bins is {self.num_bins!r}; a whole number >= 1 is needed")
+        if not isinstance(self.boundaries, str):
+            edges = [float(edge) for edge in self.boundaries]
+            if len(edges) != self.num_bins - 1:
+                raise ConfigError(
+                    f"boundaries has {len(edges)} edges; {self.num_bins} bins need "
+                    f"{self.num_bins - 1} inner edges"
+                )
+            if any(low >= high for low, high in pairwise(edges)):
+                raise ConfigError(f"boundaries is {edges}; edges must rise")
+
+    @property
+    def learns(self) -> bool:
+        """Whether the edges are fitted on the training part."""
+        return isinstance(self.boundaries, str) and self.num_bins > 1
+
+    def prepare(self, setting: Setting) -> None:
+        """Fit the edges; `ConfigError` without training lengths, or with fewer distinct ones than bins."""
+        self._lines = [_Line() for _ in range(self.num_bins)]
+        if not isinstance(self.boundaries, str):
+            self.edges = [float(edge) for edge in self.boundaries]
+        elif self.num_bins == 1:
+            self.edges = []
+        elif len(setting.training_output_tokens) == 0:
+            raise ConfigError(
+                f"boundaries {self.boundaries!r} are fitted on a training part, which is empty: set "
+                "workload.training_fraction above 0 or give the edges themselves"
+            )
+        else:
+            self.edges = fit_boundaries(
+                self.boundaries, setting.training_output_tokens, self.num_bins, setting.batch_size
+            ).tolist()
+
+    def bin_of(self, output_tokens: int) -> int:
+        """The bin of a length: how many edges lie at or below it."""
+        return int(np.searchsorted(self.edges, output_tokens, side="right"))
+
+    def push(self, request: WaitingRequest) -> int:
+        """Take a request into the line of its predicted length."""
+        bin_ = 0
+        for edge in self.edges:
+            if request.predicted_output_tokens < edge:
+                break
+            bin_ += 1
+        self._lines[bin_].push(request)
+        return bin_
+
+    def push_back(self, request: WaitingRequest, bin_: int) -> None:
+        """Put a request back to the head of its bin."""
+        self._lines[bin_].push_back(request)
+
+    def waiting(self, bin_: int) -> int:
+        """How many wait in a bin."""
+        return len(self._lines[bin_])
+
+    def head(self, bin_: int, now_s: float) -> WaitingRequest:
+        """The one of this bin that arrived first."""
+        return self._lines[bin_].head()
+
+    def pop(self, bin_: int, now_s: float) -> WaitingRequest:
+        """Hand over the one of this bin that arrived first."""
+        return self._lines[bin_].pop()
+
+    def oldest(self, bin_: int) -> WaitingRequest:
+        """The one of this bin that arrived first."""
+        return self._lines[bin_].head()
+
+    def nth(self, bin_: int, position: int) -> WaitingRequest:
+        """The request at a position in the line of a bin."""
+        return self._lines[bin_].nth(position)
+
+    def take(self, bin_: int, num: int, now_s: float) -> list[WaitingRequest]:
+        """Hand over those of this bin that arrived first."""
+        return self._lines[bin_].take(num)
+
+    def oldest_bin(self) -> int | None:
+        """The bin whose head arrived first."""
+        occupied = [(line.head().request_id, bin_) for bin_, line in enumerate(self._lines) if line]
+        return min(occupied)[1] if occupied else None
+
+    def discard(self, request: WaitingRequest, bin_: int) -> None:
+        """Forget a request that gave up."""
+        self._lines[bin_].discard(request)
+
+
+class _Ranked:
+    """The smallest key first, and the order of arrival beside it."""
+
+    __slots__ = ("_arrivals", "_heap", "_keys")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, WaitingRequest]] = []
+        self._arrivals: list[tuple[int, WaitingRequest]] = []
+        self._keys: dict[int, float] = {}  # of those present; other entries of both heaps are stale
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def push(self, key: float, request: WaitingRequest) -> None:
+        heappush(self._heap, (key, request.request_id, request))
+        heappush(self._arrivals, (request.request_id, request))
+        self._keys[request.request_id] = key
+
+    def smallest(self) -> WaitingRequest:
+        while self._keys.get(self._heap[0][1]) != self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][2]
+
+    def oldest(self) -> WaitingRequest:
+        while self._arrivals[0][0] not in self._keys:
+            heappop(self._arrivals)
+        return self._arrivals[0][1]
+
+    def nth(self, position: int) -> WaitingRequest:
+        present = {request_id: request for request_id, request in self._arrivals if request_id in self._keys}
+        return present[sorted(present)[position]]
+
+    def remove(self, request: WaitingRequest) -> None:
+        del self._keys[request.request_id]
+
+
+@dataclass(slots=True)
+class _RankedQueue:
+    """One line, ordered by a key that the subclass names."""
+
+    _ranked: _Ranked = field(default_factory=_Ranked, init=False, repr=False, compare=False)
+
+    @property
+    def num_bins(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def learns(self) -> bool:
+        """Nothing."""
+        return False
+
+    @property
+    def edges(self) -> Sequence[float]:
+        """None."""
+        return ()
+
+    def key(self, request: WaitingRequest) -> float:
+        """Smallest goes first."""
+        raise NotImplementedError
+
+    def prepare(self, setting: Setting) -> None:
+        """Nothing to fit."""
+
+    def bin_of(self, output_tokens: int) -> int:
+        """All lengths share bin 0."""
+        return 0
+
+    def push(self, request: WaitingRequest) -> int:
+        """Take a request in."""
+        self._ranked.push(self.key(request), request)
+        return 0
+
+    def push_back(self, request: WaitingRequest, bin_: int) -> None:
+        """Take a request that was popped in again; its key decides its place."""
+        self._ranked.push(self.key(request), request)
+
+    def waiting(self, bin_: int) -> int:
+        """How many wait."""
+        return len(self._ranked)
+
+    def head(self, bin_: int, now_s: float) -> WaitingRequest:
+        """The one with the smallest key."""
+        return self._ranked.smallest()
+
+    def pop(self, bin_: int, now_s: float) -> WaitingRequest:
+        """Hand over the one `head` names."""
+        request = self.head(bin_, now_s)
+        self._ranked.remove(request)
+        return request
+
+    def oldest(self, bin_: int) -> WaitingRequest:
+        """The one that arrived first."""
+        return self._ranked.oldest()
+
+    def nth(self, bin_: int, position: int) -> WaitingRequest:
+        """The request at a position in order of arrival; O(n log n), and no rule asks it of a single line."""
+        return self._ranked.nth(position)
+
+    def take(self, bin_: int, num: int, now_s: float) -> list[WaitingRequest]:
+        """Hand over those with the smallest keys, one after the other."""
+        return [self.pop(bin_, now_s) for _ in range(num)]
+
+    def oldest_bin(self) -> int | None:
+        """The only one, if anyone waits."""
+        return 0 if self._ranked else None
+
+    def discard(self, request: WaitingRequest, bin_: int) -> None:
+        """Forget a request that gave up."""
+        self._ranked.remove(request)
+
+
+@dataclass(slots=True)
+class ShortestFirst(_RankedQueue):
+    """Next is the waiting request with the fewest predicted output tokens.
+
+    Long requests can starve under sustained load, unless `promote_after_s` puts one that waited longer at the
+    head. Ties go to the earlier arrival.
+    """
+
+    promote_after_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not self.promote_after_s > 0:
+            raise ConfigError(f"promote_after_s is {self.promote_after_s!r}; a number > 0 is needed")
+
+    def key(self, request: WaitingRequest) -> float:
+        """Predicted output tokens."""
+        return request.predicted_output_tokens
+
+    def head(self, bin_: int, now_s: float) -> WaitingRequest:
+        """The shortest, or the oldest once it has waited too long."""
+        oldest = self._ranked.oldest()
+        if now_s - oldest.arrival_s > self.promote_after_s:
+            return oldest
+        return self._ranked.smallest()
+
+
+@dataclass(slots=True)
+class EarliestDeadline(_RankedQueue):
+    """Next is the earliest deadline, ``arrival + slack_s + per_token_s * predicted output tokens``.
+
+    With ``per_token_s = 0`` this is first come, first served.
+    """
+
+    slack_s: float = 0.0
+    per_token_s: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("slack_s", "per_token_s"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; a finite number is needed")
+
+    def key(self, request: WaitingRequest) -> float:
+        """The deadline in seconds."""
+        return request.arrival_s + self.slack_s + self.per_token_s * request.predicted_output_tokens
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,93 @@
+"""An unbounded Store whose putters never wait, and a timeout that lets arrivals of its instant go first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any
+
+import simpy
+from simpy.events import EventPriority
+from simpy.resources.store import StorePut
+
+ProcessGen = Generator[simpy.Event, Any, None]
+
+#: After everything else of the same instant (SimPy: URGENT 0, NORMAL 1).
+LATE = EventPriority(2)
+
+
+class Mailbox(simpy.Store):
+    """A Store without capacity: `deliver` puts without an event, `take_all` hands over everything there is.
+
+    An unbounded Store never makes a putter wait, so the event that tells it may go on says nothing; leaving
+    it out halves the price of a hand-over. Plain `put` and `get` work as in any Store.
+    """
+
+    if TYPE_CHECKING:
+        items: list[Any]
+
+    def __init__(self, env: simpy.Environment) -> None:
+        super().__init__(env)
+        self._env = env
+        self._watch: simpy.Event | None = None
+
+    def deliver(self, item: object) -> None:
+        """Put one item now."""
+        self.items.append(item)
+        if self._watch is not None or self.get_queue:
+            self._wake()
+
+    def deliver_all(self, items: Iterable[object]) -> None:
+        """Put several items now, in order."""
+        self.items.extend(items)
+        self._wake()
+
+    def when_any(self) -> simpy.Event:
+        """Event that fires as soon as something is there; it takes nothing. All who wait share one."""
+        if self._watch is None:
+            watch = simpy.Event(self._env)
+            if self.items:
+                return watch.succeed()
+            self._watch = watch
+        return self._watch
+
+    def take_all(self) -> list[Any]:
+        """Take what is there now, maybe nothing, without waiting."""
+        items = self.items
+        self.items = []
+        return items
+
+    def _wake(self) -> None:
+        if self._watch is not None and self.items:
+            self._watch.succeed()
+            self._watch = None
+        if self.get_queue:
+            self._trigger_get(None)
+
+    def _do_put(self, event: StorePut) -> bool | None:
+        done = super()._do_put(event)
+        if self._watch is not None:
+            self._wake()
+        return done
+
+
+class LateTimeout(simpy.Event):
+    """A timeout that fires after all ordinary events of its instant.
+
+    A GPU that ends a batch at the very instant of an arrival thus finds that arrival in the queue: ties
+    between arrivals and completions go to the arrival, whatever the order in which they were scheduled.
+    """
+
+    def __init__(self, env: simpy.Environment, delay_s: float) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        env.schedule(self, LATE, delay_s)
+
+
+def delay_until(now_s: float, at_s: float) -> float:
+    """Delay that brings the clock from `now_s` to `at_s`, never to the float below."""
+    delay_s = at_s - now_s
+    while now_s + delay_s < at_s:
+        delay_s = math.nextafter(delay_s, math.inf)
+    return delay_s
