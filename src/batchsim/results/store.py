@@ -1,0 +1,157 @@
+"""Run directories on disk: they appear whole or not at all, and the same tables give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchsim.errors import ConfigError
+from batchsim.records import BATCH_COLUMNS, CONTROLLER_COLUMNS, REQUEST_COLUMNS
+
+TABLES = {"requests": REQUEST_COLUMNS, "batches": BATCH_COLUMNS, "controllers": CONTROLLER_COLUMNS}
+
+
+def save_run(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write ``manifest.json``, ``summary.json`` and a parquet file per table into a new directory.
+
+    All is written beside it first and then renamed, so that a reader never meets half a run.
+
+    Raises
+    ------
+    ConfigError
+        If the directory holds a run and ``overwrite`` is false, holds anything else, or cannot be written.
+    ValueError
+        For a NaN or infinity in the manifest or summary; JSON has none, None is the value to use.
+    """
+    directory = Path(directory)
+    partial = _sibling(directory)
+    with _cleanly(directory, partial):
+        _refuse_if_taken(directory, overwrite=overwrite)
+        partial.mkdir(parents=True)
+        (partial / "manifest.json").write_bytes(_json_bytes(manifest))
+        (partial / "summary.json").write_bytes(_json_bytes(summary))
+        for name, frame in tables.items():
+            # Without pandas' own metadata: it names the pandas version, and the bytes would depend on it.
+            table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+            pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
+        _move_into_place(partial, directory)
+
+
+def check_vacant(directory: Path, *, overwrite: bool) -> None:
+    """Raise before a long run what `save_run` would raise after it: a directory taken or not writable."""
+    partial = _sibling(directory)
+    with _cleanly(directory, partial):
+        _refuse_if_taken(directory, overwrite=overwrite)
+        if directory.parent.exists():
+            partial.mkdir()
+
+
+def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]:
+    """Read a run directory back: manifest, summary, tables. `ConfigError` if it holds no readable run."""
+    directory = Path(directory)
+    if not (directory / "manifest.json").is_file():
+        raise ConfigError(f"{directory}: no run in it (manifest.json is missing)")
+    try:
+        manifest, summary = (
+            json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+            for name in ("manifest", "summary")
+        )
+        tables = {
+            name: _read_table(directory / f"{name}.parquet", columns) for name, columns in TABLES.items()
+        }
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(f"{directory}: the run cannot be read ({_reason(error)})") from error
+    return manifest, summary, tables
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file, UTF-8 where it is text, that appears whole or not at all; an old one is replaced."""
+    path = Path(path)
+    partial = _sibling(path)
+    with _cleanly(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        partial.replace(path)
+
+
+def run_id(config: Mapping[str, Any], version: str, trace_hash: str | None) -> str:
+    """Name a run by what it depends on: 12 hexadecimal digits, whatever the order of the keys."""
+    canonical = json.dumps(
+        [config, version, trace_hash], sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:12]
+
+
+def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
+    frame: pd.DataFrame = pq.read_table(path).to_pandas()
+    # A category column without any value is read back as plain objects.
+    return frame.astype({name: columns[name] for name in frame.columns if name in columns})
+
+
+def _refuse_if_taken(directory: Path, *, overwrite: bool) -> None:
+    if (directory / "manifest.json").exists():
+        if not overwrite:
+            raise ConfigError(
+                f"{directory}: holds a run already; choose another directory or allow overwriting"
+            )
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise ConfigError(f"{directory}: holds files that are no run; choose a new or empty directory")
+    elif directory.exists() and not directory.is_dir():
+        raise ConfigError(f"{directory}: is a file; choose a directory")
+
+
+def _move_into_place(partial: Path, directory: Path) -> None:
+    """Rename; an old directory steps aside first, because not every system replaces one by renaming."""
+    if not directory.exists():
+        partial.rename(directory)
+        return
+    old = _sibling(directory)
+    directory.rename(old)
+    try:
+        partial.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sibling(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+@contextmanager
+def _cleanly(target: Path, partial: Path) -> Iterator[None]:
+    """Leave nothing partial behind, and say in one sentence what the system refused."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written ({_reason(error)})") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink() if partial.is_file() else shutil.rmtree(partial)
+
+
+def _reason(error: BaseException) -> str:
+    strerror = getattr(error, "strerror", None)
+    return str(strerror or error).splitlines()[0]
+
+
+def _json_bytes(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
