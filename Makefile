@@ -1,0 +1,62 @@
+# Everything runs in an environment of the project's own. Targets call the command line and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RESULTS ?= results
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
+EXPERIMENTS ?= $(wildcard experiments/*.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep sweep-full figures calibrate data test lint bench clean
+
+help:  ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed-dev  ## Make the environment, with all that development needs
+
+sweep: $(VENV)/.installed  ## Compare the schedulers on the embedded trace and draw the figures (minutes)
+	$(BIN)/batchsim sweep $(EXPERIMENTS) --output-dir $(RESULTS)/small --jobs $(JOBS)
+	$(BIN)/batchsim figures $(RESULTS)/small
+
+sweep-full: $(VENV)/.installed  ## The paper's grid: up to a million requests, 1 to 100 GPUs (hours)
+	$(BIN)/batchsim sweep $(EXPERIMENTS) --full --output-dir $(RESULTS)/full --jobs $(JOBS)
+	$(BIN)/batchsim figures $(RESULTS)/full
+
+figures: $(VENV)/.installed  ## Draw the figures again from the results that are there
+	$(BIN)/batchsim figures $(RESULTS)/small
+
+data: $(VENV)/.installed  ## Download and check the public BurstGPT trace
+	$(BIN)/batchsim trace download --output-dir data
+
+calibrate:  ## Measure a GPU (package still to come)
+	@echo 'The measuring package is not here yet. Until it is, fit your own measurements:'
+	@echo '  batchsim fit GRID.csv -o latency.json      (columns: see docs/latency.md)'
+	@exit 1
+
+test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/lint-imports
+
+lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop of the same work in the same process
+	$(BIN)/python tests/bench/run_to_completion.py
+
+clean:  ## Remove the environment, caches and results
+	rm -rf $(VENV) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,185 @@
+"""The command line: each command is a few lines over a library call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchsim._version import __version__
+from batchsim.cli import studies, traces
+from batchsim.cli.options import overrides, run_options
+from batchsim.cli.output import (
+    echo_json,
+    echo_summaries,
+    echo_table,
+    progress_watch,
+    warn,
+    warn_about,
+)
+from batchsim.config import load_config
+from batchsim.errors import BatchsimError, ConfigError, TraceError
+from batchsim.policies.presets import PRESETS, Policy
+from batchsim.results.compare import Comparison, compare
+from batchsim.results.run import SimulationResult, simulate
+from batchsim.results.store import check_vacant, write_whole
+
+
+class _Commands(click.Group):
+    """Turns our errors into one sentence on stderr: exit 2 for bad input, 1 for a run that failed."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BatchsimError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2 if isinstance(error, ConfigError | TraceError) else 1)
+        except OSError as error:
+            click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="batchsim")
+def main() -> None:
+    """Simulate an LLM serving cluster under a batching policy, on a measured GPU, over a trace."""
+
+
+@main.command()
+@run_options
+@click.option("--policy", metavar="NAME", help="A name from `batchsim policies`, or module:preset.")
+def run(
+    config_file: Path | None,
+    output_dir: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    **given: Any,
+) -> None:
+    """Simulate one configuration (a TOML file, options, or both) and print its metrics."""
+    if output_dir is not None:
+        check_vacant(output_dir, overwrite=overwrite)
+    config = load_config(config_file, overrides(given))
+    with progress_watch() as watch:
+        result = simulate(config, on_start=lambda recorder: watch.follow(config.policy.preset, recorder))
+    _notices(result)
+    if output_dir is not None:
+        result.save(output_dir, overwrite=overwrite)
+    if as_json:
+        echo_json(result.summary)
+        return
+    if verbose:
+        click.echo(f"active: {result.summary['combination']}", err=True)
+    echo_summaries({str(result.summary["policy"]): result.summary})
+    warn_about(str(result.summary["policy"]), result.summary)
+    if output_dir is not None:
+        click.echo(f"written: {output_dir}", err=True)
+
+
+@main.command(name="compare")
+@run_options
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME",
+    help="Repeat or separate by commas; default: all presets.",
+)
+def compare_(
+    config_file: Path | None,
+    output_dir: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    policies: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Simulate several policies on the same arrivals; print their metrics and paired differences."""
+    names = [name for given_names in policies for name in given_names.split(",")] or list(PRESETS)
+    if output_dir is not None:
+        for name in names:
+            check_vacant(output_dir / _folder(name), overwrite=overwrite)
+    config = load_config(config_file, overrides(given))
+    with progress_watch() as watch:
+        comparison = compare(config, names, on_start=watch.follow)
+    results = comparison.results
+    _notices(next(iter(results.values())))
+    if output_dir is not None:
+        for name, result in results.items():
+            result.save(output_dir / _folder(name), overwrite=overwrite)
+        write_whole(output_dir / "differences.csv", comparison.differences.to_csv(index=False))
+    if as_json:
+        echo_json(
+            {
+                "summaries": {name: result.summary for name, result in results.items()},
+                "differences": comparison.differences.astype(object)
+                .where(comparison.differences.notna(), None)
+                .to_dict("records"),
+                "identical": list(comparison.twins),
+            }
+        )
+        return
+    if verbose:
+        for name, result in results.items():
+            click.echo(f"active: {name} = {result.summary['combination']}", err=True)
+    echo_summaries({name: result.summary for name, result in results.items()})
+    _echo_differences(comparison)
+    for name, result in results.items():
+        warn_about(name, result.summary)
+    for sentence in comparison.twins:
+        warn(sentence)
+
+
+def _folder(policy: str) -> str:
+    return policy.replace(":", ".")  # module:preset is no file name everywhere
+
+
+def _echo_differences(comparison: Comparison) -> None:
+    rows = [
+        (
+            row["policy"],
+            f"{row['e2e_difference_mean_s'] * 1000:+,.1f} ± {row['e2e_difference_ci95_s'] * 1000:,.1f}",
+            f"{row['num_paired']:,}",
+        )
+        for row in comparison.differences.to_dict("records")
+    ]
+    baseline = next(iter(comparison.results))
+    echo_table(
+        f"E2E against {baseline}, same requests (ms, 95 % interval)", ("policy", "difference", "pairs"), rows
+    )
+
+
+def _notices(result: SimulationResult) -> None:
+    workload = result.manifest["workload"]
+    for notice in workload["notices"]:
+        click.echo(f"Notice: {notice}", err=True)
+    for reason, count in workload["dropped"].items():
+        click.echo(f"Notice: {workload['name']}: {count} rows dropped, {reason}", err=True)
+    refusals = list(result.manifest["refusals"].items())
+    if refusals:
+        request_id, reason = refusals[0]
+        click.echo(f"Notice: {len(refusals)} requests refused; request {request_id}: {reason}", err=True)
+
+
+@main.command()
+@click.option("-v", "--verbose", is_flag=True, help="Also say where each departs from its paper.")
+def policies(verbose: bool) -> None:
+    """List the presets: their combination, paper and departures."""
+    columns = ("preset", "combination", "paper", *(("departs",) if verbose else ()))
+    rows = [
+        (
+            name,
+            Policy(name, preset.queueing, preset.sizing, preset.batching, preset.routing).describe(),
+            preset.paper,
+            *((preset.departs or "-",) if verbose else ()),
+        )
+        for name, preset in PRESETS.items()
+    ]
+    echo_table("Policies: queueing x sizing x batching", columns, rows)
+
+
+main.add_command(studies.sweep)
+main.add_command(studies.figures)
+main.add_command(studies.fit)
+main.add_command(traces.trace)

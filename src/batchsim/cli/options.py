@@ -1,0 +1,126 @@
+"""Options that several commands share, and how they become dotted overrides of a configuration."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from batchsim.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INPUT_FILE = click.Path(dir_okay=False, path_type=Path)
+OUTPUT_PATH = click.Path(path_type=Path)
+
+#: Options that set one configuration key as they are.
+_PLAIN = {
+    "trace": "workload.trace",
+    "num_requests": "workload.num_requests",
+    "rate_scale": "workload.rate_scale",
+    "request_rate": "workload.request_rate",
+    "model": "workload.model",
+    "log_type": "workload.log_type",
+    "num_gpus": "cluster.num_gpus",
+    "latency": "latency.file",
+    "seed": "seed",
+    "batch_size": "policy.batch_size",
+    "num_bins": "policy.num_bins",
+}
+
+
+def run_options(command: F) -> F:
+    """Add what describes a run: workload, cluster, latency, predictor, SLO, seed."""
+    options = [
+        click.argument("config_file", type=INPUT_FILE, required=False),
+        click.option("--trace", metavar="FILE", help="BurstGPT, Azure, Mooncake or our own format."),
+        click.option("--num-requests", type=int, metavar="N", help="Evaluate the first N requests."),
+        click.option("--window", metavar="START:END", help="Keep arrivals in [START, END) seconds."),
+        click.option("--rate-scale", type=float, metavar="X", help="Compress time by this factor."),
+        click.option("--request-rate", type=float, metavar="PER_S", help="Rescale time to this mean rate."),
+        click.option("--model", metavar="NAME", help="Keep requests to this model of the trace."),
+        click.option("--log-type", metavar="NAME", help="Keep requests of this log type of the trace."),
+        click.option("--num-gpus", type=int, metavar="N", help="GPUs in the cluster."),
+        click.option("--latency", metavar="FILE", help="latency.json from `batchsim fit`."),
+        click.option("--extrapolate", is_flag=True, help="Leave the calibrated range, counted."),
+        click.option("--predictor", metavar="KIND[:KEY=VALUE,...]", help="E.g. lognormal:sigma=0.3."),
+        click.option("--slo", multiple=True, metavar="METRIC:MS", help="E.g. e2e:20000; repeatable."),
+        click.option("--batch-size", type=int, metavar="B", help="Fixed, or the limit of a dynamic size."),
+        click.option("--num-bins", type=int, metavar="K", help="Bins of a multi-bin queue."),
+        click.option("--seed", type=int, metavar="N", help="Seed of everything random."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting."),
+        click.option("-o", "--output-dir", type=OUTPUT_PATH, help="Write results here; appears whole."),
+        click.option("--overwrite", is_flag=True, help="Replace results that are there."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else."),
+        click.option("-v", "--verbose", is_flag=True, help="Say which combination is active."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def overrides(given: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys from the options that were given; `--set` comes last."""
+    dotted = {key: given[name] for name, key in _PLAIN.items() if given.get(name) is not None}
+    if given.get("policy") is not None:
+        dotted["policy.preset"] = given["policy"]
+    if given.get("extrapolate"):
+        dotted["latency.outside"] = "extrapolate"
+    if given.get("window") is not None:
+        dotted["workload.window"] = _window(given["window"])
+    if given.get("predictor") is not None:
+        dotted["predictor"] = parse_spec(given["predictor"], "predictor")
+    for limit in given.get("slo") or ():
+        metric, milliseconds = _slo(limit)
+        dotted[f"slo.{metric}_ms"] = milliseconds
+    for setting in given.get("settings") or ():
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {setting!r}: write KEY=VALUE, e.g. cluster.memory_margin=0.2")
+        dotted[key.strip()] = _value(value)
+    return dotted
+
+
+def parse_spec(text: str, name: str) -> dict[str, Any]:
+    """``kind:key=value,key=value`` as a table."""
+    kind, _, rest = text.partition(":")
+    spec: dict[str, Any] = {"kind": kind}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--{name} {text!r}: write KIND:KEY=VALUE,..., not {item!r}")
+        spec[key.strip()] = _value(value)
+    return spec
+
+
+def _value(text: str) -> Any:
+    """A TOML value where it is one, else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _window(text: str) -> list[float]:
+    try:
+        start_s, end_s = (float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise ConfigError(f"--window {text!r}: write START:END in seconds, e.g. 0:3600") from error
+    return [start_s, end_s]
+
+
+def _slo(text: str) -> tuple[str, float]:
+    metric, _, limit = text.partition(":")
+    try:
+        milliseconds = float(limit)
+    except ValueError:
+        milliseconds = float("nan")
+    if metric not in ("e2e", "ttft", "tpot") or not 0 < milliseconds < float("inf"):
+        raise ConfigError(
+            f"--slo {text!r}: write METRIC:MILLISECONDS with metric e2e, ttft or tpot and a limit > 0, "
+            "e.g. e2e:20000"
+        )
+    return metric, milliseconds

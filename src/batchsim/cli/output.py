@@ -1,0 +1,201 @@
+"""What people see: results on stdout in milliseconds, progress and warnings on stderr."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+STDERR = Console(stderr=True)
+
+#: Rows of the summary table: title, key, factor, digits, unit. Times are shown in milliseconds.
+_ROWS: Sequence[tuple[str, str, float, int, str]] = (
+    ("Request throughput", "request_throughput_per_s", 1, 3, "requests/s"),
+    ("Output throughput", "output_throughput_tokens_per_s", 1, 1, "tokens/s"),
+    ("Total throughput", "total_throughput_tokens_per_s", 1, 1, "tokens/s"),
+    ("E2E mean", "e2e_mean_s", 1000, 1, "ms"),
+    ("E2E P50", "e2e_p50_s", 1000, 1, "ms"),
+    ("E2E P90", "e2e_p90_s", 1000, 1, "ms"),
+    ("E2E P95", "e2e_p95_s", 1000, 1, "ms"),
+    ("E2E P99", "e2e_p99_s", 1000, 1, "ms"),
+    ("Queueing mean", "queueing_mean_s", 1000, 1, "ms"),
+    ("TTFT mean", "ttft_mean_s", 1000, 1, "ms"),
+    ("TTFT P99", "ttft_p99_s", 1000, 1, "ms"),
+    ("TPOT mean", "tpot_mean_s", 1000, 2, "ms"),
+    ("SLO attainment", "slo_attainment", 100, 2, "%"),
+    ("Goodput", "goodput_requests_per_s", 1, 3, "requests/s"),
+    ("GPU busy fraction", "busy_fraction", 100, 1, "%"),
+    ("Batch size mean", "batch_size_mean", 1, 2, "requests"),
+    ("Batch fill", "batch_fill", 100, 1, "%"),
+    ("Padding waste (output)", "padding_waste_output", 100, 1, "%"),
+    ("KV use mean", "kv_use_mean", 100, 1, "%"),
+    ("Bin accuracy", "bin_accuracy", 100, 1, "%"),
+    ("Within one bin", "within_one_bin", 100, 1, "%"),
+    ("Kendall's tau", "kendall_tau", 1, 3, ""),
+)
+
+_COUNTS = ("finished", "abandoned", "refused", "stranded", "flushed", "evicted")
+
+
+class Watched(Protocol):
+    """Something whose progress can be read from another thread."""
+
+    num_ended: int
+    num_requests: int
+
+
+def echo_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(content, indent=2, allow_nan=False))
+
+
+def warn(message: str) -> None:
+    """Print a warning, which a person should not miss, on stderr."""
+    STDERR.print(f"[bold yellow]Warning:[/] {message}", highlight=False, soft_wrap=True)
+
+
+def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print one column per run."""
+    first = next(iter(summaries.values()))
+    table = Table(
+        title=_headline(first), title_justify="left", caption=_caption(summaries), caption_justify="left"
+    )
+    table.add_column("")
+    for name, summary in summaries.items():
+        table.add_column(f"{name} [red](saturated)[/]" if summary["saturated"] else name, justify="right")
+    table.add_column("unit")
+    for title, key, factor, digits, unit in _ROWS:
+        values = [summary.get(key) for summary in summaries.values()]
+        if any(value is not None for value in values):
+            table.add_row(title, *(_number(value, factor, digits) for value in values), unit)
+    for count in _COUNTS:
+        values = [summary[f"num_{count}"] for summary in summaries.values()]
+        if count == "finished" or any(values):
+            table.add_row(count.capitalize(), *(f"{value:,}" for value in values), "requests")
+    extrapolated = [summary["num_extrapolated_batches"] for summary in summaries.values()]
+    if any(extrapolated):
+        batches = [summary["num_batches"] for summary in summaries.values()]
+        cells = (f"{some:,} of {of:,}" for some, of in zip(extrapolated, batches, strict=True))
+        table.add_row("Extrapolated", *cells, "batches")
+    _stdout().print(table)
+
+
+def echo_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a plain table."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    _stdout().print(table)
+
+
+def warn_about(name: str, summary: Mapping[str, Any]) -> None:
+    """Say on stderr what a reader of the summary must know."""
+    if summary["saturated"]:
+        warn(
+            f"{name} is saturated: its backlog grows by {summary['backlog_slope_per_s']:.3g} requests "
+            "per second, so its mean latency depends on the length of the trace"
+        )
+    if summary["num_extrapolated_batches"]:
+        warn(
+            f"{name}: {summary['num_extrapolated_batches']} of {summary['num_batches']} batches lie outside "
+            "the calibrated range of the latency model"
+        )
+
+
+def _headline(summary: Mapping[str, Any]) -> str:
+    return (
+        f"{summary['num_requests']:,} requests of {summary['workload']} ({summary['workload_kind']}), "
+        f"{summary['num_gpus']} GPU{'s' if summary['num_gpus'] > 1 else ''}, latency "
+        f"{summary['latency_model']} ({summary['latency_provenance']}), predictor {summary['predictor']}"
+    )
+
+
+def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the numbers cover, for each run where they differ."""
+    lines: dict[str, list[str]] = {}
+    for name, summary in summaries.items():
+        line = (
+            f"latencies over {summary['num_covered']:,} requests ({summary['num_warmup']:,} cut as warm-up, "
+            f"{summary['num_training']:,} set aside for training, {summary['num_dropped']:,} dropped by the "
+            f"reader); rates over the {summary['window']} window, "
+            f"{_number(summary['window_start_s'], 1, 1)} to {_number(summary['window_end_s'], 1, 1)} s"
+        )
+        lines.setdefault(line, []).append(name)
+    return "\n".join(
+        line if len(lines) == 1 else f"{', '.join(names)}: {line}" for line, names in lines.items()
+    )
+
+
+def _number(value: float | None, factor: float, digits: int) -> str:
+    return "-" if value is None else f"{value * factor:,.{digits}f}"
+
+
+def _stdout() -> Console:
+    console = Console()
+    # A pipe has no width; tables cut at 80 columns would lose numbers.
+    return console if console.is_terminal else Console(width=160)
+
+
+class ProgressWatch:
+    """A progress bar on stderr for runs that take longer than two seconds."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def follow(self, title: str, watched: Watched) -> None:
+        """Show how far something is, from now on."""
+        thread = threading.Thread(target=self._poll, args=(title, watched), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def stop(self) -> None:
+        """Let the bars go."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _poll(self, title: str, watched: Watched) -> None:
+        if self._stop.wait(2.0) or watched.num_ended == watched.num_requests:
+            return
+        self._progress.start()
+        task = self._progress.add_task(title, total=watched.num_requests)
+        while not self._stop.wait(0.2) and watched.num_ended < watched.num_requests:
+            self._progress.update(task, completed=watched.num_ended)
+        self._progress.update(task, completed=watched.num_ended)
+
+
+@contextmanager
+def progress_watch() -> Iterator[ProgressWatch]:
+    """Show progress on stderr while the block runs."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=STDERR)
+    watch = ProgressWatch(progress)
+    try:
+        yield watch
+    finally:
+        watch.stop()
+        progress.stop()

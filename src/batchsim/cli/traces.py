@@ -1,0 +1,106 @@
+"""``batchsim trace``: look at, make, convert and download request traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, parse_spec
+from batchsim.cli.output import echo_json, echo_table
+from batchsim.streams import stream
+from batchsim.workload.describe import trace_info
+from batchsim.workload.download import download_burstgpt
+from batchsim.workload.formats import read_trace, write_trace
+from batchsim.workload.load import embedded_trace
+from batchsim.workload.request import Workload
+from batchsim.workload.synthetic import generate
+
+_DEFAULT_LENGTHS = {
+    "prompt": {"kind": "lognormal", "mean": 600, "sigma": 0.9, "max_tokens": 8000},
+    "output": {"kind": "lognormal", "mean": 130, "sigma": 0.9, "max_tokens": 2000},
+}
+
+
+@click.group()
+def trace() -> None:
+    """Look at, make, convert and download request traces."""
+
+
+@trace.command()
+@click.argument("file", type=INPUT_FILE, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(file: Path | None, as_json: bool) -> None:
+    """Describe a trace (by default the embedded one): size, rate, burstiness, lengths."""
+    workload = read_trace(file or embedded_trace())
+    if as_json:
+        echo_json(trace_info(workload))
+    else:
+        _describe(workload)
+
+
+@trace.command()
+@click.option(
+    "--kind",
+    default="burstgpt-like",
+    show_default=True,
+    metavar="KIND[:KEY=VALUE,...]",
+    help="poisson, gamma, on-off, all-at-once or burstgpt-like.",
+)
+@click.option(
+    "--prompt", metavar="KIND[:KEY=VALUE,...]", help="Law of prompt lengths, e.g. fixed:tokens=100."
+)
+@click.option("--output", metavar="KIND[:KEY=VALUE,...]", help="Law of output lengths.")
+@click.option("--num-requests", type=click.IntRange(1), required=True, metavar="N")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "-o", "--output-file", type=OUTPUT_PATH, required=True, help="A .csv, .csv.gz or .parquet file."
+)
+def synth(
+    kind: str, prompt: str | None, output: str | None, num_requests: int, seed: int, output_file: Path
+) -> None:
+    """Make a synthetic trace, labelled so, in our own format."""
+    spec = parse_spec(kind, "kind")
+    spec["kind"] = spec["kind"].replace("-", "_")
+    if spec["kind"] != "burstgpt_like":
+        for name, given in (("prompt", prompt), ("output", output)):
+            spec[name] = _DEFAULT_LENGTHS[name] if given is None else parse_spec(given, name)
+    workload = generate(spec, num_requests, stream(seed, "workload"))
+    write_trace(workload, output_file)
+    _describe(workload)
+
+
+@trace.command()
+@click.argument("source", type=INPUT_FILE)
+@click.argument("target", type=OUTPUT_PATH)
+def convert(source: Path, target: Path) -> None:
+    """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet)."""
+    workload = read_trace(source)
+    write_trace(workload, target)
+    _describe(workload)
+
+
+@trace.command()
+@click.option("-o", "--output-dir", type=OUTPUT_PATH, default=Path("data"), show_default=True)
+def download(output_dir: Path) -> None:
+    """Download the public BurstGPT trace from its authors, resuming, and check it."""
+    path = download_burstgpt(output_dir, notify=lambda text: click.echo(text, err=True))
+    click.echo(str(path))
+
+
+def _describe(workload: Workload) -> None:
+    for notice in workload.source.notices:
+        click.echo(f"Notice: {notice}", err=True)
+    rows = [row for key, value in trace_info(workload).items() for row in _rows(key, value)]
+    echo_table(f"{workload.source.name} ({workload.source.kind})", ("", "value"), rows)
+
+
+def _rows(key: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        return [row for part, inner in value.items() for row in _rows(f"{key} {part}", inner)]
+    if isinstance(value, float):
+        return [(key, "-" if np.isnan(value) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}")]
+    return [(key, f"{value:,}" if isinstance(value, int) else str(value))]

@@ -1,0 +1,219 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from batchsim.cli import main
+from batchsim.policies.presets import PRESETS
+
+TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "".join(
+    f"{0.4 * row},{20 + row % 7},{1 + (row * 37) % 90}\n" for row in range(300)
+)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    file = tmp_path / "trace.csv"
+    file.write_text(TRACE, encoding="utf-8")
+    return file
+
+
+def test_json_prints_one_object_and_nothing_else(trace: Path) -> None:
+    result = CliRunner().invoke(
+        main, ["run", "--trace", str(trace), "--policy", "multi_bin_dynamic", "--json"]
+    )
+
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["policy"] == "multi_bin_dynamic"
+    assert summary["num_finished"] == summary["num_requests"] == 270
+
+
+def test_a_run_directory_holds_all_tables(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    result = CliRunner().invoke(main, ["run", "--trace", str(trace), "-o", str(out), "--slo", "e2e:2000"])
+
+    assert result.exit_code == 0, result.output
+    names = {"manifest.json", "summary.json", "requests.parquet", "batches.parquet", "controllers.parquet"}
+    assert {path.name for path in out.iterdir()} == names
+    assert len(pd.read_parquet(out / "requests.parquet")) == 300
+    assert json.loads((out / "manifest.json").read_text())["config"]["slo"]["e2e_ms"] == 2000
+
+
+def test_compare_prints_every_preset_and_warns_of_twins(trace: Path) -> None:
+    result = CliRunner().invoke(main, ["compare", "--trace", str(trace), "--rate-scale", "0.001"])
+
+    assert result.exit_code == 0, result.output
+    assert all(name in result.stdout for name in PRESETS)
+    assert "gave identical results" in " ".join(result.stderr.split())
+
+
+def test_options_reach_the_configuration(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--num-gpus", "3", "--batch-size", "4", "--seed", "9", "--predictor", "lognormal:sigma=0.2"]
+    options += ["--set", "policy.batching.order=longest", "--window", "0:60", "--request-rate", "2"]
+
+    result = CliRunner().invoke(main, ["run", "--trace", str(trace), *options, "-o", str(out), "--verbose"])
+
+    assert result.exit_code == 0, result.output
+    config = json.loads((out / "manifest.json").read_text())["config"]
+    assert config["cluster"]["num_gpus"] == 3
+    assert config["policy"]["batch_size"] == 4
+    assert config["predictor"] == {"kind": "lognormal", "sigma": 0.2}
+    assert config["workload"]["window"] == [0.0, 60.0]
+    assert "Fifo() x FixedSize(size=4) x Greedy(order='longest')" in result.stderr
+
+
+def test_policies_lists_every_preset() -> None:
+    result = CliRunner().invoke(main, ["policies", "--verbose"])
+
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in PRESETS)
+
+
+def test_a_synthetic_trace_is_labelled_and_reads_back(tmp_path: Path) -> None:
+    file = tmp_path / "made.csv.gz"
+
+    made = CliRunner().invoke(
+        main, ["trace", "synth", "--num-requests", "500", "--seed", "3", "-o", str(file)]
+    )
+    shown = CliRunner().invoke(main, ["trace", "info", str(file)])
+    run = CliRunner().invoke(main, ["run", "--trace", str(file), "--json"])
+
+    assert made.exit_code == shown.exit_code == run.exit_code == 0, made.output + shown.output + run.output
+    assert "synthetic" in shown.stdout
+    assert json.loads(run.stdout)["workload_kind"] == "synthetic"
+
+
+def test_fit_recovers_the_coefficients_of_an_exact_grid(tmp_path: Path) -> None:
+    grid, out = tmp_path / "grid.csv", tmp_path / "latency.json"
+    rows = [
+        (b, n, 0.05965 + 0.005742 * n * (1 + 0.3157 * (b - 1) / b), 0.001, 5)
+        for b in (1, 2, 4, 8)
+        for n in (64, 128, 256)
+    ]
+    names = ["batch_size", "max_seq_len", "mean_latency_sec", "std_latency_sec", "num_trials"]
+    pd.DataFrame(rows, columns=names).to_csv(grid, index=False)
+
+    result = CliRunner().invoke(main, ["fit", str(grid), "--family", "affine", "-o", str(out)])
+
+    assert result.exit_code == 0, result.output
+    coefficients = json.loads(out.read_text())["coefficients"]
+    assert coefficients["alpha_s"] == pytest.approx(0.05965, rel=1e-9)
+    assert coefficients["gamma"] == pytest.approx(0.3157, rel=1e-9)
+    assert "R2" in result.stdout
+    assert out.with_suffix(".png").stat().st_size > 1000
+
+
+BAD_ARGUMENTS = [
+    (["--policy", "static_fif"], "did you mean static_fifo"),
+    (["--batch-size", "0"], "batch_size"),
+    (["--slo", "20000"], "METRIC:MILLISECONDS"),
+    (["--slo", "speed:3"], "e2e, ttft or tpot"),
+    (["--slo", "e2e:-1"], "limit > 0"),
+    (["--policy", "multi_bin", "--num-bins", "500"], "500"),
+    (["--num-bins", "4"], "only MultiBin has bins"),
+    (["--num-requests", "100000"], "has only 300"),
+    (["--predictor", "psychic"], "predictor"),
+    (["--set", "cluster.num_gpu=2"], "num_gpu"),
+    (["--set", "nonsense"], "KEY=VALUE"),
+    (["--window", "5"], "START:END"),
+    (["--latency", "no_such.json"], "no_such.json"),
+    (["--model", "GPT-9"], "GPT-9"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD_ARGUMENTS)
+def test_bad_arguments_are_one_sentence_and_exit_2(
+    arguments: list[str], said: str, trace: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    result = CliRunner().invoke(main, ["run", "--trace", str(trace), "-o", str(out), *arguments])
+
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+BAD_TRACES = {
+    "missing column": "arrival_s,prompt_tokens\n0,5\n",
+    "negative tokens": "arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,-3,5\n",
+    "NaN tokens": "arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,,5\n",
+    "text": "arrival_s,prompt_tokens,output_tokens\n0,5,5\n1,many,5\n",
+    "empty": "",
+    "header only": "arrival_s,prompt_tokens,output_tokens\n",
+    "broken JSONL": '{"timestamp": 0, "input_length": 5, "output_length": 5}\n{"timestamp": 3, "inp\n',
+}
+
+
+@pytest.mark.parametrize("content", BAD_TRACES.values(), ids=BAD_TRACES.keys())
+def test_a_bad_trace_is_one_sentence_and_exit_2(content: str, tmp_path: Path) -> None:
+    file, out = tmp_path / "bad.csv", tmp_path / "out"
+    file.write_text(content, encoding="utf-8")
+
+    result = CliRunner().invoke(main, ["run", "--trace", str(file), "-o", str(out)])
+
+    assert result.exit_code == 2, result.output
+    assert "bad.csv" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_unsorted_arrivals_are_sorted_with_a_notice(tmp_path: Path) -> None:
+    file = tmp_path / "unsorted.csv"
+    file.write_text("arrival_s,prompt_tokens,output_tokens\n5,5,5\n1,6,6\n", encoding="utf-8")
+
+    result = CliRunner().invoke(main, ["run", "--trace", str(file), "--json"])
+
+    assert result.exit_code == 0, result.output
+    assert "go back in time" in result.stderr
+
+
+BAD_GRIDS = {
+    "one batch size": [(4, 64, 1.0), (4, 128, 2.0), (4, 256, 4.0)],
+    "zero": [(1, 64, 1.0), (2, 64, 0.0), (1, 128, 2.0), (2, 128, 3.0)],
+    "NaN": [(1, 64, 1.0), (2, 64, float("nan")), (1, 128, 2.0), (2, 128, 3.0)],
+}
+
+
+@pytest.mark.parametrize("rows", BAD_GRIDS.values(), ids=BAD_GRIDS.keys())
+def test_a_bad_calibration_is_one_sentence_and_exit_2(
+    rows: list[tuple[int, int, float]], tmp_path: Path
+) -> None:
+    grid, out = tmp_path / "grid.csv", tmp_path / "latency.json"
+    frame = pd.DataFrame(rows, columns=["batch_size", "max_seq_len", "mean_latency_sec"])
+    frame.assign(std_latency_sec=0.01, num_trials=5).to_csv(grid, index=False)
+
+    result = CliRunner().invoke(main, ["fit", str(grid), "--family", "affine", "-o", str(out)])
+
+    assert result.exit_code == 2, result.output
+    assert "grid.csv" in result.stderr
+    assert not out.exists()
+
+
+def test_an_output_directory_that_cannot_be_written_is_refused(trace: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way", encoding="utf-8")
+
+    result = CliRunner().invoke(main, ["run", "--trace", str(trace), "-o", str(blocked / "out")])
+
+    assert result.exit_code == 2, result.output
+    assert "cannot be written" in result.stderr
+
+
+def test_results_are_not_overwritten_unasked(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["run", "--trace", str(trace), "-o", str(out)]
+    CliRunner().invoke(main, arguments)
+
+    refused = CliRunner().invoke(main, arguments)
+    replaced = CliRunner().invoke(main, [*arguments, "--overwrite"])
+
+    assert refused.exit_code == 2
+    assert "holds a run already" in refused.stderr
+    assert replaced.exit_code == 0

@@ -1,0 +1,24 @@
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchsim.results.compare import compare
+from tests.results.test_run import workload
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def test_the_policy_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(# mine\.py.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    config = {"workload": {"request_rate": 12.0}}
+
+    comparison = compare(config, ["static_fifo", "mine:careful"], workload(800))
+
+    mine = comparison.results["mine:careful"]
+    assert set(mine.batches["size_limit"]) == {8, 16}
+    assert (mine.requests["status"] == "finished").all()

@@ -1,0 +1,49 @@
+"""The main job on real input: every preset over the public traces at hand, and over the shipped one."""
+
+import pytest
+
+from batchsim.policies.presets import PRESETS
+from batchsim.results.compare import Comparison, compare
+from batchsim.workload.load import embedded_trace, load_trace
+from tests.shared_data import shared_path
+
+
+def check(comparison: Comparison) -> None:
+    for name, result in comparison.results.items():
+        status = result.requests["status"].value_counts()
+        assert status.sum() == len(result.requests), name
+        assert status["finished"] + status["refused"] == len(result.requests), name
+        finished = result.requests[result.requests["status"] == "finished"]
+        assert (finished["scheduled_s"] >= finished["arrival_s"]).all(), name
+        assert (finished["finish_s"] > finished["scheduled_s"]).all(), name
+        assert (result.batches["kv_tokens"] <= result.manifest["kv_capacity_tokens"]).all(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "num_rows", "num_gpus"),
+    [
+        ("azure_llm_2023_conv.csv", 19366, 4),
+        ("azure_llm_2023_code.csv", 8819, 4),
+        ("mooncake_conversation.jsonl.gz", 12031, 8),
+        ("burstgpt1_head400.csv", 383, 1),
+    ],
+)
+def test_every_preset_serves_a_real_trace(name: str, num_rows: int, num_gpus: int) -> None:
+    path = shared_path(f"traces/{name}")
+
+    comparison = compare({"workload": {"trace": str(path)}, "cluster": {"num_gpus": num_gpus}}, list(PRESETS))
+
+    check(comparison)
+    first = next(iter(comparison.results.values()))
+    assert len(first.requests) + first.summary["num_training"] == num_rows
+    assert first.summary["workload_kind"] == "real"
+
+
+def test_every_preset_serves_the_shipped_trace() -> None:
+    config = {"workload": {"num_requests": 20000, "request_rate": 6.0}, "cluster": {"num_gpus": 4}}
+
+    comparison = compare(config, list(PRESETS))
+
+    check(comparison)
+    assert load_trace(embedded_trace()).source.kind == "synthetic"
+    assert comparison.twins == []
