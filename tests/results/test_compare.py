@@ -51,3 +51,12 @@ def test_differences_are_paired_by_request() -> None:
 def test_fewer_than_two_policies_are_refused() -> None:
     with pytest.raises(ConfigError, match="two different"):
         compare(None, ["static_fifo", "static_fifo"], workload(50))
+
+
+def test_all_policies_are_summarised_over_the_same_requests() -> None:
+    comparison = compare({"workload": {"request_rate": 3.0}}, list(PRESETS), workload(4000))
+
+    cuts = {result.summary["num_warmup"] for result in comparison.results.values()}
+    starts = {result.summary["window_start_s"] for result in comparison.results.values()}
+    assert len(starts) == 1
+    assert cuts == {145}  # the longest that any of them needs

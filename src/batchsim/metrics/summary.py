@@ -29,14 +29,16 @@ _TIMES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
 _PERCENTILES = (50, 90, 95, 99)
 
 
-def summarise(records: Records, slo: SloConfig, warmup: Literal["auto", "mser5"] | float) -> dict[str, Any]:
+def summarise(
+    records: Records, slo: SloConfig, warmup: Literal["auto", "mser5"] | float | int
+) -> dict[str, Any]:
     """Summarise a run as a flat dict, JSON-ready: seconds as ``_s``, None for what cannot be told.
 
     Parameters
     ----------
     warmup
         ``mser5``: cut by MSER-5 on the end-to-end times in arrival order; ``auto``: the same from 1000
-        finished requests on, else nothing; a number: that share of the requests.
+        finished requests on, else nothing; a fraction: that share of the requests; a whole number: so many.
 
     Returns
     -------
@@ -104,7 +106,9 @@ def laws(records: Records) -> dict[str, float]:
 
 
 def _warmup_cut(requests: pd.DataFrame, warmup: str | float) -> int:
-    if not isinstance(warmup, str):
+    if isinstance(warmup, int):
+        return warmup
+    if isinstance(warmup, float):
         return int(warmup * len(requests))
     is_finished = (requests["status"] == FINISHED).to_numpy()
     rows = np.flatnonzero(is_finished)

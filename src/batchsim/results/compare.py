@@ -57,8 +57,8 @@ def compare(
 ) -> Comparison:
     """Simulate several presets on the same evaluated requests and the same random streams.
 
-    If any of them learns, the training part is set aside for all. ``policy.num_bins`` applies to those with
-    bins.
+    If any of them learns, the training part is set aside for all; the longest warm-up that any of them needs
+    is cut from all. ``policy.num_bins`` applies to those with bins.
 
     Raises
     ------
@@ -85,6 +85,8 @@ def compare(
         )
         for name, one in configs.items()
     }
+    num_warmup = max(result.summary["num_warmup"] for result in results.values())
+    results = {name: result.with_warmup(num_warmup) for name, result in results.items()}
     return Comparison(results, _differences(results), _twins(results))
 
 

@@ -50,18 +50,36 @@ class SimulationResult:
     summary
         Flat and JSON-ready: numbers of `metrics.summary.summarise`, and what they hold for (policy, predictor
         and its quality, latency model and its provenance, workload).
-    requests, batches, controllers
-        The tables of `records`.
+    records
+        All that left the simulation; `requests`, `batches` and `controllers` are its tables.
     manifest
         Configuration, versions, seed, hashes and provenance: what it takes to repeat the run.
     """
 
     config: RunConfig
     summary: Mapping[str, Any]
-    requests: pd.DataFrame
-    batches: pd.DataFrame
-    controllers: pd.DataFrame
+    records: Records
     manifest: Mapping[str, Any]
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """One row per request: `records.REQUEST_COLUMNS`."""
+        return self.records.requests
+
+    @property
+    def batches(self) -> pd.DataFrame:
+        """One row per batch: `records.BATCH_COLUMNS`."""
+        return self.records.batches
+
+    @property
+    def controllers(self) -> pd.DataFrame:
+        """One row per decision of a controller: `records.CONTROLLER_COLUMNS`."""
+        return self.records.controllers
+
+    def with_warmup(self, num_requests: int) -> SimulationResult:
+        """Summarise again with this many requests cut as warm-up."""
+        numbers = summarise(self.records, self.config.slo, num_requests)
+        return replace(self, summary={**self.summary, **numbers})
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write the run directory, which appears whole or not at all; return its path."""
@@ -134,7 +152,7 @@ def simulate(
         **prediction_quality(evaluated.output_tokens, predicted, edges),
     }
     manifest = _manifest(config, latency, evaluated, records)
-    return SimulationResult(config, summary, records.requests, records.batches, records.controllers, manifest)
+    return SimulationResult(config, summary, records, manifest)
 
 
 def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -> float:
