@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import simpy
 from simpy.events import EventPriority
-from simpy.resources.store import StorePut
+from simpy.resources.store import StoreGet, StorePut
 
 ProcessGen = Generator[simpy.Event, Any, None]
 
@@ -63,6 +63,10 @@ class Mailbox(simpy.Store):
             self._watch = None
         if self.get_queue:
             self._trigger_get(None)
+
+    def _do_get(self, event: StoreGet) -> bool | None:
+        super()._do_get(event)
+        return event.triggered  # go on to the next in line: `deliver_all` may have brought it something too
 
     def _do_put(self, event: StorePut) -> bool | None:
         done = super()._do_put(event)

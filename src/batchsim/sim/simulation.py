@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -107,8 +106,8 @@ def run_simulation(
     try:
         env.run(until=recorder.all_ended)
     except RuntimeError as error:
-        if not math.isinf(env.peek()):
-            raise
+        if error.__cause__ is not None:
+            raise  # a process died of it
         raise StalledSimulation(_who_waits(env.now, recorder, schedulers)) from error
     return recorder.records(
         workload, predicted_output_tokens, cluster.num_gpus, cluster.memory.capacity_tokens
