@@ -1,0 +1,52 @@
+"""From the results of sweeps to files: the figure as PDF and PNG, and the table behind it as CSV."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from batchsim.figures.plots import find_plot
+from batchsim.figures.results import SweepResults, read_sweeps
+from batchsim.figures.style import look
+from batchsim.results.store import write_whole
+
+
+def draw_figures(results_dir: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Draw the figure of each sweep in a folder of results, or of those named.
+
+    Returns
+    -------
+    list of Path
+        ``<name>.pdf``, ``.png`` and ``.csv`` (the table behind the plot) in each sweep's folder.
+
+    Raises
+    ------
+    ConfigError
+        If there are no results, or a sweep names an unknown figure.
+    """
+    return [file for results in read_sweeps(results_dir, names) for file in _draw(results)]
+
+
+def _draw(results: SweepResults) -> list[Path]:
+    plot = find_plot(results)
+    with look():
+        figure, table = plot.draw(results)
+        # Without dates, so that the same results make the same files.
+        contents = {
+            "pdf": _render(figure, "pdf", {"CreationDate": None, "ModDate": None}),
+            "png": _render(figure, "png", {"Software": None}),
+            "csv": table.to_csv(index=False, lineterminator="\n").encode(),
+        }
+    files = [results.folder / f"{results.sweep.name}.{kind}" for kind in contents]
+    for file, content in zip(files, contents.values(), strict=True):
+        write_whole(file, content)
+    return files
+
+
+def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+    return buffer.getvalue()

@@ -1,0 +1,130 @@
+"""A fit of a latency model beside the calibration it was made from."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from batchsim.figures.style import look
+from batchsim.latency.base import BatchLatency, BatchShape
+from batchsim.latency.fit import FitReport
+from batchsim.latency.table import Calibration
+from batchsim.results.store import write_whole
+
+_LENGTHS = {
+    "batch": "Length (tokens)",
+    "prefill": "Prompt (tokens)",
+    "decode": "Context of each sequence (tokens)",
+}
+
+
+def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path) -> Path:
+    """Draw the points of a calibration, the fit and its errors over length, as PDF and PNG.
+
+    Returns
+    -------
+    Path
+        The PNG; the PDF lies beside it.
+    """
+    table = fit_table(calibration, report)
+    kinds = [quality.kind for quality in report.qualities]
+    figure = Figure(figsize=(4.6 * len(kinds) + 1, 5.6), layout="constrained")
+    with look():
+        panels = figure.subplots(2, len(kinds), squeeze=False, sharex="col", height_ratios=[2, 1])
+        for kind, quality, upper, lower in zip(kinds, report.qualities, *panels, strict=True):
+            _draw(table[table["kind"] == kind], upper, lower)
+            upper.set_title(
+                f"{kind}: R2 {quality.r2:.4f}, held out {quality.heldout_batch_size_mape:.1%} (batch size), "
+                f"{quality.heldout_length_mape:.1%} (length)",
+                loc="left",
+                fontsize=8,
+            )
+            lower.set_xlabel(_LENGTHS[kind])
+        figure.suptitle(
+            f"{report.family} fit of {calibration.name}, {calibration.provenance}", x=0.01, ha="left"
+        )
+        stem = Path(path_stem)
+        for suffix, metadata in (
+            ("pdf", {"CreationDate": None, "ModDate": None}),
+            ("png", {"Software": None}),
+        ):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
+            write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
+    return stem.with_name(f"{stem.name}.png")
+
+
+def fit_table(calibration: Calibration, report: FitReport) -> pd.DataFrame:
+    """Return one row per point used: kind, batch size, length, seconds given and fitted, relative error."""
+    parts = []
+    for quality in report.qualities:
+        points = calibration.of_kind(quality.kind)
+        shapes = _shapes(points, quality.kind, report)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "kind": quality.kind,
+                    "batch_size": points["batch_size"],
+                    "length": [
+                        prompt + (output if quality.kind == "batch" else 0) for _, prompt, output in shapes
+                    ],
+                    "mean_s": points["mean_s"],
+                    "std_s": points["std_s"],
+                    "fitted_s": [_fitted_s(report.model, quality.kind, shape) for shape in shapes],
+                }
+            )
+        )
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(error=table["fitted_s"] / table["mean_s"] - 1)
+
+
+def _shapes(points: pd.DataFrame, kind: str, report: FitReport) -> list[BatchShape]:
+    """Return the batch that each point stands for; of a decode step, one that does it as its last."""
+    prompt: Any
+    output: Any
+    if kind == "prefill":
+        prompt, output = points["prompt_tokens"], 1
+    elif kind == "decode":
+        prompt, output = points["context_tokens"], 2
+    elif points["max_seq_len"].isna().all():
+        prompt, output = points["prompt_tokens"], points["output_tokens"]
+    elif getattr(report.model, "length", None) == "output":
+        prompt, output = 0, points["max_seq_len"]
+    else:
+        prompt, output = points["max_seq_len"], 0
+    shapes = pd.DataFrame({"batch_size": points["batch_size"], "prompt": prompt, "output": output}).astype(
+        "int64"
+    )
+    return [BatchShape(*shape) for shape in shapes.itertuples(index=False)]
+
+
+def _fitted_s(model: BatchLatency, kind: str, shape: BatchShape) -> float:
+    first_token_s, total_s = model.batch_time(shape)
+    return {"batch": total_s, "prefill": first_token_s, "decode": total_s - first_token_s}[kind]
+
+
+def _draw(points: pd.DataFrame, upper: Axes, lower: Axes) -> None:
+    sizes = sorted(points["batch_size"].unique())
+    for size, color in zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True):
+        row: Any = points[points["batch_size"] == size].sort_values("length")
+        upper.errorbar(
+            row["length"], row["mean_s"], row["std_s"].fillna(0), fmt="o", ms=3.5, capsize=2, color=color
+        )
+        upper.plot(row["length"], row["fitted_s"], color=color, lw=1.2, label=f"{size}")
+        lower.plot(row["length"], row["error"], "o-", ms=3, lw=0.8, color=color)
+    top_s = points[["mean_s", "fitted_s"]].to_numpy().max() + np.nan_to_num(points["std_s"]).max()
+    upper.set(ylabel="Seconds (points: calibration, lines: fit)", ylim=(0, 1.05 * top_s))
+    upper.legend(title="batch size", fontsize=7, title_fontsize=7)
+    lower.axhline(0, color=".4", lw=0.8)
+    lower.set_ylabel("Error of the fit")
+    lower.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    largest = float(np.abs(points["error"]).max())
+    lower.set_ylim(-max(1.1 * largest, 0.01), max(1.1 * largest, 0.01))

@@ -1,0 +1,90 @@
+"""The figures by name, each with a caption in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from batchsim.errors import ConfigError, nearest
+from batchsim.figures import mechanisms, schedulers
+from batchsim.figures.results import SweepResults
+
+
+class Plot(NamedTuple):
+    """How a figure is drawn, and how to read it."""
+
+    draw: Callable[[SweepResults], tuple[Figure, pd.DataFrame]]
+    caption: str
+
+
+FIGURES: Mapping[str, Plot] = {
+    "scheduler_comparison": Plot(
+        schedulers.scheduler_comparison,
+        "Each policy as the load grows, all on the same GPUs and the same requests. Latency, "
+        "throughput and the share of requests within the limit belong together: a policy is "
+        "better at a load only if no panel pays for another. At low load the policies that start "
+        "whatever waits meet, since hardly anyone waits; multi_bin waits for full batches and is "
+        "slow where little comes.",
+    ),
+    "scaling": Plot(
+        schedulers.scaling,
+        "All policies on the same number of GPUs, with the request rate growing in step. A flat "
+        "throughput line per GPU means that the cluster scales; a larger one also smooths bursts, "
+        "so attainment may rise with it. At many GPUs the same requests last minutes only, and the "
+        "last batches, for which nobody waits any more, weigh down the throughput.",
+    ),
+    "bin_sensitivity": Plot(
+        schedulers.bin_sensitivity,
+        "More bins put more similar answers together, so that less of a batch is padding; but "
+        "each bin fills more slowly. One bin is the same policy without binning.",
+    ),
+    "latency_throughput": Plot(
+        schedulers.latency_throughput,
+        "Each point is one request rate, which grows along the line. A policy's line turns up "
+        "where it nears the most it can serve; further down and to the right is better. Hollow "
+        "points belong to runs whose queue keeps growing: their latency depends on how long the "
+        "trace is.",
+    ),
+    "slo_pareto": Plot(
+        schedulers.slo_pareto,
+        "Each faint point is one setting of a policy at one request rate; the line joins those "
+        "that no other setting of that policy beats in both respects. Further up and to the right "
+        "is better.",
+    ),
+    "seed_variance": Plot(
+        schedulers.seed_variance,
+        "Each point is one seed of the workload generator, each bar the mean with its interval. "
+        "Policies met the same requests, seed by seed; overlapping bars therefore do not yet mean "
+        "that two policies are equal.",
+    ),
+    "multi_bin_theorem": Plot(
+        mechanisms.multi_bin_theorem,
+        "A check of the simulator, not a finding: with service times that are uniform between 1 "
+        "and 20 seconds and all requests there at the start, the throughput of multi-bin batching "
+        "has a closed form. Points must lie on the line.",
+    ),
+    "prediction_error": Plot(
+        mechanisms.prediction_error,
+        "Multi-bin batching with output lengths from better and worse predictors; the dotted line "
+        "is the oracle. The first column says how often a request goes to the right bin. Hatched "
+        "bars are saturated runs.",
+    ),
+    "controller_trajectory": Plot(
+        mechanisms.controller_trajectory,
+        "Above, the batch size that the latency controller allows after each batch; below, the "
+        "time per token that it measured, and the target it steers to. Where measured times stay "
+        "below the target, the allowance rises to its limit and something else bounds the "
+        "batches: memory, or too few requests waiting.",
+    ),
+}
+
+
+def find_plot(results: SweepResults) -> Plot:
+    """Look up the figure that a sweep names."""
+    name = results.sweep.figure
+    if name not in FIGURES:
+        raise ConfigError(f"{results.sweep.name}: figure {name!r} is unknown; {nearest(name, FIGURES)}")
+    return FIGURES[name]

@@ -1,0 +1,106 @@
+"""What a sweep left behind, as the figures read it, and means over seeds with their intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from batchsim.config import SweepConfig
+from batchsim.errors import ConfigError
+from batchsim.metrics.statistics import t_interval
+from batchsim.results.store import load_run
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SweepResults:
+    """The finished runs of a sweep.
+
+    Attributes
+    ----------
+    runs
+        ``results.csv``: a row per run, what was varied (dotted keys) and its summary. Here ``saturated`` also
+        holds for `is_overloaded` runs.
+    """
+
+    folder: Path
+    sweep: SweepConfig
+    runs: pd.DataFrame
+
+    def facets(self, *used: str) -> list[str]:
+        """Keys of the grid that take several values, but for policy, seed and those ``used`` elsewhere."""
+        taken = {*used, "seed", "policy.preset"}
+        return [key for key in self.sweep.grid if key not in taken and len(self.runs[key].unique()) > 1]
+
+    def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
+        """Records of one run; `ConfigError` if the sweep did not keep them."""
+        return load_run(self.folder / "runs" / run_id)[2]
+
+
+def read_sweeps(results_dir: str | Path, names: Sequence[str] | None = None) -> list[SweepResults]:
+    """Read the sweeps in a folder of results, or those named; the folder of a single sweep will do as well.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, one named is not there, or one cannot be read.
+    """
+    results_dir = Path(results_dir)
+    folders = sorted(
+        file.parent for file in [*results_dir.glob("sweep.json"), *results_dir.glob("*/sweep.json")]
+    )
+    found = {result.sweep.name: result for result in map(_read_sweep, folders)}
+    if not found:
+        raise ConfigError(f"{results_dir}: no results of a sweep in it; `batchsim sweep` makes them")
+    for name in names or ():
+        if name not in found:
+            raise ConfigError(
+                f"{results_dir}: no results of a sweep {name!r} in it; there are {', '.join(found)}"
+            )
+    return [found[name] for name in names or found]
+
+
+def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """Average runs that differ in the seed alone.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per combination of ``by``, in order of appearance: these columns, the mean of each metric and
+        the half width of its 95 % interval (``<metric>_ci95``), ``num_runs``, ``num_saturated``. Of a single
+        run only the mean end-to-end time has an interval, the run's own, from batch means.
+    """
+    rows = []
+    for key, part in runs.groupby(list(by), sort=False, dropna=False):
+        row = dict(zip(by, key, strict=True))
+        for metric in metrics:
+            row[metric], row[f"{metric}_ci95"] = t_interval(part[metric])
+        if len(part) == 1 and "e2e_mean_s" in metrics:
+            row["e2e_mean_s_ci95"] = part["e2e_mean_ci95_s"].iloc[0]
+        rows.append({**row, "num_runs": len(part), "num_saturated": int(part["saturated"].sum())})
+    return pd.DataFrame(rows)
+
+
+def is_overloaded(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Tell which runs kept the GPUs busy throughout and yet served under 90 % of the rate that was asked.
+
+    The summary's test sees no growth where a burst built the backlog before its window; the mean latency of
+    such a run depends on the length of the trace all the same.
+    """
+    served = runs["whole_run_request_throughput_per_s"] / runs["request_rate_per_s"]
+    return (runs["busy_fraction"] > 0.99) & (served < 0.9)
+
+
+def _read_sweep(folder: Path) -> SweepResults:
+    try:
+        sweep = SweepConfig.model_validate(
+            json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["sweep"]
+        )
+        runs = pd.read_csv(folder / "results.csv", dtype={"case": str})
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{folder}: the results of the sweep cannot be read ({error})") from error
+    runs["saturated"] |= is_overloaded(runs)
+    return SweepResults(folder, sweep, runs.fillna({"case": ""}))

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from batchsim import ConfigError
+from batchsim.figures.results import is_overloaded, over_seeds, read_sweeps
+
+
+def runs(**columns: list[object]) -> pd.DataFrame:
+    num = len(next(iter(columns.values())))
+    return pd.DataFrame({"saturated": [False] * num, "e2e_mean_ci95_s": [0.5] * num, **columns})
+
+
+def test_seeds_give_a_mean_with_students_interval() -> None:
+    table = over_seeds(runs(policy=["a"] * 3, e2e_mean_s=[1.0, 2.0, 3.0]), ["policy"], ["e2e_mean_s"])
+
+    assert table["e2e_mean_s"].tolist() == [2.0]
+    assert table["e2e_mean_s_ci95"].iloc[0] == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+    assert table["num_runs"].tolist() == [3]
+
+
+def test_a_single_run_keeps_the_interval_of_its_own_mean_and_has_none_for_the_rest() -> None:
+    table = over_seeds(runs(policy=["a"], e2e_mean_s=[2.0], tps=[9.0]), ["policy"], ["e2e_mean_s", "tps"])
+
+    assert table["e2e_mean_s_ci95"].tolist() == [0.5]
+    assert table["tps_ci95"].isna().all()
+
+
+def test_combinations_keep_their_order_and_count_saturated_runs() -> None:
+    frame = runs(policy=["b", "a", "b", "a"], rate=[2, 2, 2, 1], tps=[1.0, 2.0, 3.0, 4.0])
+    frame["saturated"] = [True, False, False, True]
+
+    table = over_seeds(frame, ["policy", "rate"], ["tps"])
+
+    assert table[["policy", "rate", "tps", "num_saturated"]].to_numpy().tolist() == [
+        ["b", 2, 2.0, 1],
+        ["a", 2, 2.0, 0],
+        ["a", 1, 4.0, 1],
+    ]
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no results of a sweep in it"):
+        read_sweeps(tmp_path)
+
+
+def test_a_run_that_never_rests_and_still_falls_behind_is_overloaded() -> None:
+    frame = pd.DataFrame(
+        {
+            "busy_fraction": [1.0, 1.0, 0.9, 1.0],
+            "whole_run_request_throughput_per_s": [0.8, 0.95, 0.8, 5.0],
+            "request_rate_per_s": [1.0, 1.0, 1.0, float("nan")],
+        }
+    )
+
+    assert is_overloaded(frame).tolist() == [True, False, False, False]
