@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from batchsim import ConfigError
-from batchsim.figures.results import is_overloaded, over_seeds, read_sweeps
+from batchsim.figures.results import over_seeds, read_sweeps
 
 
 def runs(**columns: list[object]) -> pd.DataFrame:
@@ -43,15 +43,3 @@ def test_combinations_keep_their_order_and_count_saturated_runs() -> None:
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no results of a sweep in it"):
         read_sweeps(tmp_path)
-
-
-def test_a_run_that_never_rests_and_still_falls_behind_is_overloaded() -> None:
-    frame = pd.DataFrame(
-        {
-            "busy_fraction": [1.0, 1.0, 0.9, 1.0],
-            "whole_run_request_throughput_per_s": [0.8, 0.95, 0.8, 5.0],
-            "request_rate_per_s": [1.0, 1.0, 1.0, float("nan")],
-        }
-    )
-
-    assert is_overloaded(frame).tolist() == [True, False, False, False]

@@ -6,13 +6,14 @@ import pytest
 from batchsim.metrics.statistics import (
     backlog_trend,
     batch_means_interval,
+    falls_behind,
     mser5,
     paired_difference,
     request_seconds,
     t_interval,
 )
 from batchsim.metrics.system import Window
-from tests.metrics.worlds import poisson_queue, request_table
+from tests.metrics.worlds import batch_table, poisson_queue, request_table
 
 
 def whole_run(requests: object) -> Window:
@@ -152,3 +153,32 @@ def test_a_constant_backlog_is_no_trend() -> None:
     requests = request_table(arrival_s, finish_s=arrival_s + 500)
 
     assert not backlog_trend(requests, Window(500.0, 999.0)).is_saturated
+
+
+@pytest.mark.parametrize(
+    ("gain_per_s", "first_burst", "is_behind"), [(0.0, 0, False), (0.0, 400, True), (0.2, 0, True)]
+)
+def test_a_run_that_never_rests_and_leaves_many_waiting_falls_behind(
+    gain_per_s: float, first_burst: int, is_behind: bool
+) -> None:
+    arrival_s = np.concatenate([np.zeros(first_burst), np.arange(1.0, 1001.0)])
+    finish_s = np.arange(1, len(arrival_s) + 1) * (1 + gain_per_s)
+    requests = request_table(arrival_s, finish_s=finish_s)
+    batches = batch_table(start_s=finish_s - (1 + gain_per_s), finish_s=finish_s)
+
+    assert falls_behind(requests, batches, num_gpus=1) is is_behind
+
+
+def test_a_cluster_that_rests_does_not_fall_behind_whatever_comes_last() -> None:
+    arrival_s = np.concatenate([np.arange(0.0, 1000.0, 2.0), np.full(500, 1000.0)])
+    finish_s = np.concatenate([np.arange(1.0, 1001.0, 2.0), np.arange(1001.0, 1501.0)])
+    requests = request_table(arrival_s, finish_s=finish_s)
+    batches = batch_table(start_s=finish_s - 1, finish_s=finish_s)
+
+    assert not falls_behind(requests, batches, num_gpus=1)
+
+
+def test_arrivals_a_rounding_error_apart_have_no_trend() -> None:
+    requests = request_table([0.0, 5e-324, 1e-320], finish_s=[1.0, 2.0, 3.0])
+
+    assert not backlog_trend(requests, Window(0.0, 1e-320)).is_saturated

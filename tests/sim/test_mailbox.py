@@ -45,10 +45,10 @@ def test_several_items_at_once_serve_several_who_wait() -> None:
     assert (first.triggered, second.triggered) == (True, True)
 
 
-def test_when_any_fires_without_taking() -> None:
+def test_when_fires_without_taking() -> None:
     env = simpy.Environment()
     mailbox = Mailbox(env)
-    arrival = mailbox.when_any()
+    arrival = mailbox.when()
 
     mailbox.deliver("a")
     env.run(until=arrival)
@@ -56,10 +56,10 @@ def test_when_any_fires_without_taking() -> None:
     assert mailbox.items == ["a"]
 
 
-def test_when_any_fires_for_a_plain_put_as_well() -> None:
+def test_when_fires_for_a_plain_put_as_well() -> None:
     env = simpy.Environment()
     mailbox = Mailbox(env)
-    arrival = mailbox.when_any()
+    arrival = mailbox.when()
 
     mailbox.put("a")
     env.run()
@@ -67,21 +67,21 @@ def test_when_any_fires_for_a_plain_put_as_well() -> None:
     assert arrival.triggered
 
 
-def test_when_any_fires_at_once_where_something_waits() -> None:
+def test_when_fires_at_once_where_something_waits() -> None:
     env = simpy.Environment()
     mailbox = Mailbox(env)
     mailbox.deliver("a")
 
-    assert mailbox.when_any().triggered
+    assert mailbox.when().triggered
 
 
-def test_when_any_waits_where_nothing_is_there() -> None:
+def test_when_waits_where_nothing_is_there() -> None:
     env = simpy.Environment()
     mailbox = Mailbox(env)
     mailbox.deliver("a")
     mailbox.take_all()
 
-    arrival = mailbox.when_any()
+    arrival = mailbox.when()
     env.run()
 
     assert not arrival.triggered
@@ -102,9 +102,9 @@ def test_an_abandoned_watch_does_not_hold_up_the_next() -> None:
     woken = []
 
     def impatient() -> ProcessGen:
-        yield mailbox.when_any() | env.timeout(1.0)
+        yield mailbox.when() | env.timeout(1.0)
         woken.append(env.now)
-        yield mailbox.when_any()
+        yield mailbox.when()
         woken.append(env.now)
 
     def late() -> ProcessGen:

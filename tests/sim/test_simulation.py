@@ -204,8 +204,8 @@ def test_evicted_request_runs_in_the_next_batch_with_its_wait_counted_from_its_a
         predictor={"kind": "constant", "tokens": 5},
     )
 
-    # Two were thought to take 2 * 15 tokens and take 2 * 30: 1 is thrown out and goes before 2. At 2 * 20 with
-    # what is expected of it now, it still gets company, which is thrown out in turn.
+    # Two were thought to take 2 * 15 tokens and take 2 * 30: 1 is thrown out and goes before 2. At 2 * 20
+    # by what is expected of it now, it still gets company, which is thrown out in turn.
     assert result.requests["scheduled_s"].tolist() == [0.0, 1.0, 2.0]
     assert result.requests["num_evictions"].tolist() == [0, 1, 1]
     assert result.batches["num_evicted"].tolist() == [1, 1, 0]

@@ -22,8 +22,7 @@ class SweepResults:
     Attributes
     ----------
     runs
-        ``results.csv``: a row per run, what was varied (dotted keys) and its summary. Here ``saturated`` also
-        holds for `is_overloaded` runs.
+        ``results.csv``: a row per run, what was varied (dotted keys) and its summary.
     """
 
     folder: Path
@@ -84,16 +83,6 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) ->
     return pd.DataFrame(rows)
 
 
-def is_overloaded(runs: pd.DataFrame) -> pd.Series[bool]:
-    """Tell which runs kept the GPUs busy throughout and yet served under 90 % of the rate that was asked.
-
-    The summary's test sees no growth where a burst built the backlog before its window; the mean latency of
-    such a run depends on the length of the trace all the same.
-    """
-    served = runs["whole_run_request_throughput_per_s"] / runs["request_rate_per_s"]
-    return (runs["busy_fraction"] > 0.99) & (served < 0.9)
-
-
 def _read_sweep(folder: Path) -> SweepResults:
     try:
         sweep = SweepConfig.model_validate(
@@ -102,5 +91,4 @@ def _read_sweep(folder: Path) -> SweepResults:
         runs = pd.read_csv(folder / "results.csv", dtype={"case": str})
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{folder}: the results of the sweep cannot be read ({error})") from error
-    runs["saturated"] |= is_overloaded(runs)
     return SweepResults(folder, sweep, runs.fillna({"case": ""}))

@@ -10,10 +10,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from batchsim.metrics.system import Window, backlog, stays
+from batchsim.metrics.system import Window, backlog, busy_fraction, stays
 
 _NUM_BATCHES = 20
 _NUM_SEGMENTS = 20
+_SHORTEST_S = 1e-9  # segments of a shorter window would be lost to rounding
 
 
 class Interval(NamedTuple):
@@ -114,7 +115,7 @@ def backlog_trend(requests: pd.DataFrame, window: Window) -> Trend:
     if len(arrivals_s) == 0:
         return Trend(False, math.nan, math.nan)
     end_s = min(window.end_s, float(arrivals_s[-1]))
-    if not end_s > window.start_s:
+    if not end_s - window.start_s > _SHORTEST_S:
         return Trend(False, math.nan, math.nan)
     edges_s = np.linspace(window.start_s, end_s, _NUM_SEGMENTS + 1)
     means = np.diff(request_seconds(requests, edges_s)) / np.diff(edges_s)
@@ -127,6 +128,21 @@ def backlog_trend(requests: pd.DataFrame, window: Window) -> Trend:
     at_start, at_end = backlog(requests, [window.start_s, end_s])
     tolerated = max(0.05 * num_arrivals, 2 * math.sqrt(num_arrivals))
     return Trend(bool(p_value < 0.01 and at_end - at_start > tolerated), slope_per_s, p_value)
+
+
+def falls_behind(requests: pd.DataFrame, batches: pd.DataFrame, num_gpus: int) -> bool:
+    """Tell whether the GPUs never rest while requests arrive, and yet many still wait after the last arrival.
+
+    More than 99 % busy, and a backlog of more than 10 % of all requests and of more than ``2 sqrt(n)``. This
+    sees what `backlog_trend` misses: a burst that builds the backlog early, after which it just stays.
+    """
+    arrivals_s, _ = stays(requests)
+    if len(arrivals_s) == 0 or not arrivals_s[-1] - arrivals_s[0] > _SHORTEST_S:
+        return False
+    span = Window(float(arrivals_s[0]), float(arrivals_s[-1]))
+    (left,) = backlog(requests, [span.end_s])
+    most = max(0.1 * len(arrivals_s), 2 * math.sqrt(len(arrivals_s)))
+    return bool(left > most and busy_fraction(batches, num_gpus, span) > 0.99)
 
 
 def request_seconds(requests: pd.DataFrame, times_s: ArrayLike) -> NDArray[np.float64]:

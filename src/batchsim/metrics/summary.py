@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from batchsim.config import SloConfig
 from batchsim.metrics import requests as per_request
 from batchsim.metrics import system
-from batchsim.metrics.statistics import backlog_trend, batch_means_interval, mser5
+from batchsim.metrics.statistics import backlog_trend, batch_means_interval, falls_behind, mser5
 from batchsim.metrics.system import Window
 from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED, Records
 
@@ -72,7 +72,7 @@ def summarise(
         **_times(finished),
         **_slo(requests, covered, slo, window),
         **_load(records, window),
-        "saturated": trend.is_saturated,
+        "saturated": trend.is_saturated or falls_behind(requests, batches, records.num_gpus),
         "backlog_slope_per_s": trend.slope_per_s,
     }
     return {key: _plain(value) for key, value in summary.items()}

@@ -168,6 +168,9 @@ class LaunchRule(Protocol):
     ) -> int | None:
         """Return the bin to launch from, or None to wait; ``is_last_call``: no more requests will come."""
 
+    def num_missing(self, queue: QueueDiscipline, sizer: Sizer) -> int:
+        """How many requests have to come, at least 1, before `next_bin` can answer otherwise."""
+
     def wake_s(self, queue: QueueDiscipline) -> float:
         """When to ask again if nothing arrives; infinity for a rule without a timer."""
 

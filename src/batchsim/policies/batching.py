@@ -18,6 +18,12 @@ def _occupied(queue: QueueDiscipline) -> Iterator[int]:
     return (bin_ for bin_ in range(queue.num_bins) if queue.waiting(bin_))
 
 
+def _missing_to_full(queue: QueueDiscipline, sizer: Sizer) -> int:
+    """Requests that the fullest bin lacks to be full, at least 1."""
+    lacking = (sizer.batch_size(bin_) - queue.waiting(bin_) for bin_ in range(queue.num_bins))
+    return max(1, min(lacking))
+
+
 @dataclass(frozen=True, slots=True)
 class Greedy:
     """Launch whatever waits as soon as a GPU is idle; of several bins, serve by `order`.
@@ -47,6 +53,10 @@ class Greedy:
         if self.order == "longest":
             return max(_occupied(queue), key=queue.waiting, default=None)
         return queue.oldest_bin()
+
+    def num_missing(self, queue: QueueDiscipline, sizer: Sizer) -> int:
+        """Any will do."""
+        return 1
 
     def wake_s(self, queue: QueueDiscipline) -> float:
         """Never by itself."""
@@ -96,6 +106,10 @@ class FullBatch:
             return queue.oldest_bin()
         return first
 
+    def num_missing(self, queue: QueueDiscipline, sizer: Sizer) -> int:
+        """What the fullest bin lacks."""
+        return _missing_to_full(queue, sizer)
+
     def wake_s(self, queue: QueueDiscipline) -> float:
         """Never by itself."""
         return math.inf
@@ -131,6 +145,10 @@ class Timer:
             or now_s >= queue.oldest(bin_).arrival_s + self.max_wait_s
         ]
         return min(ready, key=lambda bin_: queue.oldest(bin_).request_id, default=None)
+
+    def num_missing(self, queue: QueueDiscipline, sizer: Sizer) -> int:
+        """What the fullest bin lacks; the first to come to an empty queue sets the timer."""
+        return _missing_to_full(queue, sizer) if queue.oldest_bin() is not None else 1
 
     def wake_s(self, queue: QueueDiscipline) -> float:
         """When the oldest waiting request is due."""

@@ -152,7 +152,7 @@ class MultiBin:
         At least 1; one bin is a plain FIFO.
     boundaries
         ``equal_mass`` (the paper's choice for LLM lengths), ``uniform``, ``exponential`` (its Lemma A.1),
-        ``optimal`` (dynamic programme, ALGORITHMS 1.3), or the ``num_bins - 1`` inner edges themselves.
+        ``optimal`` (a dynamic programme), or the ``num_bins - 1`` inner edges themselves.
     """
 
     num_bins: int = 4
@@ -170,7 +170,7 @@ class MultiBin:
                     f"boundaries has {len(edges)} edges; {self.num_bins} bins need "
                     f"{self.num_bins - 1} inner edges"
                 )
-            if any(low >= high for low, high in pairwise(edges)):
+            if not all(map(math.isfinite, edges)) or any(low >= high for low, high in pairwise(edges)):
                 raise ConfigError(f"boundaries is {edges}; edges must rise")
 
     @property

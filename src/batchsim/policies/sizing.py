@@ -59,7 +59,8 @@ def largest_batch(
 
     ``mean_tokens`` and ``std_tokens`` are those of one request's prompt + output. The positive root of ``mean
     * b + theta * std * sqrt(b) = capacity``, ``theta`` the normal quantile of ``1 - overflow_probability``
-    (arXiv 2503.05248 eqs 7-12, with per-request moments: ALGORITHMS 2.2, erratum 1).
+    (arXiv 2503.05248 eqs 7-12, with per-request moments: with the batch-level ones that it prints, the
+    dimensions do not agree).
     """
     spread = normal_quantile(1 - overflow_probability) * std_tokens
     return ((math.sqrt(spread**2 + 4 * mean_tokens * capacity_tokens) - spread) / (2 * mean_tokens)) ** 2
@@ -107,7 +108,7 @@ class MemoryAware:
     rule
         ``clt``: the exact root (`largest_batch`). ``clt_linear``: ``(capacity - buffer) / mean`` with the
         corrected buffer ``capacity - b* x mean``, held between refreshes. ``as_printed``: the paper's buffer
-        at the current size, which grows without bound (ALGORITHMS 2.2, erratum 2); for documentation only.
+        at the current size, which grows without bound; kept to show just that.
     refresh_every
         Batches between refreshes of the buffer.
     per_bin
@@ -133,6 +134,7 @@ class MemoryAware:
         _check_whole("max_batch_size", self.max_batch_size)
         _check_whole("refresh_every", self.refresh_every)
         _check_whole("min_requests", self.min_requests)
+        _check_bool("per_bin", self.per_bin)
 
     @property
     def adapts(self) -> bool:
@@ -247,6 +249,7 @@ class SloFeedback:
         for name in ("alpha", "min_batch_size", "max_batch_size", "measure_batches"):
             _check_whole(name, getattr(self, name))
         _check_whole("delta", self.delta, least=0)
+        _check_bool("per_bin", self.per_bin)
         if self.min_batch_size > self.max_batch_size:
             raise ConfigError(
                 f"min_batch_size is {self.min_batch_size}, above max_batch_size {self.max_batch_size}"
@@ -350,6 +353,11 @@ class Smallest:
     def observe(self, report: BatchReport) -> Sequence[Decision]:
         """Let each learn."""
         return [decision for sizer in self.of for decision in sizer.observe(report)]
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; true or false is needed")
 
 
 def _check_whole(name: str, value: object, least: int = 1) -> None:

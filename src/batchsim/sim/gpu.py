@@ -105,7 +105,7 @@ class GPU:
         """Offer itself, run what comes, repeat."""
         while True:
             self.idle_gpus.deliver(self)
-            yield self.work.when_any()
+            yield self.work.when()
             for batch in self.work.take_all():
                 yield from self._execute(batch)
                 self.completed.deliver(batch)

@@ -30,6 +30,8 @@ class Mailbox(simpy.Store):
         super().__init__(env)
         self._env = env
         self._watch: simpy.Event | None = None
+        self._num_watched = 1
+        self.is_closed = False
 
     def deliver(self, item: object) -> None:
         """Put one item now."""
@@ -42,13 +44,25 @@ class Mailbox(simpy.Store):
         self.items.extend(items)
         self._wake()
 
-    def when_any(self) -> simpy.Event:
-        """Event that fires as soon as something is there; it takes nothing. All who wait share one."""
+    def close(self) -> None:
+        """Say that no more will come from outside: whoever waits need not wait for more than there is."""
+        self.is_closed = True
+        if self._watch is not None:
+            self._watch.succeed()
+            self._watch = None
+
+    def when(self, num: int = 1) -> simpy.Event:
+        """Event that fires, taking nothing, once this many items are there; in a closed one, the first.
+
+        All who wait share one event, which fires at the smallest number that any of them asked for.
+        """
+        num = 1 if self.is_closed else num
         if self._watch is None:
             watch = simpy.Event(self._env)
-            if self.items:
+            if len(self.items) >= num:
                 return watch.succeed()
-            self._watch = watch
+            self._watch, self._num_watched = watch, num
+        self._num_watched = min(self._num_watched, num)
         return self._watch
 
     def take_all(self) -> list[Any]:
@@ -58,7 +72,7 @@ class Mailbox(simpy.Store):
         return items
 
     def _wake(self) -> None:
-        if self._watch is not None and self.items:
+        if self._watch is not None and len(self.items) >= self._num_watched:
             self._watch.succeed()
             self._watch = None
         if self.get_queue:

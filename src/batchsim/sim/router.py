@@ -8,9 +8,7 @@ import simpy
 
 from batchsim.policies.base import Routing
 from batchsim.sim.mailbox import Mailbox, ProcessGen
-from batchsim.sim.request import Request
 from batchsim.sim.scheduler import Scheduler
-from batchsim.sim.source import END_OF_ARRIVALS
 
 
 class Router:
@@ -25,16 +23,11 @@ class Router:
         self.arrivals = Mailbox(env)
 
     def run(self) -> ProcessGen:
-        """Wait for requests, spread them, repeat."""
-        while True:
-            yield self.arrivals.when_any()
+        """Wait for requests, spread them, until no more come."""
+        while not self.arrivals.is_closed:
+            yield self.arrivals.when()
             for request in self.arrivals.take_all():
-                self._route(request)
-
-    def _route(self, request: Request | None) -> None:
-        if request is END_OF_ARRIVALS:
-            for scheduler in self._schedulers:
-                scheduler.inbox.deliver(END_OF_ARRIVALS)
-            return
-        loads = [scheduler.num_waiting + scheduler.num_running for scheduler in self._schedulers]
-        self._schedulers[self._routing.choose(request, loads)].inbox.deliver(request)
+                loads = [scheduler.num_waiting + scheduler.num_running for scheduler in self._schedulers]
+                self._schedulers[self._routing.choose(request, loads)].inbox.deliver(request)
+        for scheduler in self._schedulers:
+            scheduler.inbox.close()

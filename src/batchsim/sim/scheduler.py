@@ -15,7 +15,6 @@ from batchsim.sim.gpu import GPU, Batch, KVMemory
 from batchsim.sim.mailbox import Mailbox, ProcessGen, delay_until
 from batchsim.sim.recorder import Recorder
 from batchsim.sim.request import Request
-from batchsim.sim.source import END_OF_ARRIVALS
 
 
 class Scheduler:
@@ -42,7 +41,6 @@ class Scheduler:
         self._memory = memory
         self._recorder = recorder
         self._gpus = gpus
-        self._is_last_call = False
         self.inbox = Mailbox(env)
         self.idle_gpus = Mailbox(env)
         self.completed = Mailbox(env)
@@ -76,6 +74,7 @@ class Scheduler:
         while True:
             self._learn()
             self._enqueue(self.inbox.take_all())
+            self._is_last_call = self.inbox.is_closed
             while self.idle_gpus.items and (batch := self._form_batch()):
                 gpu: GPU = self.idle_gpus.items.pop(0)
                 gpu.work.deliver(batch)
@@ -87,13 +86,11 @@ class Scheduler:
         for batch in self.completed.take_all():
             self._recorder.decisions(self._sizer.observe(batch.report))
 
-    def _enqueue(self, requests: Sequence[Request | None]) -> None:
+    def _enqueue(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            if request is END_OF_ARRIVALS:
-                self._is_last_call = True
-            elif request.triggered:
+            if request.triggered:
                 continue  # gave up on the way
-            elif request.num_evictions:
+            if request.num_evictions:
                 request.queue = self._queue
                 self._queue.push_back(request, request.bin)
             elif request.prompt_tokens >= self._memory.capacity_tokens:
@@ -153,13 +150,13 @@ class Scheduler:
     def _wait(self) -> ProcessGen:
         """Wait for an idle GPU if there is none; else for what could make the rule answer otherwise."""
         if not self.idle_gpus.items:
-            yield self.idle_gpus.when_any()
+            yield self.idle_gpus.when()
             return
-        news = [self.inbox.when_any()]
-        if len(self.idle_gpus.items) < len(self._gpus):
-            # A batch that ends may change the sizer's limit, or be the last before the leftovers are
-            # stranded.
-            news.append(self.completed.when_any())
+        news = [self.inbox.when(self._rule.num_missing(self._queue, self._sizer))]
+        may_matter = self._is_last_call or (self._sizer.adapts and self.num_waiting)
+        if may_matter and len(self.idle_gpus.items) < len(self._gpus):
+            # A batch that ends may change the size allowed, or be the last before leftovers are stranded.
+            news.append(self.completed.when())
         wake_s = self._rule.wake_s(self._queue)
         if wake_s < math.inf:
             news.append(self._env.timeout(delay_until(self._env.now, wake_s)))

@@ -14,12 +14,9 @@ from batchsim.sim.recorder import Recorder
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 
-#: Follows the last request into `arrivals`: no more will come.
-END_OF_ARRIVALS = None
-
 
 class RequestSource:
-    """Deliver each request at its time, in arrival order, then `END_OF_ARRIVALS`.
+    """Deliver each request at its time, in arrival order, then close `arrivals`.
 
     Takes nothing; gives `Request` to `arrivals`. Requests of one instant are delivered together. With
     `patience_s`, each request gets a `Client` that delivers it and may give up.
@@ -51,7 +48,7 @@ class RequestSource:
                 latest_s = arrival_s
             deliver(Request(env, request_id, arrival_s, prompt_tokens, predicted))
         yield env.timeout(0)  # clients of the last instant deliver first
-        self.arrivals.deliver(END_OF_ARRIVALS)
+        self.arrivals.close()
 
     def _rows(self) -> Iterator[tuple[float, int, int]]:
         """Rows as Python numbers, made a block at a time: a million boxed at once would double the memory."""
