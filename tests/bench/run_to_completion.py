@@ -24,7 +24,7 @@ from batchsim import Workload, load_latency, simulate
 from batchsim.latency.base import BatchShape
 
 PRESETS = ("static_fifo", "multi_bin", "dynamic_no_bins", "multi_bin_dynamic")
-RATE_PER_S = 5.0
+RATE_PER_S = 6.0
 NUM_GPUS = 4
 BURSTGPT_ROWS = 1_429_737
 

@@ -82,6 +82,15 @@ def test_nothing_is_set_aside_where_nothing_learns() -> None:
     assert len(result.requests) == 400
 
 
+def test_arrivals_stay_as_given_where_nothing_is_set_aside() -> None:
+    given = workload(50)
+
+    result = batchsim.simulate(None, given)
+
+    assert given.arrival_s[0] > 0
+    assert result.requests["arrival_s"].tolist() == given.arrival_s.tolist()
+
+
 def test_more_bins_than_lengths_is_refused() -> None:
     frame = workload().to_frame().assign(output_tokens=lambda table: 1 + table["output_tokens"] % 3)
 

@@ -44,7 +44,7 @@ def test_a_generator_evaluates_exactly_what_is_asked(num_requests: int, training
     training, evaluated = prepared(training_fraction, generator=POISSON, num_requests=num_requests)
 
     assert len(evaluated) == num_requests
-    assert evaluated.arrival_s[0] == 0
+    assert (evaluated.arrival_s[0] == 0) == (training_fraction > 0)
     assert len(training) == pytest.approx(
         num_requests * training_fraction / (1 - training_fraction), abs=1 if training_fraction else 0
     )

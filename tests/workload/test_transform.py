@@ -85,11 +85,11 @@ def test_training_is_first_in_time_and_evaluation_starts_at_zero() -> None:
     assert evaluated.arrival_s.tolist() == [0, 1, 3]
 
 
-def test_no_training_fraction_leaves_all_to_evaluate() -> None:
+def test_no_training_fraction_leaves_all_to_evaluate_as_they_are() -> None:
     training, evaluated = split_training(workload([2, 3]), 0)
 
     assert len(training) == 0
-    assert evaluated.arrival_s.tolist() == [0, 1]
+    assert evaluated.arrival_s.tolist() == [2, 3]
 
 
 def test_a_small_fraction_is_at_least_one_request() -> None:

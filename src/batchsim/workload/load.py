@@ -82,8 +82,8 @@ def prepare(
     Returns
     -------
     training, evaluated
-        The training part may be empty. The first evaluated request arrives at 0, and a ``request_rate`` is
-        the mean rate of the evaluated requests.
+        The training part may be empty; where it is not, the first evaluated request arrives at 0. A
+        ``request_rate`` is the mean rate of the evaluated requests.
 
     Raises
     ------

@@ -89,7 +89,7 @@ def split_training(workload: Workload, fraction: float) -> tuple[Workload, Workl
     Returns
     -------
     training, evaluated
-        The evaluated requests are shifted so that the first arrives at 0.
+        Where any are set aside, the evaluated requests are shifted so that the first arrives at 0.
 
     Raises
     ------
@@ -107,8 +107,7 @@ def split_training(workload: Workload, fraction: float) -> tuple[Workload, Workl
 
 def split_at(workload: Workload, num_training: int) -> tuple[Workload, Workload]:
     """Set exactly the first ``num_training`` requests aside; see `split_training`."""
-    evaluated = workload.take(slice(num_training, None))
-    return (
-        workload.take(slice(0, num_training)),
-        evaluated.with_arrivals(evaluated.arrival_s - evaluated.arrival_s[0]),
-    )
+    training, evaluated = workload.take(slice(0, num_training)), workload.take(slice(num_training, None))
+    if num_training:
+        evaluated = evaluated.with_arrivals(evaluated.arrival_s - evaluated.arrival_s[0])
+    return training, evaluated
