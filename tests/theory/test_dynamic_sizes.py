@@ -8,7 +8,8 @@ import pytest
 
 from batchsim.latency.base import BatchShape, BatchTime, Domain, LatencyInfo
 from batchsim.policies.base import BatchReport, Setting
-from batchsim.policies.sizing import MemoryAware, SloFeedback, largest_batch
+from batchsim.policies.overflow import largest_batch
+from batchsim.policies.sizing import MemoryAware, SloFeedback
 from tests.sim.worlds import LinearLatency, run, workload
 from tests.theory.worlds import assert_agrees, replicate
 

@@ -7,72 +7,21 @@ a queue of a million is never scanned.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest
+from batchsim.policies.lines import Line, RankedLine
 from batchsim.workload.boundaries import fit_boundaries
 
 
-class _Line:
-    """First come, first served, with a way back to the head and a way out."""
-
-    __slots__ = ("_gone", "_requests")
-
-    def __init__(self) -> None:
-        self._requests: deque[WaitingRequest] = deque()
-        self._gone: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._requests) - len(self._gone)
-
-    def push(self, request: WaitingRequest) -> None:
-        self._requests.append(request)
-
-    def push_back(self, request: WaitingRequest) -> None:
-        self._requests.appendleft(request)
-
-    def head(self) -> WaitingRequest:
-        return self._requests[0]
-
-    def pop(self) -> WaitingRequest:
-        request = self._requests.popleft()
-        if self._gone:
-            self._drop_gone_heads()
-        return request
-
-    def take(self, num: int) -> list[WaitingRequest]:
-        if self._gone:
-            return [self.pop() for _ in range(num)]
-        popleft = self._requests.popleft
-        return [popleft() for _ in range(num)]
-
-    def nth(self, position: int) -> WaitingRequest:
-        if not self._gone:
-            return self._requests[position]
-        present = (request for request in self._requests if request.request_id not in self._gone)
-        return next(islice(present, position, None))
-
-    def discard(self, request: WaitingRequest) -> None:
-        self._gone.add(request.request_id)
-        self._drop_gone_heads()
-
-    def _drop_gone_heads(self) -> None:
-        while self._requests and self._requests[0].request_id in self._gone:
-            self._gone.remove(self._requests.popleft().request_id)
-
-
 @dataclass(slots=True)
-class Fifo:
-    """Next is the request that arrived first."""
-
-    _line: _Line = field(default_factory=_Line, init=False, repr=False, compare=False)
+class _OneBin:
+    """What all disciplines with a single line share."""
 
     @property
     def num_bins(self) -> int:
@@ -95,6 +44,13 @@ class Fifo:
     def bin_of(self, output_tokens: int) -> int:
         """All lengths share bin 0."""
         return 0
+
+
+@dataclass(slots=True)
+class Fifo(_OneBin):
+    """Next is the request that arrived first."""
+
+    _line: Line = field(default_factory=Line, init=False, repr=False, compare=False)
 
     def push(self, request: WaitingRequest) -> int:
         """Take a request in."""
@@ -158,7 +114,7 @@ class MultiBin:
     num_bins: int = 4
     boundaries: str | Sequence[float] = "equal_mass"
     edges: Sequence[float] = field(default=(), init=False)
-    _lines: list[_Line] = field(default_factory=list, init=False, repr=False, compare=False)
+    _lines: list[Line] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _is_whole(self.num_bins) or self.num_bins < 1:
@@ -180,7 +136,7 @@ class MultiBin:
 
     def prepare(self, setting: Setting) -> None:
         """Fit the edges; `ConfigError` without training lengths, or with fewer distinct ones than bins."""
-        self._lines = [_Line() for _ in range(self.num_bins)]
+        self._lines = [Line() for _ in range(self.num_bins)]
         if not isinstance(self.boundaries, str):
             self.edges = [float(edge) for edge in self.boundaries]
         elif self.num_bins == 1:
@@ -247,73 +203,15 @@ class MultiBin:
         self._lines[bin_].discard(request)
 
 
-class _Ranked:
-    """The smallest key first, and the order of arrival beside it."""
-
-    __slots__ = ("_arrivals", "_heap", "_keys")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, WaitingRequest]] = []
-        self._arrivals: list[tuple[int, WaitingRequest]] = []
-        self._keys: dict[int, float] = {}  # of those present; other entries of both heaps are stale
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def push(self, key: float, request: WaitingRequest) -> None:
-        heappush(self._heap, (key, request.request_id, request))
-        heappush(self._arrivals, (request.request_id, request))
-        self._keys[request.request_id] = key
-
-    def smallest(self) -> WaitingRequest:
-        while self._keys.get(self._heap[0][1]) != self._heap[0][0]:
-            heappop(self._heap)
-        return self._heap[0][2]
-
-    def oldest(self) -> WaitingRequest:
-        while self._arrivals[0][0] not in self._keys:
-            heappop(self._arrivals)
-        return self._arrivals[0][1]
-
-    def nth(self, position: int) -> WaitingRequest:
-        present = {request_id: request for request_id, request in self._arrivals if request_id in self._keys}
-        return present[sorted(present)[position]]
-
-    def remove(self, request: WaitingRequest) -> None:
-        del self._keys[request.request_id]
-
-
 @dataclass(slots=True)
-class _RankedQueue:
+class _RankedQueue(_OneBin):
     """One line, ordered by a key that the subclass names."""
 
-    _ranked: _Ranked = field(default_factory=_Ranked, init=False, repr=False, compare=False)
-
-    @property
-    def num_bins(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def learns(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def edges(self) -> Sequence[float]:
-        """None."""
-        return ()
+    _ranked: RankedLine = field(default_factory=RankedLine, init=False, repr=False, compare=False)
 
     def key(self, request: WaitingRequest) -> float:
         """Smallest goes first."""
         raise NotImplementedError
-
-    def prepare(self, setting: Setting) -> None:
-        """Nothing to fit."""
-
-    def bin_of(self, output_tokens: int) -> int:
-        """All lengths share bin 0."""
-        return 0
 
     def push(self, request: WaitingRequest) -> int:
         """Take a request in."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from operator import mul
 from typing import Literal
-
-from scipy.special import ndtri
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import BatchReport, Decision, Setting, Sizer
+from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
 
 
 @dataclass(slots=True)
@@ -46,51 +43,6 @@ class FixedSize:
         return ()
 
 
-@lru_cache
-def normal_quantile(probability: float) -> float:
-    """Theta: the standard normal law lies below it with this probability."""
-    return float(ndtri(probability))
-
-
-def largest_batch(
-    capacity_tokens: float, mean_tokens: float, std_tokens: float, overflow_probability: float
-) -> float:
-    """Largest real ``b`` with ``P(sum of b lengths > capacity) <= overflow_probability``, by the normal law.
-
-    ``mean_tokens`` and ``std_tokens`` are those of one request's prompt + output. The positive root of ``mean
-    * b + theta * std * sqrt(b) = capacity``, ``theta`` the normal quantile of ``1 - overflow_probability``
-    (arXiv 2503.05248 eqs 7-12, with per-request moments: with the batch-level ones that it prints, the
-    dimensions do not agree).
-    """
-    spread = normal_quantile(1 - overflow_probability) * std_tokens
-    return ((math.sqrt(spread**2 + 4 * mean_tokens * capacity_tokens) - spread) / (2 * mean_tokens)) ** 2
-
-
-@dataclass(slots=True)
-class _Lengths:
-    """Running moments of total tokens a request, and what the rules of Algorithm 1 keep between steps."""
-
-    num: int = 0
-    sum: int = 0
-    sum_squares: int = 0
-    size: int = 0
-    buffer_tokens: float = 0.0
-    num_batches: int = 0
-
-    def add(self, total_tokens: Sequence[int]) -> None:
-        self.num += len(total_tokens)
-        self.sum += sum(total_tokens)
-        self.sum_squares += sum(map(mul, total_tokens, total_tokens))
-
-    @property
-    def mean(self) -> float:
-        return self.sum / self.num
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(max(0.0, self.sum_squares / self.num - self.mean**2))
-
-
 @dataclass(slots=True)
 class MemoryAware:
     """As many as keep the chance of outgrowing KV memory small: Algorithm 1 of arXiv 2503.05248.
@@ -122,7 +74,7 @@ class MemoryAware:
     min_requests: int = 30
     per_bin: bool = False
     _capacity_tokens: int = field(default=0, init=False, repr=False, compare=False)
-    _lengths: list[_Lengths] = field(default_factory=list, init=False, repr=False, compare=False)
+    _lengths: list[Lengths] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.overflow_probability <= 0.5:
@@ -144,7 +96,7 @@ class MemoryAware:
     def prepare(self, setting: Setting) -> None:
         """Take the capacity and the training lengths."""
         self._capacity_tokens = setting.kv_capacity_tokens
-        self._lengths = [_Lengths() for _ in range(setting.num_bins if self.per_bin else 1)]
+        self._lengths = [Lengths() for _ in range(setting.num_bins if self.per_bin else 1)]
         totals = setting.training_prompt_tokens + setting.training_output_tokens
         for bin_, lengths in enumerate(self._lengths):
             lengths.add((totals[setting.training_bins == bin_] if self.per_bin else totals).tolist())
@@ -162,10 +114,10 @@ class MemoryAware:
         self._resize(lengths)
         return ()
 
-    def _state(self, bin_: int) -> _Lengths:
+    def _state(self, bin_: int) -> Lengths:
         return self._lengths[bin_ if self.per_bin else 0]
 
-    def _resize(self, lengths: _Lengths) -> None:
+    def _resize(self, lengths: Lengths) -> None:
         if lengths.num < self.min_requests:
             lengths.size = self.max_batch_size
             return

@@ -1,0 +1,105 @@
+"""What queue disciplines keep requests in; those that give up are marked and skipped later, never sought."""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from itertools import islice
+
+from batchsim.policies.base import WaitingRequest
+
+
+class Line:
+    """First come, first served, with a way back to the head and a way out."""
+
+    __slots__ = ("_gone", "_requests")
+
+    def __init__(self) -> None:
+        self._requests: deque[WaitingRequest] = deque()
+        self._gone: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._requests) - len(self._gone)
+
+    def push(self, request: WaitingRequest) -> None:
+        """Take a request in, last."""
+        self._requests.append(request)
+
+    def push_back(self, request: WaitingRequest) -> None:
+        """Put a request back, first."""
+        self._requests.appendleft(request)
+
+    def head(self) -> WaitingRequest:
+        """The first."""
+        return self._requests[0]
+
+    def pop(self) -> WaitingRequest:
+        """Hand over the first."""
+        request = self._requests.popleft()
+        if self._gone:
+            self._drop_gone_heads()
+        return request
+
+    def take(self, num: int) -> list[WaitingRequest]:
+        """Hand over the first `num`."""
+        if self._gone:
+            return [self.pop() for _ in range(num)]
+        popleft = self._requests.popleft
+        return [popleft() for _ in range(num)]
+
+    def nth(self, position: int) -> WaitingRequest:
+        """The one at a position, counting from 0."""
+        if not self._gone:
+            return self._requests[position]
+        present = (request for request in self._requests if request.request_id not in self._gone)
+        return next(islice(present, position, None))
+
+    def discard(self, request: WaitingRequest) -> None:
+        """Forget one that gave up."""
+        self._gone.add(request.request_id)
+        self._drop_gone_heads()
+
+    def _drop_gone_heads(self) -> None:
+        while self._requests and self._requests[0].request_id in self._gone:
+            self._gone.remove(self._requests.popleft().request_id)
+
+
+class RankedLine:
+    """The smallest key first, and the order of arrival beside it."""
+
+    __slots__ = ("_arrivals", "_heap", "_keys")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, WaitingRequest]] = []
+        self._arrivals: list[tuple[int, WaitingRequest]] = []
+        self._keys: dict[int, float] = {}  # of those present; other entries of both heaps are stale
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def push(self, key: float, request: WaitingRequest) -> None:
+        """Take a request in under a key, anew if it was there before."""
+        heappush(self._heap, (key, request.request_id, request))
+        heappush(self._arrivals, (request.request_id, request))
+        self._keys[request.request_id] = key
+
+    def smallest(self) -> WaitingRequest:
+        """The one with the smallest key."""
+        while self._keys.get(self._heap[0][1]) != self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][2]
+
+    def oldest(self) -> WaitingRequest:
+        """The one that arrived first."""
+        while self._arrivals[0][0] not in self._keys:
+            heappop(self._arrivals)
+        return self._arrivals[0][1]
+
+    def nth(self, position: int) -> WaitingRequest:
+        """The one at a position in order of arrival; O(n log n)."""
+        present = {request_id: request for request_id, request in self._arrivals if request_id in self._keys}
+        return present[sorted(present)[position]]
+
+    def remove(self, request: WaitingRequest) -> None:
+        """Let one go."""
+        del self._keys[request.request_id]
