@@ -19,9 +19,10 @@ from joblib import Parallel, delayed, parallel_config
 from batchsim._version import __version__
 from batchsim.config import RunConfig, SweepConfig, flat, read_toml, set_dotted, validate
 from batchsim.errors import BatchsimError, ConfigError
+from batchsim.files import write_whole
 from batchsim.policies import presets
 from batchsim.results.run import simulate, training_fraction
-from batchsim.results.store import TABLES, run_id, save_run, write_whole
+from batchsim.results.store import TABLES, run_id, save_run
 from batchsim.workload.load import embedded_trace
 from batchsim.workload.predictor import make_predictor
 

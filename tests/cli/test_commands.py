@@ -217,3 +217,14 @@ def test_results_are_not_overwritten_unasked(trace: Path, tmp_path: Path) -> Non
     assert refused.exit_code == 2
     assert "holds a run already" in refused.stderr
     assert replaced.exit_code == 0
+
+
+def test_a_trace_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    blocked = tmp_path / "made.csv"
+    blocked.mkdir()
+
+    result = CliRunner().invoke(main, ["trace", "synth", "--num-requests", "50", "-o", str(blocked)])
+
+    assert result.exit_code == 2, result.output
+    assert "cannot be written" in result.stderr
+    assert list(tmp_path.iterdir()) == [blocked]

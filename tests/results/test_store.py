@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.results.store import load_run, run_id, save_run, write_whole
+from batchsim.files import write_whole
+from batchsim.results.store import load_run, run_id, save_run
 
 MANIFEST = {"version": "1", "seed": 7}
 SUMMARY = {"num_requests": 2, "e2e_mean_s": 1.5, "ttft_mean_s": None, "workload": "größer"}

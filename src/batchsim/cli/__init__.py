@@ -20,10 +20,11 @@ from batchsim.cli.output import (
 )
 from batchsim.config import load_config
 from batchsim.errors import BatchsimError, ConfigError, TraceError
+from batchsim.files import write_whole
 from batchsim.policies.presets import PRESETS, Policy
 from batchsim.results.compare import Comparison, compare
 from batchsim.results.run import SimulationResult, simulate
-from batchsim.results.store import check_vacant, write_whole
+from batchsim.results.store import check_vacant
 
 
 class _Commands(click.Group):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from batchsim.figures.plots import find_plot
 from batchsim.figures.results import SweepResults, read_sweeps
 from batchsim.figures.style import look
-from batchsim.results.store import write_whole
+from batchsim.files import write_whole
 
 
 def draw_figures(results_dir: str | Path, names: Sequence[str] | None = None) -> list[Path]:

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from batchsim.figures.style import look
+from batchsim.files import write_whole
 from batchsim.latency.base import BatchLatency, BatchShape
 from batchsim.latency.fit import FitReport
 from batchsim.latency.table import Calibration
-from batchsim.results.store import write_whole
 
 _LENGTHS = {
     "batch": "Length (tokens)",

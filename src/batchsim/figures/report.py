@@ -12,7 +12,7 @@ import pandas as pd
 from batchsim.errors import ConfigError
 from batchsim.figures.plots import find_plot
 from batchsim.figures.results import SweepResults, read_sweeps
-from batchsim.results.store import write_whole
+from batchsim.files import write_whole
 
 _MOST_ROWS = 100
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from batchsim.errors import ConfigError, nearest
+from batchsim.files import write_whole
 from batchsim.latency.analytic import AffineBatchLatency, PhaseBatchLatency
 from batchsim.latency.base import BatchLatency, BatchShape, Domain, LatencyInfo
 from batchsim.latency.grid import TableLatency
@@ -54,12 +55,11 @@ def save_latency(model: BatchLatency, path: str | Path) -> None:
         "domain": {name: bounds for name, bounds in asdict(model.domain).items() if bounds is not None},
         "details": model.info.details,
     }
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except (OSError, TypeError, ValueError) as error:  # the latter two: details that JSON cannot hold
+        text = json.dumps(tree, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:  # details that JSON cannot hold
         raise ConfigError(f"{path}: latency model {model.info.name} cannot be written ({error})") from error
+    write_whole(path, text + "\n")
 
 
 def load_latency(path: str | Path | None = None) -> BatchLatency:

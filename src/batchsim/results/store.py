@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchsim.errors import ConfigError
+from batchsim.files import cleanly, reason, sibling
 from batchsim.records import BATCH_COLUMNS, CONTROLLER_COLUMNS, REQUEST_COLUMNS
 
 TABLES = {"requests": REQUEST_COLUMNS, "batches": BATCH_COLUMNS, "controllers": CONTROLLER_COLUMNS}
@@ -41,8 +40,8 @@ def save_run(
         For a NaN or infinity in the manifest or summary; JSON has none, None is the value to use.
     """
     directory = Path(directory)
-    partial = _sibling(directory)
-    with _cleanly(directory, partial):
+    partial = sibling(directory)
+    with cleanly(directory, partial):
         _refuse_if_taken(directory, overwrite=overwrite)
         partial.mkdir(parents=True)
         (partial / "manifest.json").write_bytes(_json_bytes(manifest))
@@ -56,8 +55,8 @@ def save_run(
 
 def check_vacant(directory: Path, *, overwrite: bool) -> None:
     """Raise before a long run what `save_run` would raise after it: a directory taken or not writable."""
-    partial = _sibling(directory)
-    with _cleanly(directory, partial):
+    partial = sibling(directory)
+    with cleanly(directory, partial):
         _refuse_if_taken(directory, overwrite=overwrite)
         if directory.parent.exists():
             partial.mkdir()
@@ -77,18 +76,8 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
             name: _read_table(directory / f"{name}.parquet", columns) for name, columns in TABLES.items()
         }
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ConfigError(f"{directory}: the run cannot be read ({_reason(error)})") from error
+        raise ConfigError(f"{directory}: the run cannot be read ({reason(error)})") from error
     return manifest, summary, tables
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file, UTF-8 where it is text, that appears whole or not at all; an old one is replaced."""
-    path = Path(path)
-    partial = _sibling(path)
-    with _cleanly(path, partial):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        partial.replace(path)
 
 
 def run_id(config: Mapping[str, Any], version: str, trace_hash: str | None) -> str:
@@ -122,7 +111,7 @@ def _move_into_place(partial: Path, directory: Path) -> None:
     if not directory.exists():
         partial.rename(directory)
         return
-    old = _sibling(directory)
+    old = sibling(directory)
     directory.rename(old)
     try:
         partial.rename(directory)
@@ -130,27 +119,6 @@ def _move_into_place(partial: Path, directory: Path) -> None:
         old.rename(directory)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sibling(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-
-
-@contextmanager
-def _cleanly(target: Path, partial: Path) -> Iterator[None]:
-    """Leave nothing partial behind, and say in one sentence what the system refused."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({_reason(error)})") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink() if partial.is_file() else shutil.rmtree(partial)
-
-
-def _reason(error: BaseException) -> str:
-    strerror = getattr(error, "strerror", None)
-    return str(strerror or error).splitlines()[0]
 
 
 def _json_bytes(content: Mapping[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchsim.errors import ConfigError, TraceError
+from batchsim.files import write_whole
 from batchsim.workload.request import Kind
 
 _ROW_IN_PARSER_MESSAGE = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
@@ -49,17 +50,19 @@ def write_parquet(path: Path, frame: pd.DataFrame, kind: Kind, name: str) -> Non
     """Write a table with its provenance as metadata."""
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
     provenance = json.dumps({"kind": kind, "name": name}).encode()
+    content = io.BytesIO()
     pq.write_table(
-        arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"batchsim": provenance}), path
+        arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"batchsim": provenance}), content
     )
+    write_whole(path, content.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a CSV plain (``.csv``) or gzipped without a date (``.csv.gz``): same text, same bytes."""
     if path.suffixes[-1:] == [".csv"]:
-        path.write_bytes(text.encode())
+        write_whole(path, text)
     elif path.suffixes[-2:] == [".csv", ".gz"]:
-        path.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
+        write_whole(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
     else:
         raise ConfigError(f"{path}: cannot be written as {path.suffix or 'a file without suffix'}; "
                           "use .csv, .csv.gz or .parquet")  # fmt: skip
