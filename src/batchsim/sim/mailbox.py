@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 import simpy
@@ -31,7 +31,9 @@ class Mailbox(simpy.Store):
         self._env = env
         self._watch: simpy.Event | None = None
         self._num_watched = 1
+        self._need: simpy.Event | None = None
         self.is_closed = False
+        self.bring: Callable[[], None] | None = None  # set by one who fills it on demand
 
     def deliver(self, item: object) -> None:
         """Put one item now."""
@@ -56,17 +58,37 @@ class Mailbox(simpy.Store):
 
         All who wait share one event, which fires at the smallest number that any of them asked for.
         """
+        if self.bring is not None:
+            self.bring()
         num = 1 if self.is_closed else num
         if self._watch is None:
             watch = simpy.Event(self._env)
             if len(self.items) >= num:
                 return watch.succeed()
             self._watch, self._num_watched = watch, num
+            if self._need is not None:
+                self._need.succeed()
+                self._need = None
         self._num_watched = min(self._num_watched, num)
         return self._watch
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody waits for something to come."""
+        return self._watch is not None
+
+    def when_watched(self) -> simpy.Event:
+        """Event that fires once somebody waits for something to come: for the one who fills it on demand."""
+        need = simpy.Event(self._env)
+        if self.is_watched:
+            return need.succeed()
+        self._need = need
+        return need
+
     def take_all(self) -> list[Any]:
         """Take what is there now, maybe nothing, without waiting."""
+        if self.bring is not None:
+            self.bring()
         items = self.items
         self.items = []
         return items
