@@ -98,9 +98,10 @@ def test_fit_recovers_the_coefficients_of_an_exact_grid(tmp_path: Path) -> None:
     names = ["batch_size", "max_seq_len", "mean_latency_sec", "std_latency_sec", "num_trials"]
     pd.DataFrame(rows, columns=names).to_csv(grid, index=False)
 
-    result = CliRunner().invoke(main, ["fit", str(grid), "--family", "affine", "-o", str(out)])
+    result = CliRunner().invoke(main, ["fit", str(grid), "-o", str(out)])
 
     assert result.exit_code == 0, result.output
+    assert all(name in result.stdout for name in ("alpha", "beta", "gamma", "held-out MAPE"))
     coefficients = json.loads(out.read_text())["coefficients"]
     assert coefficients["alpha_s"] == pytest.approx(0.05965, rel=1e-9)
     assert coefficients["gamma"] == pytest.approx(0.3157, rel=1e-9)
@@ -189,9 +190,10 @@ def test_a_bad_calibration_is_one_sentence_and_exit_2(
     frame = pd.DataFrame(rows, columns=["batch_size", "max_seq_len", "mean_latency_sec"])
     frame.assign(std_latency_sec=0.01, num_trials=5).to_csv(grid, index=False)
 
-    result = CliRunner().invoke(main, ["fit", str(grid), "--family", "affine", "-o", str(out)])
+    result = CliRunner().invoke(main, ["fit", str(grid), "-o", str(out)])
 
     assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
     assert "grid.csv" in result.stderr
     assert not out.exists()
 

@@ -196,7 +196,9 @@ def test_errors_that_cannot_be_known_are_called_unknown() -> None:
         (phases(sizes=(2, 4, 8)), "phase", "decode: more batch sizes, 1 among them"),
         (batches(affine_s)[1:], "table", "the grid lacks the point"),
         (batches(lambda size, length: 9.0 - 0.001 * length), "affine", "gamma has no meaning"),
-        (phases()[:1], "auto", "allows no fit; affine: .*; phase: .*; table: "),
+        (phases(sizes=(2, 4)), "auto", "allows no fit; affine: .*; phase: .*; table: "),
+        (phases()[:1], "auto", "batch size 1 alone; at least two are needed"),
+        (batches(affine_s, sizes=(8,)), "table", "batch size 8 alone; at least two are needed"),
         (batches(affine_s), "linear", "latency family is 'linear'; known: affine, phase, table, auto"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +17,7 @@ from batchsim.latency.analytic import LENGTHS, Length
 from batchsim.latency.fit import Family, FitReport
 from batchsim.latency.fit import fit as fit_latency
 from batchsim.latency.store import save_latency
-from batchsim.latency.table import read_calibration
+from batchsim.latency.table import Calibration, read_calibration
 from batchsim.sweep import SweepProgress, parse_shard, run_sweep
 
 
@@ -95,28 +97,50 @@ def fit(calibration: Path, output_file: Path, family: Family, length: Length, as
     report = fit_latency(points, family, length)
     save_latency(report.model, output_file)
     picture = plot_fit(points, report, output_file.with_suffix(""))
+    classic = _classic(points, report, length)
     if as_json:
-        echo_json(
-            {"family": report.family, "coefficients": dict(report.coefficients), **report.model.info.details}
-        )
+        coefficients = {
+            "coefficients": dict(report.coefficients),
+            "classic": classic and dict(classic.coefficients),
+        }
+        echo_json({"family": report.family, **coefficients, **report.model.info.details})
         return
     echo_table(f"{report.family} fit of {points.name} ({points.provenance})", ("", "value"), _rows(report))
+    if classic is not None:
+        echo_table("For comparison, the classic form, not written", ("", "value"), _rows(classic))
     for sentence in report.warnings:
         warn(sentence)
     click.echo(f"written: {output_file}, {picture}", err=True)
 
 
+def _classic(points: Calibration, report: FitReport, length: Length) -> FitReport | None:
+    """``alpha, beta, gamma`` beside another family that was chosen, where the rows allow it."""
+    if report.family == "affine":
+        return None
+    with suppress(ConfigError):
+        return fit_latency(points, "affine", length)
+    return None
+
+
 def _rows(report: FitReport) -> list[tuple[str, str]]:
-    rows = [(name, f"{value:.6g}") for name, value in report.coefficients.items()]
+    """Coefficients under the names of their formula, and the errors."""
+    rows = [(_SYMBOLS.get(name, name), f"{value:.6g}") for name, value in report.coefficients.items()]
     for quality in report.qualities:
         rows += [
             (f"{quality.kind} points", f"{quality.num_points}"),
             (f"{quality.kind} R2", f"{quality.r2:.6f}"),
-            (f"{quality.kind} largest error", f"{quality.max_error:.2%}"),
+            (f"{quality.kind} largest error", _share(quality.max_error)),
             (
                 f"{quality.kind} held-out MAPE, one batch size left out",
-                f"{quality.heldout_batch_size_mape:.2%}",
+                _share(quality.heldout_batch_size_mape),
             ),
-            (f"{quality.kind} held-out MAPE, one length left out", f"{quality.heldout_length_mape:.2%}"),
+            (f"{quality.kind} held-out MAPE, one length left out", _share(quality.heldout_length_mape)),
         ]
     return rows
+
+
+def _share(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2%}"
+
+
+_SYMBOLS = {"alpha_s": "alpha (s)", "beta_s_per_token": "beta (s per token)", "gamma": "gamma"}

@@ -106,6 +106,12 @@ def fit(
     ConfigError
         If the points cannot tell the coefficients apart, or do not fill a grid.
     """
+    sizes = calibration.points["batch_size"].unique()
+    if len(sizes) < 2 and family in ("auto", "table"):
+        raise ConfigError(
+            f"{calibration.name}: batch size {', '.join(map(str, sizes))} alone; at least two are needed "
+            "to tell how the time grows with it"
+        )
     fits: dict[str, Callable[[], FitReport]] = {
         "affine": lambda: _fit_affine(calibration, length),
         "phase": lambda: _fit_phase(calibration),
