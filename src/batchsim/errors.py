@@ -31,5 +31,7 @@ class StalledSimulation(BatchsimError):  # noqa: N818 -- the name states what ha
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names come near a misspelt one, or list them all: the end of a message."""
     known = list(known)
-    close = difflib.get_close_matches(name, known)
+    if not known:
+        return "there are none"
+    close = difflib.get_close_matches(name, known, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

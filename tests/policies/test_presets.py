@@ -126,7 +126,7 @@ def test_description_leaves_out_state() -> None:
         ("static_fifo", {"num_bins": 4}, "only MultiBin has bins"),
         ("multi_bin", {"num_bins": 4, "queueing": {"kind": "Fifo"}}, "queues by Fifo"),
         ("static_fifo", {"sizing": {"sise": 4}}, r"policy\.sizing\.sise is no parameter of FixedSize.*size"),
-        ("static_fifo", {"queueing": {"x": 4}}, "Fifo; it has none"),
+        ("static_fifo", {"queueing": {"x": 4}}, "Fifo; there are none"),
         (
             "static_fifo",
             {"queueing": {"kind": "LIFO"}},

@@ -214,7 +214,7 @@ def test_only_fitted_predictors_need_training() -> None:
         ("orakle", {}, "predictor.kind is 'orakle'; did you mean oracle"),
         ("zzz", {}, "known: oracle, lognormal"),
         ("lognormal", {"sigm": 1}, "predictor.sigm is no parameter of lognormal; did you mean sigma"),
-        ("oracle", {"sigma": 1}, "predictor.sigma is no parameter of oracle; it has none"),
+        ("oracle", {"sigma": 1}, "predictor.sigma is no parameter of oracle; there are none"),
         ("lognormal", {}, "predictor.sigma is missing"),
         ("lognormal", {"sigma": -0.1}, "predictor.sigma is -0.1; a number from 0 to 5"),
         ("lognormal", {"sigma": "big"}, "predictor.sigma is 'big'"),

@@ -171,8 +171,8 @@ def test_another_arrival_process_leaves_the_lengths_alone() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "poison", "rate_per_s": 1}, r"kind is 'poison'; did you mean poisson\? known are"),
-        ({"rate_per_s": 1}, r"kind is None; known are poisson"),
+        ({"kind": "poison", "rate_per_s": 1}, r"kind is 'poison'; did you mean poisson\?"),
+        ({"rate_per_s": 1}, r"kind is None; known: poisson"),
         (
             {"kind": "poisson", "rate": 1, "prompt": FIXED, "output": FIXED},
             r"'rate' is unknown; did you mean rate_per_s\?",
@@ -181,7 +181,7 @@ def test_another_arrival_process_leaves_the_lengths_alone() -> None:
             {"kind": "poisson", "prompt": FIXED, "output": FIXED},
             "generator poisson: parameter rate_per_s is missing",
         ),
-        ({"kind": "all_at_once", "rate_per_s": 1, "prompt": FIXED, "output": FIXED}, "it takes none"),
+        ({"kind": "all_at_once", "rate_per_s": 1, "prompt": FIXED, "output": FIXED}, "there are none"),
         (
             {"kind": "poisson", "rate_per_s": "2", "prompt": FIXED, "output": FIXED},
             "rate_per_s is '2'; a number > 0",

@@ -241,10 +241,7 @@ def _check_parameters(kind: type, parameters: Mapping[str, Any], where: str) -> 
     known = [item.name for item in fields(kind) if item.init]
     for key in parameters:
         if key not in known:
-            raise ConfigError(
-                f"{where}.{key} is no parameter of {kind.__name__}; "
-                f"{nearest(key, known) if known else 'it has none'}"
-            )
+            raise ConfigError(f"{where}.{key} is no parameter of {kind.__name__}; {nearest(key, known)}")
 
 
 def _limited(sizer: Any, batch_size: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from batchsim.errors import ConfigError
+from batchsim.errors import ConfigError, nearest
 from batchsim.workload.arrivals import ARRIVALS
 from batchsim.workload.burstgpt_like import burstgpt_like
 from batchsim.workload.lengths import LENGTHS, Lengths
@@ -80,7 +79,7 @@ def _kind_of(spec: Mapping[str, Any], known: Iterable[str], where: str) -> tuple
     parameters = dict(spec)
     kind = parameters.pop("kind", None)
     if kind not in list(known):
-        raise ConfigError(f"{where}: kind is {kind!r}; {_choices(str(kind), known)}")
+        raise ConfigError(f"{where}: kind is {kind!r}; {nearest(str(kind), known)}")
     return str(kind), parameters
 
 
@@ -88,16 +87,8 @@ def _build(make: Callable[..., Made], parameters: Mapping[str, Any], where: str)
     known = inspect.signature(make).parameters
     for name in parameters:
         if name not in known:
-            raise ConfigError(f"{where}: parameter {name!r} is unknown; {_choices(name, known)}")
+            raise ConfigError(f"{where}: parameter {name!r} is unknown; {nearest(name, known)}")
     missing = [name for name, one in known.items() if one.default is one.empty and name not in parameters]
     if missing:
         raise ConfigError(f"{where}: parameter {missing[0]} is missing")
     return make(**parameters)
-
-
-def _choices(given: str, known: Iterable[str]) -> str:
-    names = list(known)
-    if not names:
-        return "it takes none"
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]}? " if close else "") + f"known are {', '.join(names)}"
