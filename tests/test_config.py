@@ -1,6 +1,8 @@
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
@@ -55,6 +57,23 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 def test_a_dotted_key_cannot_go_through_a_value() -> None:
     with pytest.raises(ConfigError, match=r"seed\.x: seed is a value"):
         load_config({"seed": 3}, {"seed.x": 1})
+
+
+def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        keys += keys_of(kind, f"{prefix}{name}.") if is_section else [f"{prefix}{name}"]
+    return keys
+
+
+def test_every_key_is_documented_and_no_other() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+    documented = re.findall(r"^\| `([a-z0-9_.]+)` \|", page, re.MULTILINE)
+
+    assert documented == keys_of(RunConfig)
 
 
 def test_a_model_passes_through_unchanged() -> None:

@@ -78,8 +78,12 @@ class ClusterConfig(Section):
     """The hardware: equal GPUs, one model."""
 
     num_gpus: PositiveInt = 1
-    gpu: str = Field("rtx4080-laptop", description="GPU spec name, gives the memory")
-    model: str = Field("qwen2.5-1.5b", description="model spec name, gives weights and KV bytes per token")
+    gpu: str = Field(
+        "rtx4080-laptop", description="GPU spec: its memory, and its speed where no latency file is given"
+    )
+    model: str = Field(
+        "qwen2.5-1.5b", description="model spec: weights and KV bytes per token, and its speed likewise"
+    )
     memory_margin: Fraction = Field(0.1, description="share of GPU memory kept free of weights and KV")
     kv_capacity_tokens: PositiveInt | None = Field(
         None, description="KV tokens per GPU, instead of the specs' value"
@@ -93,7 +97,9 @@ class ClusterConfig(Section):
 class LatencyConfig(Section):
     """How long a batch takes."""
 
-    file: str | None = Field(None, description="latency.json; the packaged derived default if left out")
+    file: str | None = Field(
+        None, description="latency.json; left out: a roofline of cluster.model on cluster.gpu, derived"
+    )
     outside: Literal["refuse", "extrapolate"] = Field("refuse", description="beyond the calibrated range")
     noise: Annotated[float, Field(ge=0)] = Field(0.0, description="sigma of a lognormal factor with mean 1")
 

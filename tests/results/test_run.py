@@ -109,6 +109,16 @@ def test_a_summary_says_what_it_holds_for() -> None:
     assert summary["combination"].startswith("Fifo() x FixedSize(size=8) x Greedy(")
 
 
+def test_without_a_latency_file_the_speed_is_that_of_the_gpu_named() -> None:
+    slow, fast = (
+        batchsim.simulate({"cluster": {"gpu": gpu}}, workload()).summary for gpu in ("rtx4080-laptop", "h100")
+    )
+
+    assert fast["latency_model"] == "roofline of qwen2.5-1.5b on h100"
+    assert fast["latency_provenance"] == "derived"
+    assert fast["e2e_mean_s"] < slow["e2e_mean_s"] / 3
+
+
 def test_a_request_that_can_never_fit_is_refused_with_its_reason() -> None:
     frame = pd.DataFrame({"arrival_s": [0.0, 0.0], "prompt_tokens": [900, 10], "output_tokens": [200, 10]})
 

@@ -86,6 +86,17 @@ def load_latency(path: str | Path | None = None) -> BatchLatency:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def default_latency(model: ModelSpec, gpu: GPUSpec) -> BatchLatency:
+    """The packaged default, or the same roofline for another model or GPU: derived, as uncalibrated as it."""
+    packaged = load_latency(None)
+    assert isinstance(packaged, RooflineLatency), "the packaged default is a roofline"
+    if (model, gpu) == (packaged.model, packaged.gpu):
+        return packaged
+    return RooflineLatency(
+        model, gpu, packaged.compute_efficiency, packaged.bandwidth_efficiency, packaged.overhead_s
+    )
+
+
 def refuse_outside(model: BatchLatency, shape: BatchShape) -> NoReturn:
     """Raise the `ConfigError` for a batch outside the range of a model."""
     units = {"batch_size": "batch size", "length": "prompt + output tokens"}

@@ -18,7 +18,7 @@ from batchsim._version import __version__
 from batchsim.config import ClusterConfig, RunConfig, load_config
 from batchsim.latency.analytic import NoisyLatency
 from batchsim.latency.base import BatchLatency
-from batchsim.latency.store import load_latency
+from batchsim.latency.store import default_latency, load_latency
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
 from batchsim.policies.base import Setting
@@ -126,7 +126,7 @@ def simulate(
         workload,
         training_fraction(config, policy, predictor),
     )
-    latency = latency or load_latency(config.latency.file)
+    latency = latency or _load_latency(config)
     memory = KVMemory(_capacity_tokens(config.cluster), config.cluster.kv_layout)
     policies = _prepare_policies(config, policy, memory, training)
     edges = np.asarray(policies[0].queueing.edges, dtype=np.float64)
@@ -160,6 +160,13 @@ def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -
     if config.workload.training_fraction is not None:
         return config.workload.training_fraction
     return DEFAULT_TRAINING_FRACTION if policy.queueing.learns or predictor.needs_training else 0.0
+
+
+def _load_latency(config: RunConfig) -> BatchLatency:
+    """The file that is named, or a derived model of the GPU whose memory counts."""
+    if config.latency.file is not None:
+        return load_latency(config.latency.file)
+    return default_latency(load_model(config.cluster.model), load_gpu(config.cluster.gpu))
 
 
 def _capacity_tokens(cluster: ClusterConfig) -> int:
