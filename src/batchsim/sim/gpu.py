@@ -11,7 +11,7 @@ from typing import Literal
 
 import simpy
 
-from batchsim.latency.base import BatchLatency, BatchShape
+from batchsim.latency.base import BatchLatency, BatchShape, Domain
 from batchsim.latency.store import refuse_outside
 from batchsim.policies.base import BatchReport
 from batchsim.sim.mailbox import LateTimeout, Mailbox, ProcessGen
@@ -91,6 +91,7 @@ class GPU:
         self._true_output_tokens = true_output_tokens
         self._recorder = recorder
         self._may_extrapolate = may_extrapolate
+        self._is_bounded = latency.domain != Domain()
         self.work = Mailbox(env)
         self.completed = Mailbox(env)
         self.idle_gpus = Mailbox(env)
@@ -115,7 +116,7 @@ class GPU:
         outputs = [self._true_output_tokens[request.request_id] for request in requests]
         prompts = [request.prompt_tokens for request in requests]
         shape = BatchShape(len(requests), max(prompts), max(outputs))
-        is_outside = not self._latency.domain.contains(*shape)
+        is_outside = self._is_bounded and not self._latency.domain.contains(*shape)
         if is_outside and not self._may_extrapolate:
             refuse_outside(self._latency, shape)
         first_token_s, total_s = self._latency.batch_time(shape)
@@ -127,14 +128,15 @@ class GPU:
         finish_s = self._env.now
         self.num_running = 0
 
-        finished, evicted = requests[:num_fitting], requests[num_fitting:]
-        prompts, outputs = prompts[:num_fitting], outputs[:num_fitting]
+        finished, evicted = requests, requests[num_fitting:]
+        if evicted:
+            finished, prompts, outputs = requests[:num_fitting], prompts[:num_fitting], outputs[:num_fitting]
         batch.report = BatchReport(
             bin=batch.bin,
             batch_size=shape.batch_size,
             first_token_s=first_token_s,
             total_s=total_s,
-            worst_e2e_s=finish_s - min(request.arrival_s for request in requests),
+            worst_e2e_s=finish_s - min([request.arrival_s for request in requests]),
             output_tokens=shape.output_tokens,
             total_tokens=list(map(add, prompts, outputs)),
         )
