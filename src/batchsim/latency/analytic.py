@@ -10,6 +10,7 @@ import numpy as np
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchLatency, BatchShape, BatchTime, Domain, LatencyInfo
+from batchsim.workload.checks import is_number
 
 #: Which tokens the length ``L`` of a whole batch counts.
 Length = Literal["output", "prompt+output"]
@@ -148,8 +149,7 @@ class NoisyLatency:
 
 def check_number(name: str, value: object, above: float | None = None) -> None:
     """Raise `ConfigError` unless ``value`` is a finite number >= 0, or > ``above`` if that is given."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or (value < 0 if above is None else value <= above):  # type: ignore[operator]
+    if not is_number(value) or (value < 0 if above is None else value <= above):  # type: ignore[operator]
         raise ConfigError(
             f"{name} is {value!r}; a finite number {'>= 0' if above is None else f'> {above:g}'} is needed"
         )

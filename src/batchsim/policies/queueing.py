@@ -7,16 +7,16 @@ a queue of a million is never scanned.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-
-import numpy as np
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest
 from batchsim.policies.lines import Line, RankedLine
 from batchsim.workload.boundaries import fit_boundaries
+from batchsim.workload.checks import is_whole
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class MultiBin:
     _lines: list[Line] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.num_bins) or self.num_bins < 1:
+        if not is_whole(self.num_bins):
             raise ConfigError(f"num_bins is {self.num_bins!r}; a whole number >= 1 is needed")
         if not isinstance(self.boundaries, str):
             edges = [float(edge) for edge in self.boundaries]
@@ -153,15 +153,11 @@ class MultiBin:
 
     def bin_of(self, output_tokens: int) -> int:
         """The bin of a length: how many edges lie at or below it."""
-        return int(np.searchsorted(self.edges, output_tokens, side="right"))
+        return bisect_right(self.edges, output_tokens)
 
     def push(self, request: WaitingRequest) -> int:
         """Take a request into the line of its predicted length."""
-        bin_ = 0
-        for edge in self.edges:
-            if request.predicted_output_tokens < edge:
-                break
-            bin_ += 1
+        bin_ = self.bin_of(request.predicted_output_tokens)
         self._lines[bin_].push(request)
         return bin_
 
@@ -301,7 +297,3 @@ class EarliestDeadline(_RankedQueue):
     def key(self, request: WaitingRequest) -> float:
         """The deadline in seconds."""
         return request.arrival_s + self.slack_s + self.per_token_s * request.predicted_output_tokens
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Range checks of the parameters that arrival processes and length laws take from a config file."""
+"""Range checks of parameters that come from a config file."""
 
 from __future__ import annotations
 
