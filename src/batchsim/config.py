@@ -142,11 +142,6 @@ class SloConfig(Section):
     ttft_ms: PositiveFloat | None = None
     tpot_ms: PositiveFloat | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no limit is given."""
-        return self.e2e_ms is None and self.ttft_ms is None and self.tpot_ms is None
-
 
 class MetricsConfig(Section):
     """How the summary is taken."""

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Provenance = Literal["measured", "derived", "synthetic"]
-Outside = Literal["refuse", "extrapolate"]
 
 
 class BatchShape(NamedTuple):
