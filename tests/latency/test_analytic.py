@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import AffineBatchLatency, NoisyLatency, PhaseBatchLatency
-from batchsim.latency.base import BatchShape, Domain, IterationShape, LatencyInfo, decode_span_s
+from batchsim.latency.base import BatchShape, Domain, LatencyInfo
 
 PHASE = PhaseBatchLatency(
     prefill_s=0.5,
@@ -63,22 +63,18 @@ def test_sequence_alone_is_spared_the_cost_of_being_batched() -> None:
     assert total_s - first_token_s == 1.0 + 0.25 + 0.0625 * 4
 
 
-class Steps:
-    """The decode step of `PHASE`, one at a time."""
-
-    def iteration_s(self, shape: IterationShape) -> float:
-        return 1.0 + 0.5 * (shape.decode_seqs > 1) + 0.25 * shape.decode_seqs + 0.0625 * shape.context_tokens
-
-
 @given(st.integers(1, 64), st.integers(1, 3000), st.integers(1, 400))
 def test_closed_form_of_the_decode_phase_is_the_sum_of_its_steps(
     batch_size: int, prompt: int, output: int
 ) -> None:
     first_token_s, total_s = PHASE.batch_time(BatchShape(batch_size, prompt, output))
 
-    stepwise_s = decode_span_s(Steps(), output - 1, batch_size, batch_size * prompt)
+    steps_s = [
+        1.0 + 0.5 * (batch_size > 1) + 0.25 * batch_size + 0.0625 * batch_size * (prompt + step)
+        for step in range(output - 1)
+    ]
 
-    assert total_s - first_token_s == pytest.approx(stepwise_s, rel=1e-12)
+    assert total_s - first_token_s == pytest.approx(math.fsum(steps_s), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,12 @@ def test_errors_that_cannot_be_known_are_called_unknown() -> None:
         (phases(sizes=(2, 4)), "auto", "allows no fit; affine: .*; phase: .*; table: "),
         (phases()[:1], "auto", "batch size 1 alone; at least two are needed"),
         (batches(affine_s, sizes=(8,)), "table", "batch size 8 alone; at least two are needed"),
-        (batches(affine_s), "linear", "latency family is 'linear'; known: affine, phase, table, auto"),
+        (batches(affine_s), "linear", "no prefill points"),
+        (
+            batches(affine_s),
+            "quadratic",
+            "latency family is 'quadratic'; known: affine, phase, table, linear, ",
+        ),
     ],
 )
 def test_points_that_do_not_determine_a_model_are_refused(

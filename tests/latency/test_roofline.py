@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -63,7 +64,7 @@ def test_decode_floor_of_qwen3_on_a_laptop_is_the_worked_time(
 def test_pass_of_one_prompt_takes_its_prefill_time() -> None:
     latency = ideal(QWEN, "h100", overhead_s=0.002)
 
-    pass_s = latency.iteration_s(IterationShape(700, 0, 0))
+    pass_s = latency.iteration_s(IterationShape(700, 0, 0, 1, 700 * 700 / 2))
 
     assert pass_s == pytest.approx(latency.batch_time(BatchShape(1, 700, 1)).first_token_s, rel=1e-12)
 
@@ -75,15 +76,24 @@ def test_pass_of_one_prompt_takes_its_prefill_time() -> None:
     st.integers(1, 512),
     st.integers(0, 10**6),
 )
-def test_closed_form_of_a_decode_span_is_the_sum_of_its_steps(
+def test_span_by_lines_is_the_sum_of_its_iterations(
     flop_per_s: float, bytes_per_s: float, num_iterations: int, decode_seqs: int, context_tokens: int
 ) -> None:
     latency = ideal(QWEN, GPUSpec("any", 10**9, flop_per_s, bytes_per_s), overhead_s=0.001)
 
-    span_s = latency.decode_span_s(num_iterations, decode_seqs, context_tokens)
+    span_s = decode_span_s(latency, num_iterations, decode_seqs, context_tokens)
 
     assert span_s == pytest.approx(
-        decode_span_s(latency, num_iterations, decode_seqs, context_tokens), rel=1e-10
+        one_by_one_s(latency, num_iterations, decode_seqs, context_tokens), rel=1e-12
+    )
+
+
+def one_by_one_s(
+    latency: RooflineLatency, num_iterations: int, decode_seqs: int, context_tokens: int
+) -> float:
+    return math.fsum(
+        latency.iteration_s(IterationShape(0, decode_seqs, context_tokens + step * decode_seqs))
+        for step in range(num_iterations)
     )
 
 
@@ -95,17 +105,33 @@ def bound_by_compute(latency: RooflineLatency, context_tokens: int) -> bool:
 
 
 @pytest.mark.parametrize("flop_per_byte", [17, 15, 12])
-def test_closed_form_holds_where_a_span_crosses_from_one_bound_to_the_other(flop_per_byte: int) -> None:
+def test_span_that_crosses_from_one_bound_to_the_other_has_two_lines(flop_per_byte: int) -> None:
     # With 16 query heads to 8 KV heads a KV token asks for two FLOPs a byte, in a batch of 16 a weight for
     # 16: below a ridge of 16 the span starts bound by arithmetic, and ends bound by memory as contexts grow.
     latency = ideal(QWEN, GPUSpec("ridge", 10**9, flop_per_byte * 1e11, 1e11))
     num_iterations = 2000
 
-    span_s = latency.decode_span_s(num_iterations, 16, 0)
+    span_s = decode_span_s(latency, num_iterations, 16, 0)
 
-    assert span_s == pytest.approx(decode_span_s(latency, num_iterations, 16, 0), rel=1e-12)
+    assert span_s == pytest.approx(one_by_one_s(latency, num_iterations, 16, 0), rel=1e-12)
     assert not bound_by_compute(latency, 16 * num_iterations)
-    assert bound_by_compute(latency, 0) == (flop_per_byte < 16)
+    num_linear = latency.decode_line(16, 0).num_linear
+    if flop_per_byte < 16:
+        assert bound_by_compute(latency, 16 * (int(num_linear) - 1))
+        assert not bound_by_compute(latency, 16 * int(num_linear))
+    else:
+        assert math.isinf(num_linear)
+
+
+def test_later_chunk_of_a_prompt_pays_for_the_tokens_before_it() -> None:
+    # With a memory that costs nothing, pairs alone make the difference.
+    latency = ideal(QWEN, GPUSpec("fast memory", 10**9, 1e12, 1e18))
+
+    whole_s = latency.iteration_s(IterationShape(1000, 0, 0, 1, 1000 * 500))
+    chunks_s = [latency.iteration_s(IterationShape(500, 0, 0, 1, pairs)) for pairs in (500 * 250, 500 * 750)]
+
+    assert sum(chunks_s) == pytest.approx(whole_s, rel=1e-12)
+    assert chunks_s[1] - chunks_s[0] == pytest.approx(250_000 * 4 * 28 * 16 * 128 / 1e12, rel=1e-9)
 
 
 def test_batch_takes_a_prefill_and_a_span_over_its_prompts() -> None:
@@ -125,12 +151,39 @@ def test_every_pass_pays_the_overhead() -> None:
     )
 
 
-def test_two_gpus_without_overhead_halve_the_time() -> None:
-    shape = BatchShape(4, 100, 20)
+def test_two_gpus_halve_the_time_and_add_two_all_reduces_a_layer() -> None:
+    link = replace(load_gpu("l4"), link_bytes_per_s=1e9, link_latency_s=0.001)
+    shape = IterationShape(100, 4, 800, 1, 5000)
 
-    one, two = (ideal(QWEN, "l4", tensor_parallel=num).batch_time(shape).total_s for num in (1, 2))
+    one, two = (ideal(QWEN, link, tensor_parallel=num).iteration_s(shape) for num in (1, 2))
 
-    assert two == pytest.approx(one / 2)
+    # Rings of two GPUs send half of the activations twice: 104 tokens of 2048 values of two bytes.
+    all_reduce_s = 104 * 2048 * 2 / 1e9 + 0.001
+    assert two == pytest.approx(one / 2 + 2 * 28 * all_reduce_s, rel=1e-12)
+
+
+def test_all_reduce_of_many_gpus_sends_each_byte_nearly_twice() -> None:
+    link = replace(load_gpu("h100"), link_bytes_per_s=1e9, link_latency_s=0.001)
+
+    batches = [
+        ideal(QWEN, link, tensor_parallel=8).decode_line(seqs, 0).first_s for seqs in (1, 2)
+    ]  # bound by weights, so that a sequence more costs but its all-reduces
+
+    assert batches[1] - batches[0] == pytest.approx(2 * 28 * 2 * 7 / 8 * 2048 * 2 / 1e9, rel=1e-9)
+
+
+def test_gpus_without_a_known_link_cannot_share_a_model() -> None:
+    lonely = GPUSpec("lonely", 10**9, 1e12, 1e11)
+
+    with pytest.raises(ConfigError, match="tensor_parallel is 2; GPU lonely must have link_bytes_per_s"):
+        ideal(QWEN, lonely, tensor_parallel=2)
+
+
+def test_roofline_has_no_range() -> None:
+    latency = ideal(QWEN, "l4")
+
+    assert not latency.is_bounded
+    assert latency.covers(IterationShape(10**6, 10**6, 10**9))
 
 
 def test_roofline_is_called_derived_and_named_after_what_it_models() -> None:

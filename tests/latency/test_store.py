@@ -8,10 +8,20 @@ import pytest
 
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import AffineBatchLatency, NoisyLatency, PhaseBatchLatency
-from batchsim.latency.base import BatchLatency, BatchShape, Domain, LatencyInfo
+from batchsim.latency.base import BatchLatency, BatchShape, Domain, IterationDomain, LatencyInfo
 from batchsim.latency.grid import TableLatency
+from batchsim.latency.iteration_grid import TableIterationLatency
+from batchsim.latency.linear import LINEAR_COEFFICIENTS, LinearIterationLatency
+from batchsim.latency.noise import NoisyIterationLatency
 from batchsim.latency.roofline import RooflineLatency
-from batchsim.latency.store import load_latency, refuse_outside, save_latency
+from batchsim.latency.store import (
+    as_batch_latency,
+    as_iteration_latency,
+    default_latency,
+    load_latency,
+    refuse_outside,
+    save_latency,
+)
 from batchsim.specs import load_gpu, load_model
 
 INFO = LatencyInfo("a model", "measured", {"gpu": "h200", "fit": {"r2": 0.5}})
@@ -24,6 +34,12 @@ MODELS = [
     TableLatency(((1, 2), (5, 9)), (1.0, 2.0, 3.0, 4.0), "output", INFO),
     RooflineLatency(QWEN, L4, 0.5, 0.7, 0.002, info=LatencyInfo("r", "derived")),
     RooflineLatency(replace(QWEN, num_layers=5), replace(L4, name="mine"), 0.5, 0.7, 0.0, tensor_parallel=2),
+    LinearIterationLatency(
+        0.1 / 3, 1e-5, 0, 1e-3, 1e-8, Domain((1, 8)), IterationDomain((0, 512), context_tokens=(0, 9)), INFO
+    ),
+    TableIterationLatency(
+        (0, 64), (0, 4), (10, 99), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Domain((1, 4)), INFO
+    ),
 ]
 
 
@@ -53,6 +69,42 @@ def test_default_is_derived_and_unbounded() -> None:
     assert latency.batch_time(BatchShape(8, 500, 200)).first_token_s > 0
 
 
+def test_default_for_other_hardware_keeps_efficiencies_and_overhead() -> None:
+    packaged, other = load_latency(), default_latency(QWEN, L4, tensor_parallel=2)
+
+    assert isinstance(packaged, RooflineLatency)
+    assert (other.model, other.gpu, other.tensor_parallel) == (QWEN, L4, 2)
+    assert (other.compute_efficiency, other.overhead_s) == (packaged.compute_efficiency, packaged.overhead_s)
+    assert default_latency(packaged.model, packaged.gpu) == packaged
+    assert default_latency(packaged.model, packaged.gpu, 4).tensor_parallel == 4
+
+
+@pytest.mark.parametrize("model", MODELS[3:])
+def test_models_of_iterations_do_for_both_worlds(model: BatchLatency) -> None:
+    assert as_iteration_latency(model) is model
+    assert as_batch_latency(model) is model
+
+
+@pytest.mark.parametrize("model", MODELS[:3])
+def test_whole_batch_model_cannot_tell_the_time_of_an_iteration(model: BatchLatency) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        as_iteration_latency(model)
+
+    assert str(refusal.value) == (
+        "latency model a model tells the time of whole batches only; this policy needs that of single "
+        "iterations: choose a model of one of the families roofline, linear, iteration_table"
+    )
+
+
+def test_model_of_iterations_alone_cannot_tell_the_time_of_a_batch() -> None:
+    linear = LinearIterationLatency(1.0, 0, 0, 0, 0, info=LatencyInfo("mine"))
+
+    with pytest.raises(
+        ConfigError, match=r"mine tells the time of single iterations only; .* affine, phase, t"
+    ):
+        as_batch_latency(NoisyIterationLatency(linear, 0.1, np.random.default_rng(0)))
+
+
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     save_latency(AFFINE, path)
@@ -65,7 +117,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_model_without_a_file_form_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="NoisyLatency has no file form; known: affine, phase, table, roofline"
+        ConfigError, match="NoisyLatency has no file form; known: affine, phase, table, roofline, linear"
     ):
         save_latency(NoisyLatency(AFFINE, 0.1, np.random.default_rng(0)), tmp_path / "latency.json")
 
@@ -94,6 +146,19 @@ def affine_file(**changes: object) -> dict[str, Any]:
         (affine_file(domian={}), "unknown key 'domian'; did you mean domain"),
         (affine_file(domain={"batch": [1, 2]}), "unknown domain 'batch'; did you mean batch_size"),
         (affine_file(domain={"batch_size": [4, 2]}), "domain of batch_size is"),
+        (
+            affine_file(domain={"batch_size": [0, 2]}),
+            "domain of batch_size is .* with whole 1 <= low <= high",
+        ),
+        (affine_file(iteration_domain={}), "the family affine has no iteration_domain"),
+        (
+            affine_file(
+                family="linear",
+                coefficients=dict.fromkeys(LINEAR_COEFFICIENTS, 1.0),
+                iteration_domain={"decode_seqs": [-1, 2]},
+            ),
+            "domain of decode_seqs is .* with whole 0 <= low <= high",
+        ),
         ({"family": "affine"}, "provenance is missing"),
         (
             affine_file(family="table", coefficients={"axes": 3, "total_s": [], "length": "output"}),

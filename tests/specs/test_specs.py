@@ -96,6 +96,22 @@ def test_gpu_has_the_tabled_ridge(name: str, flop_per_byte: int) -> None:
     assert gpu.flop_per_s / gpu.memory_bytes_per_s == pytest.approx(flop_per_byte, abs=0.6)
 
 
+@pytest.mark.parametrize(("name", "gigabytes_per_s"), [("a100-80g", 300), ("h100", 450), ("h200", 450)])
+def test_nvlink_counts_in_one_direction(name: str, gigabytes_per_s: int) -> None:
+    gpu = load_gpu(name)
+
+    assert gpu.link_bytes_per_s == gigabytes_per_s * 10**9
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_shipped_gpu_says_what_of_its_link_is_assumed(name: str) -> None:
+    gpu = load_gpu(name)
+
+    assert gpu.link_latency_s is not None
+    assert "all-reduce" in gpu.source
+    assert gpu.source.endswith("assumed, UNVERIFIED")
+
+
 def test_capacity_is_what_is_left_beside_weights_and_margin() -> None:
     model = ModelSpec("m", 1, 8, 1, 1, 4, 8, 10, tied_embeddings=True)  # 16 bytes of KV per token
 
@@ -170,6 +186,8 @@ def test_hugging_face_config_that_is_no_plain_dense_model_is_refused(
         ({"memory_bytes": 1.5}, "memory_bytes is 1.5"),
         ({"flop_per_s": float("nan")}, "flop_per_s is nan; a finite number > 0"),
         ({"flop_per_s": "fast"}, "flop_per_s is 'fast'; a number"),
+        ({"link_bytes_per_s": 0}, "link_bytes_per_s is 0; a finite number > 0"),
+        ({"flop_per_s": None}, "flop_per_s is None; a number"),
         ({"flops": 1}, "unknown field 'flops'; did you mean flop_per_s"),
     ],
 )

@@ -17,12 +17,15 @@ from batchsim.figures.style import look
 from batchsim.files import write_whole
 from batchsim.latency.base import BatchLatency, BatchShape
 from batchsim.latency.fit import FitReport
+from batchsim.latency.fit_iterations import iteration_shapes
+from batchsim.latency.store import as_iteration_latency
 from batchsim.latency.table import Calibration
 
 _LENGTHS = {
     "batch": "Length (tokens)",
     "prefill": "Prompt (tokens)",
     "decode": "Context of each sequence (tokens)",
+    "mixed": "Context of each decoding sequence (tokens)",
 }
 
 
@@ -67,23 +70,22 @@ def fit_table(calibration: Calibration, report: FitReport) -> pd.DataFrame:
     parts = []
     for quality in report.qualities:
         points = calibration.of_kind(quality.kind)
-        shapes = _shapes(points, quality.kind, report)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "kind": quality.kind,
-                    "batch_size": points["batch_size"],
-                    "length": [
-                        prompt + (output if quality.kind == "batch" else 0) for _, prompt, output in shapes
-                    ],
-                    "mean_s": points["mean_s"],
-                    "std_s": points["std_s"],
-                    "fitted_s": [_fitted_s(report.model, quality.kind, shape) for shape in shapes],
-                }
-            )
-        )
+        length, fitted_s = _fitted(points, quality.kind, report)
+        columns = points[["kind", "batch_size", "mean_s", "std_s"]]
+        parts.append(columns.assign(length=length, fitted_s=fitted_s))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(error=table["fitted_s"] / table["mean_s"] - 1)
+
+
+def _fitted(points: pd.DataFrame, kind: str, report: FitReport) -> tuple[list[int], list[float]]:
+    """Return the length of each point, and the fit's seconds for it."""
+    if report.family in ("linear", "iteration_table"):
+        model = as_iteration_latency(report.model)
+        length = points["prompt_tokens" if kind == "prefill" else "context_tokens"].astype("int64")
+        return length.tolist(), [model.iteration_s(shape) for shape in iteration_shapes(points)]
+    shapes = _shapes(points, kind, report)
+    lengths = [prompt + (output if kind == "batch" else 0) for _, prompt, output in shapes]
+    return lengths, [_fitted_s(report.model, kind, shape) for shape in shapes]
 
 
 def _shapes(points: pd.DataFrame, kind: str, report: FitReport) -> list[BatchShape]:

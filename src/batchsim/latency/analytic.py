@@ -1,4 +1,4 @@
-"""Latency models with a few coefficients, which `latency.fit` finds, and noise for any model."""
+"""Whole-batch models with a few coefficients, which `latency.fit` finds, and noise for whole batches."""
 
 from __future__ import annotations
 
@@ -142,9 +142,14 @@ class NoisyLatency:
 
     def batch_time(self, shape: BatchShape) -> BatchTime:
         """Seconds of the model, times the next factor."""
-        factor = math.exp(self.sigma * self.rng.standard_normal() - self.sigma**2 / 2)
+        factor = noise_factor(self.sigma, self.rng)
         first_token_s, total_s = self.model.batch_time(shape)
         return BatchTime(first_token_s * factor, total_s * factor)
+
+
+def noise_factor(sigma: float, rng: np.random.Generator) -> float:
+    """Draw a lognormal factor with mean 1: ``exp(sigma * Z - sigma^2 / 2)``."""
+    return math.exp(sigma * rng.standard_normal() - sigma**2 / 2)
 
 
 def check_number(name: str, value: object, above: float | None = None) -> None:

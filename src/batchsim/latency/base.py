@@ -33,11 +33,39 @@ class BatchTime(NamedTuple):
 
 
 class IterationShape(NamedTuple):
-    """One forward pass: prompt tokens processed, sequences decoded, KV tokens those sequences attend to."""
+    """One forward pass: prompt chunks and decoding sequences together.
+
+    Attributes
+    ----------
+    prefill_tokens
+        Prompt tokens processed, all chunks together.
+    decode_seqs
+        Sequences that decode one token each.
+    context_tokens
+        KV tokens that the decoding sequences attend to: the sum of their lengths before the pass.
+    prefill_seqs
+        Chunks the prompt tokens come from.
+    prefill_pairs
+        Pairs of a prompt token and a token it attends to: for each chunk, ``chunk * (tokens before it + chunk
+        / 2)``.
+    """
 
     prefill_tokens: int
     decode_seqs: int
     context_tokens: int
+    prefill_seqs: int = 0
+    prefill_pairs: float = 0.0
+
+
+class DecodeLine(NamedTuple):
+    """Seconds of pure decode iterations of one batch, which are linear in their number for a while.
+
+    Iteration ``j`` of an unchanged batch takes ``first_s + j * growth_s`` for ``0 <= j < num_linear``.
+    """
+
+    first_s: float
+    growth_s: float
+    num_linear: float  # a whole number, or infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +113,27 @@ class Domain:
 
 
 @dataclass(frozen=True, slots=True)
+class IterationDomain:
+    """The range of iterations a model was measured on: of fields of `IterationShape`.
+
+    Every bound ``(low, high)`` is inclusive, ``None`` means unbounded.
+    """
+
+    prefill_tokens: tuple[int, int] | None = None
+    decode_seqs: tuple[int, int] | None = None
+    context_tokens: tuple[int, int] | None = None
+
+    def contains(self, shape: IterationShape) -> bool:
+        """Whether an iteration of this shape lies in the range."""
+        for bounds, value in zip(
+            (self.prefill_tokens, self.decode_seqs, self.context_tokens), shape, strict=False
+        ):
+            if bounds is not None and not bounds[0] <= value <= bounds[1]:
+                return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class LatencyInfo:
     """What is known about a model besides its coefficients; copied into every manifest.
 
@@ -119,25 +168,50 @@ class BatchLatency(Protocol):
 
 
 class IterationLatency(Protocol):
-    """Seconds for one forward pass of an engine that batches at every iteration."""
+    """Seconds for one forward pass of an engine that batches at every iteration. Same shape, same time."""
+
+    @property
+    def info(self) -> LatencyInfo:
+        """Name and provenance."""
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there are shapes that `covers` denies."""
+
+    def covers(self, shape: IterationShape) -> bool:
+        """Whether the shape lies in the range the model was measured on."""
 
     def iteration_s(self, shape: IterationShape) -> float:
-        """Seconds (> 0) for one forward pass."""
+        """Seconds (> 0) for one forward pass, host time between passes not included."""
+
+    def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
+        """Seconds of this and the following decode iterations of a batch; each adds a token a sequence.
+
+        ``first_s`` equals ``iteration_s(IterationShape(0, decode_seqs, context_tokens))``, and so do the
+        following ``num_linear - 1`` iterations, at ``context_tokens + j * decode_seqs``, to rounding. A model
+        that is not linear in the context says 1: then every iteration is an event of its own.
+        """
 
 
 def decode_span_s(
     latency: IterationLatency, num_iterations: int, decode_seqs: int, context_tokens: int
 ) -> float:
-    """Seconds for ``num_iterations`` decode iterations of an unchanged batch, each adding a token a sequence.
+    """Seconds for ``num_iterations`` decode iterations of an unchanged batch, line by line."""
+    total_s = 0.0
+    while num_iterations > 0:
+        first_s, growth_s, num_linear = latency.decode_line(decode_seqs, context_tokens)
+        num = int(min(num_linear, num_iterations))
+        total_s += num * first_s + growth_s * (num * (num - 1) / 2)
+        num_iterations -= num
+        context_tokens += num * decode_seqs
+    return total_s
 
-    The default for models without a closed form: one evaluation per iteration, summed. ``context_tokens`` is
-    the KV length of the whole batch before the first iteration.
-    """
-    return float(
-        np.sum(
-            [
-                latency.iteration_s(IterationShape(0, decode_seqs, context_tokens + step * decode_seqs))
-                for step in range(num_iterations)
-            ]
-        )
+
+def padded_batch_time(latency: IterationLatency, shape: BatchShape) -> BatchTime:
+    """Run a padded batch to completion: its prompts in one pass, then a span of decode iterations."""
+    batch_size, prompt_tokens, output_tokens = shape
+    tokens = batch_size * prompt_tokens
+    first_token_s = latency.iteration_s(IterationShape(tokens, 0, 0, batch_size, tokens * prompt_tokens / 2))
+    return BatchTime(
+        first_token_s, first_token_s + decode_span_s(latency, output_tokens - 1, batch_size, tokens)
     )

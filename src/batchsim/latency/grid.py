@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal, get_args
@@ -85,24 +86,33 @@ class TableLatency:
 
     def interpolate(self, position: tuple[float, ...]) -> float:
         """Value at a position along the axes."""
-        corners = [(0, 1.0)]  # offset into total_s and weight, doubled by each axis
         for axis, value in zip(self.axes, position, strict=True):
-            if len(axis) == 1:
-                if value != axis[0]:
-                    raise ConfigError(
-                        f"{self.info.name}: the table holds only {axis[0]} along one axis, not {value:g}"
-                    )
-                continue
-            low = min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)
-            share = (value - axis[low]) / (axis[low + 1] - axis[low])
-            width = len(axis)
-            corners = [
-                (offset * width + low + step, weight * part)
-                for offset, weight in corners
-                for step, part in ((0, 1 - share), (1, share))
-                if part
-            ]
-        return sum(self.total_s[offset] * weight for offset, weight in corners)
+            if len(axis) == 1 and value != axis[0]:
+                raise ConfigError(
+                    f"{self.info.name}: the table holds only {axis[0]} along one axis, not {value:g}"
+                )
+        return interpolate(self.axes, self.total_s, position)
+
+
+def interpolate(axes: Sequence[Sequence[int]], values: Sequence[float], position: Sequence[float]) -> float:
+    """Interpolate linearly in each direction; ``values`` are those of the grid's points, last axis fastest.
+
+    Beyond the edges the outer cells go on; an axis of one value has no cells, and that value is taken.
+    """
+    corners = [(0, 1.0)]  # offset into the values and weight, doubled by each axis
+    for axis, value in zip(axes, position, strict=True):
+        width = len(axis)
+        if width == 1:
+            continue
+        low = min(max(bisect_right(axis, value) - 1, 0), width - 2)
+        share = (value - axis[low]) / (axis[low + 1] - axis[low])
+        corners = [
+            (offset * width + low + step, weight * part)
+            for offset, weight in corners
+            for step, part in ((0, 1 - share), (1, share))
+            if part
+        ]
+    return sum(values[offset] * weight for offset, weight in corners)
 
 
 def table_latency(points: pd.DataFrame, length: TableLength, info: LatencyInfo) -> TableLatency:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Quality:
     Attributes
     ----------
     kind
-        ``batch``, ``prefill`` or ``decode``.
+        ``batch``, ``prefill``, ``decode`` or ``mixed``.
     r2, max_error
         Of the fit to all points.
     heldout_batch_size_mape, heldout_length_mape
@@ -95,28 +96,51 @@ class Regime:
 
 def quality_of(kind: str, predict: Predictor, mean_s: Floats, batch_size: Floats, length: Floats) -> Quality:
     """Fit once to all points, and once without each batch size and each length in turn."""
+    (quality,) = qualities_of(np.full(len(mean_s), kind), predict, mean_s, batch_size, length)
+    return quality
 
-    def held_out(groups: Floats, values: Floats) -> Floats:
-        errors: list[Floats] = []
-        for value in values:
+
+def qualities_of(
+    kinds: NDArray[np.str_], predict: Predictor, mean_s: Floats, batch_size: Floats, length: Floats
+) -> tuple[Quality, ...]:
+    """Do as `quality_of` for a fit to points of several kinds together, and tell their errors apart.
+
+    ``kinds`` has shape ``(num_points,)``. A batch size or length is left out of all kinds at once.
+    """
+
+    def held_out(groups: Floats) -> Floats:
+        errors = np.full(len(mean_s), np.nan)
+        for value in np.unique(groups):
             asked = groups == value
             if asked.all():
                 continue
-            try:
-                errors.append(predict(~asked, asked) / mean_s[asked] - 1)
-            except ConfigError:  # what is left does not determine the model
-                continue
-        return np.concatenate(errors) if errors else np.array([np.nan])
+            with suppress(ConfigError):  # what is left does not determine the model
+                errors[asked] = predict(~asked, asked) / mean_s[asked] - 1
+        return errors
 
     everything = np.ones(len(mean_s), dtype=np.bool_)
     fitted_s = predict(everything, everything)
-    spread = np.sum((mean_s - mean_s.mean()) ** 2)
-    return Quality(
-        kind=kind,
-        num_points=len(mean_s),
-        r2=float(1 - np.sum((mean_s - fitted_s) ** 2) / spread) if spread > 0 else math.nan,
-        max_error=float(np.abs(fitted_s / mean_s - 1).max()),
-        heldout_batch_size_mape=float(np.abs(held_out(batch_size, np.unique(batch_size))).mean()),
-        heldout_length_mape=float(np.abs(held_out(length, np.unique(length))).mean()),
-        largest_batch_bias=float(held_out(batch_size, batch_size.max(keepdims=True)).mean()),
-    )
+    size_errors, length_errors = held_out(batch_size), held_out(length)
+    qualities = []
+    for kind in dict.fromkeys(kinds.tolist()):
+        mine = kinds == kind
+        measured_s, residual_s = mean_s[mine], mean_s[mine] - fitted_s[mine]
+        spread = np.sum((measured_s - measured_s.mean()) ** 2)
+        largest = mine & (batch_size == batch_size[mine].max())
+        qualities.append(
+            Quality(
+                kind=kind,
+                num_points=int(mine.sum()),
+                r2=float(1 - np.sum(residual_s**2) / spread) if spread > 0 else math.nan,
+                max_error=float(np.abs(residual_s / measured_s).max()),
+                heldout_batch_size_mape=_mean_of_known(np.abs(size_errors[mine])),
+                heldout_length_mape=_mean_of_known(np.abs(length_errors[mine])),
+                largest_batch_bias=_mean_of_known(size_errors[largest]),
+            )
+        )
+    return tuple(qualities)
+
+
+def _mean_of_known(errors: Floats) -> float:
+    known = errors[~np.isnan(errors)]
+    return float(known.mean()) if known.size else math.nan

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import check_number
-from batchsim.latency.base import BatchShape, BatchTime, Domain, IterationShape, LatencyInfo
+from batchsim.latency.base import (
+    BatchShape,
+    BatchTime,
+    DecodeLine,
+    Domain,
+    IterationShape,
+    LatencyInfo,
+    padded_batch_time,
+)
 from batchsim.specs import GPUSpec, ModelSpec
+
+#: What GPUs that share a model send each other: activations in bf16.
+ACTIVATION_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class RooflineLatency:
     """Each forward pass takes the longer of its arithmetic and its memory traffic, plus a constant.
 
-    ``max(FLOPs / F, bytes / BW) / tensor_parallel + overhead``, with ``F`` and ``BW`` the GPU's peaks times
-    their efficiencies. A token costs two FLOPs for each weight it is multiplied with, and ``4 * layers *
-    query heads * head dimension`` for each token it attends to (half of that in a causal prefill); a pass
-    reads all weights once, and the KV of its tokens. Communication between GPUs is not modelled: say it as
-    overhead. A batch's prefill is one pass, without chunks.
+    ``max(FLOPs / F, bytes / BW) / tensor_parallel + all-reduces + overhead``, with ``F`` and ``BW`` the GPU's
+    peaks times their efficiencies. A token costs two FLOPs for each weight it is multiplied with, and ``4 *
+    layers * query heads * head dimension`` for each token it attends to; a pass reads all weights once, and
+    the KV of its tokens. Not counted is the KV of earlier chunks that a prompt chunk reads again.
+
+    Two all-reduces a layer (Megatron-LM, arXiv 1909.08053, section 3) add up the shares of
+    ``tensor_parallel`` GPUs. By rings, and overlapped by nothing, each takes ``2 * (tp - 1) / tp * tokens *
+    hidden size * 2 bytes / link_bytes_per_s + link_latency_s``. KV heads are shared out evenly, however few.
 
     Attributes
     ----------
@@ -41,6 +56,9 @@ class RooflineLatency:
     _attended_s: float = field(init=False, repr=False, compare=False)
     _weights_s: float = field(init=False, repr=False, compare=False)
     _kv_s: float = field(init=False, repr=False, compare=False)
+    # Seconds beside both: per pass, and per token that all-reduces carry.
+    _fixed_s: float = field(init=False, repr=False, compare=False)
+    _reduced_token_s: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("compute_efficiency", "bandwidth_efficiency"):
@@ -56,6 +74,7 @@ class RooflineLatency:
                 "a roofline is computed, not measured; its provenance must be derived or synthetic"
             )
         model = self.model
+        reduces_s, reduced_token_s = self._all_reduces()
         flop_per_s = self.gpu.flop_per_s * self.compute_efficiency * self.tensor_parallel
         bytes_per_s = self.gpu.memory_bytes_per_s * self.bandwidth_efficiency * self.tensor_parallel
         weights = model.num_multiplied_parameters
@@ -64,6 +83,8 @@ class RooflineLatency:
             "_attended_s": 4 * model.num_layers * model.num_query_heads * model.head_dim / flop_per_s,
             "_weights_s": weights * model.bytes_per_weight / bytes_per_s,
             "_kv_s": model.kv_bytes_per_token / bytes_per_s,
+            "_fixed_s": self.overhead_s + reduces_s,
+            "_reduced_token_s": reduced_token_s,
         }
         if self.info.name == "roofline":
             name = f"roofline of {model.name} on {self.gpu.name}"
@@ -71,43 +92,54 @@ class RooflineLatency:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def is_bounded(self) -> bool:
+        """A formula: it has no range of iterations."""
+        return False
+
+    def covers(self, shape: IterationShape) -> bool:
+        """Whether the shape lies in the range: always."""
+        return True
+
     def batch_time(self, shape: BatchShape) -> BatchTime:
-        """Seconds to the first token and to the end of the batch."""
-        batch_size, prompt_tokens, output_tokens = shape
-        tokens = batch_size * prompt_tokens
-        compute_s = tokens * (self._token_s + self._attended_s * prompt_tokens / 2)
-        memory_s = self._weights_s + self._kv_s * tokens
-        first_token_s = (compute_s if compute_s > memory_s else memory_s) + self.overhead_s
-        return BatchTime(
-            first_token_s, first_token_s + self.decode_span_s(output_tokens - 1, batch_size, tokens)
-        )
+        """Seconds to the first token and to the end of the batch; its prefill is one pass, without chunks."""
+        return padded_batch_time(self, shape)
 
     def iteration_s(self, shape: IterationShape) -> float:
-        """Seconds for one forward pass; its prefill tokens count as one prompt from the start."""
-        prefill_tokens, decode_seqs, context_tokens = shape
-        attended_tokens = context_tokens + prefill_tokens**2 / 2
-        compute_s = self._token_s * (prefill_tokens + decode_seqs) + self._attended_s * attended_tokens
+        """Seconds for one forward pass."""
+        prefill_tokens, decode_seqs, context_tokens, _, prefill_pairs = shape
+        tokens = prefill_tokens + decode_seqs
+        compute_s = self._token_s * tokens + self._attended_s * (context_tokens + prefill_pairs)
         memory_s = self._weights_s + self._kv_s * (prefill_tokens + context_tokens)
-        return max(compute_s, memory_s) + self.overhead_s
+        longer_s = compute_s if compute_s > memory_s else memory_s
+        return longer_s + self._fixed_s + self._reduced_token_s * tokens
 
-    def decode_span_s(self, num_iterations: int, decode_seqs: int, context_tokens: int) -> float:
-        """Seconds for a span of decode iterations, as `latency.base.decode_span_s`, in closed form.
+    def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
+        """Seconds of the following decode iterations, up to where arithmetic and traffic change the lead.
 
-        Arithmetic and traffic both grow by a constant per iteration, so that they cross at most once.
+        Both grow by a constant per iteration, so that this happens at most once.
         """
         compute_s = self._token_s * decode_seqs + self._attended_s * context_tokens
-        compute_growth_s = self._attended_s * decode_seqs
         memory_s = self._weights_s + self._kv_s * context_tokens
-        memory_growth_s = self._kv_s * decode_seqs
+        beside_s = self._fixed_s + self._reduced_token_s * decode_seqs
         if compute_s > memory_s:
-            first, first_growth, later, later_growth = compute_s, compute_growth_s, memory_s, memory_growth_s
+            first_s, slope_s, catching_up_s = compute_s, self._attended_s, self._kv_s - self._attended_s
         else:
-            first, first_growth, later, later_growth = memory_s, memory_growth_s, compute_s, compute_growth_s
-        before = num_iterations  # iterations in which the one that is longer at the start still is
-        lead_s, catching_up_s = first - later, later_growth - first_growth
-        if lead_s < catching_up_s * num_iterations:
-            before = min(before, int(lead_s / catching_up_s) + 1)
-        after = num_iterations - before
-        total_s = before * first + first_growth * before * (before - 1) / 2
-        total_s += after * later + later_growth * after * (before + num_iterations - 1) / 2
-        return total_s + num_iterations * self.overhead_s
+            first_s, slope_s, catching_up_s = memory_s, self._kv_s, self._attended_s - self._kv_s
+        num_linear = math.inf
+        if catching_up_s > 0:
+            num_linear = abs(compute_s - memory_s) // (catching_up_s * decode_seqs) + 1
+        return DecodeLine(first_s + beside_s, slope_s * decode_seqs, num_linear)
+
+    def _all_reduces(self) -> tuple[float, float]:
+        """Seconds of a pass's all-reduces: of them all together, and per token they carry."""
+        num_gpus, gpu = self.tensor_parallel, self.gpu
+        if num_gpus == 1:
+            return 0.0, 0.0
+        if gpu.link_bytes_per_s is None or gpu.link_latency_s is None:
+            raise ConfigError(
+                f"tensor_parallel is {num_gpus}; GPU {gpu.name} must have link_bytes_per_s and link_latency_s"
+            )
+        num_reduces = 2 * self.model.num_layers
+        token_bytes = 2 * (num_gpus - 1) / num_gpus * self.model.hidden_size * ACTIVATION_BYTES
+        return num_reduces * gpu.link_latency_s, num_reduces * token_bytes / gpu.link_bytes_per_s

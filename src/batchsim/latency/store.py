@@ -7,31 +7,56 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.files import write_whole
 from batchsim.latency.analytic import AffineBatchLatency, PhaseBatchLatency
-from batchsim.latency.base import BatchLatency, BatchShape, Domain, LatencyInfo
+from batchsim.latency.base import (
+    BatchLatency,
+    BatchShape,
+    Domain,
+    IterationDomain,
+    IterationLatency,
+    LatencyInfo,
+)
 from batchsim.latency.grid import TableLatency
+from batchsim.latency.iteration_grid import TableIterationLatency
+from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.table import PROVENANCES
 from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model, parse_spec
 
-FAMILIES: Mapping[str, type[AffineBatchLatency | PhaseBatchLatency | TableLatency | RooflineLatency]] = {
+Model = (
+    AffineBatchLatency
+    | PhaseBatchLatency
+    | TableLatency
+    | RooflineLatency
+    | LinearIterationLatency
+    | TableIterationLatency
+)
+
+FAMILIES: Mapping[str, type[Model]] = {
     "affine": AffineBatchLatency,
     "phase": PhaseBatchLatency,
     "table": TableLatency,
     "roofline": RooflineLatency,
+    "linear": LinearIterationLatency,
+    "iteration_table": TableIterationLatency,
 }
 
 #: What `load_latency` gives when no file is named.
 DEFAULT_NAME = "qwen2.5-1.5b_rtx4080-laptop_roofline.json"
 
-_KEYS = ("family", "provenance", "name", "coefficients", "domain", "details")
+#: Keys of a file besides the coefficients, and the fields of a model that hold ranges.
+_KEYS = ("family", "provenance", "name", "coefficients", "domain", "iteration_domain", "details")
+_DOMAINS: Mapping[str, type[Domain | IterationDomain]] = {
+    "domain": Domain,
+    "iteration_domain": IterationDomain,
+}
 
 
-def save_latency(model: BatchLatency, path: str | Path) -> None:
+def save_latency(model: BatchLatency | IterationLatency, path: str | Path) -> None:
     """Write a model so that `load_latency` gives an equal one; the file appears whole or not at all.
 
     Raises
@@ -52,7 +77,11 @@ def save_latency(model: BatchLatency, path: str | Path) -> None:
             for name in _coefficient_names(FAMILIES[family])
             for value in (getattr(model, name),)
         },
-        "domain": {name: bounds for name, bounds in asdict(model.domain).items() if bounds is not None},
+        **{
+            key: {name: bounds for name, bounds in asdict(getattr(model, key)).items() if bounds is not None}
+            for key in _DOMAINS
+            if hasattr(model, key)
+        },
         "details": model.info.details,
     }
     try:
@@ -86,15 +115,30 @@ def load_latency(path: str | Path | None = None) -> BatchLatency:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def default_latency(model: ModelSpec, gpu: GPUSpec) -> BatchLatency:
-    """The packaged default, or the same roofline for another model or GPU: derived, as uncalibrated as it."""
+def default_latency(model: ModelSpec, gpu: GPUSpec, tensor_parallel: int = 1) -> RooflineLatency:
+    """The packaged default, or the same roofline for other hardware: derived, as uncalibrated as it."""
     packaged = load_latency(None)
     assert isinstance(packaged, RooflineLatency), "the packaged default is a roofline"
-    if (model, gpu) == (packaged.model, packaged.gpu):
+    if (model, gpu, tensor_parallel) == (packaged.model, packaged.gpu, packaged.tensor_parallel):
         return packaged
     return RooflineLatency(
-        model, gpu, packaged.compute_efficiency, packaged.bandwidth_efficiency, packaged.overhead_s
+        model,
+        gpu,
+        packaged.compute_efficiency,
+        packaged.bandwidth_efficiency,
+        packaged.overhead_s,
+        tensor_parallel,
     )
+
+
+def as_iteration_latency(model: BatchLatency | IterationLatency) -> IterationLatency:
+    """Return the model as one of iterations; `ConfigError` if it tells the time of whole batches only."""
+    return cast("IterationLatency", _with("decode_line", model, "whole batches", "single iterations"))
+
+
+def as_batch_latency(model: BatchLatency | IterationLatency) -> BatchLatency:
+    """Return the model as one of whole batches; `ConfigError` if it tells the time of iterations only."""
+    return cast("BatchLatency", _with("batch_time", model, "single iterations", "whole batches"))
 
 
 def refuse_outside(model: BatchLatency, shape: BatchShape) -> NoReturn:
@@ -112,7 +156,17 @@ def refuse_outside(model: BatchLatency, shape: BatchShape) -> NoReturn:
     )
 
 
-def _parse(tree: Any) -> BatchLatency:
+def _with(method: str, model: BatchLatency | IterationLatency, told: str, wanted: str) -> object:
+    if not hasattr(model, method):
+        capable = ", ".join(name for name, kind in FAMILIES.items() if hasattr(kind, method))
+        raise ConfigError(
+            f"latency model {model.info.name} tells the time of {told} only; this policy needs that of "
+            f"{wanted}: choose a model of one of the families {capable}"
+        )
+    return model
+
+
+def _parse(tree: Any) -> Model:
     tree = _object(tree, "the file")
     for key in tree:
         if key not in _KEYS:
@@ -135,8 +189,12 @@ def _parse(tree: Any) -> BatchLatency:
         if name not in names:
             raise ConfigError(f"unknown coefficient {name!r} of the family {family}; {nearest(name, names)}")
     values: dict[str, Any] = {name: _READ.get(name, _as_is)(value) for name, value in coefficients.items()}
-    if kind is not TableLatency:  # its axes are its domain
-        values["domain"] = _domain(_object(tree.get("domain", {}), "domain"))
+    fillable = {field.name for field in fields(kind) if field.init}
+    for key, domain in _DOMAINS.items():
+        if key in fillable:  # else the axes of a table are its range
+            values[key] = _domain(domain, _object(tree.get(key, {}), key))
+        elif key in tree and not hasattr(kind, key):
+            raise ConfigError(f"the family {family} has no {key}")
     name = tree.get("name", family)
     if not isinstance(name, str):
         raise ConfigError(f"name is {name!r}; text is needed")
@@ -144,22 +202,23 @@ def _parse(tree: Any) -> BatchLatency:
 
 
 def _coefficient_names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind) if field.init and field.name not in ("domain", "info")]
+    return [field.name for field in fields(kind) if field.init and field.name not in (*_DOMAINS, "info")]
 
 
-def _domain(tree: dict[str, Any]) -> Domain:
-    known = [field.name for field in fields(Domain)]
+def _domain(kind: type[Domain | IterationDomain], tree: dict[str, Any]) -> Domain | IterationDomain:
+    known = [field.name for field in fields(kind)]
+    least = 1 if kind is Domain else 0  # an iteration may hold no prompt, or no decode
     for name, bounds in tree.items():
         if name not in known:
             raise ConfigError(f"unknown domain {name!r}; {nearest(name, known)}")
         is_pair = (
             isinstance(bounds, list) and len(bounds) == 2 and all(type(bound) is int for bound in bounds)
         )
-        if not is_pair or not 1 <= bounds[0] <= bounds[1]:
+        if not is_pair or not least <= bounds[0] <= bounds[1]:
             raise ConfigError(
-                f"domain of {name} is {bounds!r}; [low, high] with whole 1 <= low <= high is needed"
+                f"domain of {name} is {bounds!r}; [low, high] with whole {least} <= low <= high is needed"
             )
-    return Domain(**{name: (low, high) for name, (low, high) in tree.items()})
+    return kind(**{name: (low, high) for name, (low, high) in tree.items()})
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -204,4 +263,9 @@ def _gpu(value: Any) -> GPUSpec:
 
 
 #: Coefficients that JSON holds in another form.
-_READ: Mapping[str, Callable[[Any], Any]] = {"axes": _axes, "total_s": _tuple, "model": _model, "gpu": _gpu}
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "axes": _axes,
+    **dict.fromkeys(("total_s", "grid_s", "prefill_tokens", "decode_seqs", "mean_context_tokens"), _tuple),
+    "model": _model,
+    "gpu": _gpu,
+}

@@ -70,6 +70,10 @@ class GPUSpec:
         Peak of dense (not sparse) bf16 products.
     memory_bytes_per_s
         Peak memory bandwidth.
+    link_bytes_per_s
+        Peak rate at which it sends to the other GPUs of its machine, one direction; ``None``: not known.
+    link_latency_s
+        Seconds of an all-reduce between these GPUs besides its transfers.
     source
         Where the numbers come from, and which of them nobody has confirmed.
     """
@@ -79,6 +83,8 @@ class GPUSpec:
     flop_per_s: float
     memory_bytes_per_s: float
     source: str = ""
+    link_bytes_per_s: float | None = None
+    link_latency_s: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -207,6 +213,8 @@ def _check(spec: ModelSpec | GPUSpec) -> None:
     """Hold every field to its annotation; whole numbers and reals must be positive."""
     for field in fields(spec):
         value = getattr(spec, field.name)
+        if value is None and field.default is None:
+            continue
         if field.type == "str":
             fits, needed = isinstance(value, str), "text"
         elif field.type == "bool":

@@ -1,0 +1,133 @@
+"""What a fit gives: the model, and what is known about its errors. `latency.fit` makes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from batchsim.errors import ConfigError
+from batchsim.latency.base import BatchLatency, Domain, LatencyInfo
+from batchsim.latency.regression import Floats, Quality
+from batchsim.latency.table import Calibration
+
+#: Relative error from which on a fit is warned of.
+NOTABLE_ERROR = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """A fitted model and what is known about its errors.
+
+    Attributes
+    ----------
+    model
+        Ready for `save_latency`; its details repeat the figures below.
+    coefficients
+        By name, units included; empty for tables.
+    qualities
+        One per kind of points used. The properties give the worst of them.
+    warnings
+        Sentences a user should see.
+    """
+
+    family: str
+    model: BatchLatency
+    coefficients: Mapping[str, float]
+    qualities: tuple[Quality, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def num_points(self) -> int:
+        """Points used, of all kinds."""
+        return sum(quality.num_points for quality in self.qualities)
+
+    @property
+    def r2(self) -> float:
+        """Smallest coefficient of determination."""
+        return min(quality.r2 for quality in self.qualities)
+
+    @property
+    def max_error(self) -> float:
+        """Largest relative error of the fit at a point."""
+        return max(quality.max_error for quality in self.qualities)
+
+    @property
+    def heldout_batch_size_mape(self) -> float:
+        """Largest, over the kinds of points; NaN if unknown."""
+        return float(np.fmax.reduce([quality.heldout_batch_size_mape for quality in self.qualities]))
+
+    @property
+    def heldout_length_mape(self) -> float:
+        """Largest, over the kinds of points; NaN if unknown."""
+        return float(np.fmax.reduce([quality.heldout_length_mape for quality in self.qualities]))
+
+    @property
+    def heldout_mape(self) -> float:
+        """The larger of the two; NaN if neither is known."""
+        return float(np.fmax(self.heldout_batch_size_mape, self.heldout_length_mape))
+
+
+def fit_info(calibration: Calibration, qualities: tuple[Quality, ...], warnings: list[str]) -> LatencyInfo:
+    """Say what is known about a fit, after adding what its quality warns of to ``warnings``."""
+    for quality in qualities:
+        for what, error in (
+            ("batch size", quality.heldout_batch_size_mape),
+            ("length", quality.heldout_length_mape),
+        ):
+            if math.isnan(error):
+                warnings.append(
+                    f"{quality.kind}: too few points to hold out any {what}, so errors are unknown"
+                )
+            elif error > NOTABLE_ERROR:
+                warnings.append(f"{quality.kind}: when a {what} is held out, the error there is {error:.0%}")
+    warnings.extend(calibration.notices)
+    details = {
+        **calibration.details,
+        "calibration": calibration.name,
+        "sha256": calibration.sha256,
+        "dropped_trials": dict(calibration.dropped),
+        "qualities": [
+            {name: None if value != value else value for name, value in asdict(quality).items()}
+            for quality in qualities
+        ],
+        "warnings": list(warnings),
+    }
+    named = [str(calibration.details[key]) for key in ("model", "gpu") if key in calibration.details]
+    return LatencyInfo(" on ".join(named) or calibration.name, calibration.provenance, details)
+
+
+def points_of(calibration: Calibration, kind: str) -> pd.DataFrame:
+    """Return the points of one kind; raise `ConfigError` if there are none."""
+    points = calibration.of_kind(kind)
+    if points.empty:
+        raise ConfigError(f"no {kind} points; this family needs them")
+    return points
+
+
+def column(values: pd.Series[Any]) -> Floats:
+    """Return a column as floats."""
+    return values.to_numpy(dtype=np.float64)
+
+
+def common_range(*columns: Floats) -> tuple[int, int]:
+    """Return the range that all columns cover."""
+    return int(max(column.min() for column in columns)), int(min(column.max() for column in columns))
+
+
+def batch_domain(prefill: pd.DataFrame, decode: pd.DataFrame) -> Domain:
+    """Return the range of whole batches that these points tell of."""
+    sizes = common_range(column(prefill["batch_size"]), column(decode["batch_size"]))
+    if sizes[0] > sizes[1]:
+        raise ConfigError("prefill and decode points have no range of batch sizes in common")
+    low, high = common_range(column(decode["context_tokens"]))
+    return Domain(
+        batch_size=sizes,
+        prompt_tokens=common_range(column(prefill["prompt_tokens"])),
+        # The last of ``output - 1`` steps finds ``prompt + output - 2`` tokens in the cache.
+        length=(low, high + 2),
+    )
