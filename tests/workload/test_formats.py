@@ -101,6 +101,14 @@ def test_llmservingsim_nanoseconds_come_as_csv_or_json_lines(tmp_path: Path, tex
     assert workload.source.kind == "synthetic"
 
 
+def test_llmservingsim_block_hashes_stay(tmp_path: Path) -> None:
+    text = '{"input_toks": 33, "output_toks": 3, "arrival_time_ns": 5, "hash_ids_16": [1, 2]}\n'
+
+    workload = read_trace(written(tmp_path, text))
+
+    assert workload.extra["hash_ids_16"].tolist() == [[1, 2]]
+
+
 def test_own_format_is_not_shifted_but_says_so(tmp_path: Path) -> None:
     path = written(tmp_path, "output_tokens,arrival_s,prompt_tokens,session_id\n3,2.5,7,9\n4,4.0,8,9\n")
 

@@ -70,7 +70,15 @@ FORMATS: Mapping[str, TraceFormat] = {
             "mooncake", "timestamp", "input_length", "output_length", 1e3, extra={"hash_ids": "hash_ids"}
         ),
         # its generator draws the arrivals, whatever the prompts are
-        TraceFormat("llmservingsim", "arrival_time_ns", "input_toks", "output_toks", 1e9, kind="synthetic"),
+        TraceFormat(
+            "llmservingsim",
+            "arrival_time_ns",
+            "input_toks",
+            "output_toks",
+            1e9,
+            kind="synthetic",
+            extra={"hash_ids_16": "hash_ids_16"},
+        ),
     )
 }
 

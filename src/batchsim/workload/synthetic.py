@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.workload.arrivals import ARRIVALS
+from batchsim.workload.arrivals import ARRIVALS, Arrivals
 from batchsim.workload.burstgpt_like import burstgpt_like
 from batchsim.workload.lengths import LENGTHS, Lengths
 from batchsim.workload.request import Source, Workload
+from batchsim.workload.sessions import Sessions
 
 Made = TypeVar("Made")
 
-GENERATORS = (*ARRIVALS, "burstgpt_like")
+GENERATORS = (*ARRIVALS, "sessions", "burstgpt_like")
 
 
 def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generator) -> Workload:
@@ -28,6 +29,7 @@ def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generato
     spec
         ``kind`` is one of `GENERATORS`; ``prompt`` and ``output`` are tables with a ``kind`` of `LENGTHS`
         (not for ``burstgpt_like``, which has its own lengths); the rest are the parameters of the kind.
+        ``sessions`` has a column ``session_id``; its prompts are what a turn adds.
     num_requests
         How many, exactly.
     rng
@@ -44,12 +46,20 @@ def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generato
     arrivals_rng, prompt_rng, output_rng = rng.spawn(3)
     prompt = _lengths(parameters.pop("prompt", None), "generator.prompt")
     output = _lengths(parameters.pop("output", None), "generator.output")
-    arrivals = _build(ARRIVALS[kind], parameters, f"generator {kind}")
+    extra = {}
+    arrivals: Arrivals | Sessions
+    if kind == "sessions":
+        arrivals = _build(Sessions, parameters, "generator sessions")
+        arrival_s, extra["session_id"] = arrivals.sample(num_requests, arrivals_rng)
+    else:
+        arrivals = _build(ARRIVALS[kind], parameters, f"generator {kind}")
+        arrival_s = arrivals.sample(num_requests, arrivals_rng)
     return Workload(
         request_id=np.arange(num_requests, dtype=np.int64),
-        arrival_s=arrivals.sample(num_requests, arrivals_rng),
+        arrival_s=arrival_s,
         prompt_tokens=prompt.sample(num_requests, prompt_rng),
         output_tokens=output.sample(num_requests, output_rng),
+        extra=extra,
         source=Source(f"{arrivals}, prompt {prompt}, output {output}", "synthetic"),
     )
 
