@@ -27,14 +27,15 @@ def test_every_preset_names_its_paper_and_builds(name: str) -> None:
     policy = build(name)
 
     assert PRESETS[name].paper
-    assert policy.describe().count(" x ") == 2
+    assert policy.describe().count(" x ") == 2 + PRESETS[name].is_iteration_level
 
 
 def test_overrides_change_parameters_of_the_presets_answers() -> None:
     policy = build("multi_bin", batch_size=16, num_bins=2, queueing={"boundaries": "optimal"})
 
     assert policy.describe() == (
-        "MultiBin(num_bins=2, boundaries='optimal') x FixedSize(size=16) x FullBatch(leftovers='flush')"
+        "MultiBin(num_bins=2, boundaries='optimal', turn=8) x FixedSize(size=16) x "
+        "FullBatch(leftovers='flush')"
     )
 
 

@@ -1,10 +1,37 @@
-import numpy as np
+"""Where the next request goes, by what the router knows."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting
-from batchsim.policies.routing import LeastLoaded, PowerOfTwo, RoundRobin
+from batchsim.policies.routing import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin, SessionAffinity
 from tests.policies.worlds import Waiting
 
-REQUEST = Waiting(0)
+
+@dataclass
+class Turn(Waiting):
+    """A request with what affinity goes by."""
+
+    session_id: int = -1
+    prefix_ids: Sequence[int] = ()
+
+
+REQUEST = Turn(0)
+BY_LOAD = [LeastLoaded, PowerOfTwo, SessionAffinity, PrefixAffinity]
+
+
+def of_session(session_id: int) -> Turn:
+    return Turn(0, session_id=session_id)
+
+
+def with_prefix(*ids: int) -> Turn:
+    return Turn(0, prefix_ids=ids)
 
 
 def test_round_robin_takes_replicas_in_turn_whatever_their_load() -> None:
@@ -39,3 +66,94 @@ def test_power_of_two_repeats_itself_for_the_same_stream() -> None:
 
 def test_power_of_two_of_one_is_that_one() -> None:
     assert PowerOfTwo().choose(REQUEST, [7]) == 0
+
+
+def test_round_robin_needs_no_loads() -> None:
+    assert RoundRobin().load is None
+
+
+@pytest.mark.parametrize("kind", BY_LOAD)
+def test_all_others_look_at_requests_or_at_kv_blocks(kind: type) -> None:
+    assert kind().load == "requests"
+    assert kind(by="kv_blocks").load == "kv_blocks"
+    with pytest.raises(ConfigError, match=r"by is 'kv_block'; did you mean kv_blocks\?"):
+        kind(by="kv_block")
+
+
+def test_a_session_stays_where_its_first_turn_went() -> None:
+    routing = SessionAffinity()
+
+    first = routing.choose(of_session(7), [3, 1, 2])
+    later = routing.choose(of_session(7), [0, 9, 0])
+
+    assert (first, later) == (1, 1)
+
+
+def test_sessions_and_requests_without_one_begin_at_the_least_loaded() -> None:
+    routing = SessionAffinity()
+    routing.choose(REQUEST, [0, 1])
+
+    chosen = [routing.choose(request, [1, 0]) for request in (REQUEST, of_session(0), of_session(1))]
+
+    assert chosen == [1, 1, 1]
+
+
+def test_a_prefix_goes_to_the_replica_that_got_most_of_it() -> None:
+    routing = PrefixAffinity()
+    routing.choose(with_prefix(1, 2), [0, 5, 5])
+    routing.choose(with_prefix(1, 3), [1, 5, 5])
+    routing.choose(with_prefix(4), [5, 5, 0])
+
+    assert routing.choose(with_prefix(1, 2, 9), [5, 0, 0]) == 0
+    assert routing.choose(with_prefix(4, 8), [0, 0, 5]) == 2
+    assert routing.choose(with_prefix(6), [5, 0, 5]) == 1
+    assert routing.choose(REQUEST, [5, 0, 5]) == 1
+
+
+def test_the_last_replica_of_a_prefix_counts_and_the_longest_match() -> None:
+    routing = PrefixAffinity(max_imbalance=0)
+    routing.choose(with_prefix(1, 2), [0, 1])
+    routing.choose(with_prefix(1, 3), [1, 0])
+
+    assert routing.choose(with_prefix(1, 4), [0, 0]) == 1
+    assert routing.choose(with_prefix(1, 2), [0, 0]) == 0
+
+
+def test_a_prefix_moves_once_its_replica_is_too_far_ahead() -> None:
+    routing = PrefixAffinity(max_imbalance=2)
+    loads = ([0, 0], [2, 0], [3, 0], [0, 2])
+
+    chosen = [routing.choose(with_prefix(1), load) for load in loads]
+
+    assert chosen == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_an_imbalance_below_nothing_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"max_imbalance is .*; a number >= 0 is needed"):
+        PrefixAffinity(max_imbalance=value)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-1, 3),
+            st.lists(st.integers(0, 9), max_size=4, unique=True),
+            st.lists(st.integers(0, 20), min_size=3, max_size=3),
+        )
+    ),
+    st.integers(0, 10),
+)
+def test_affinity_never_goes_beyond_the_imbalance_and_never_splits_a_session(
+    arrivals: list[tuple[int, list[int], list[int]]], max_imbalance: int
+) -> None:
+    by_prefix, by_session = PrefixAffinity(max_imbalance=max_imbalance), SessionAffinity()
+    replica_of: dict[int, int] = {}
+
+    for session_id, ids, loads in arrivals:
+        request = Turn(0, session_id=session_id, prefix_ids=ids)
+        assert loads[by_prefix.choose(request, loads)] <= min(loads) + max_imbalance
+        chosen = by_session.choose(request, loads)
+        assert chosen == (
+            replica_of.setdefault(session_id, chosen) if session_id >= 0 else loads.index(min(loads))
+        )

@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 
 
 class WaitingRequest(Protocol):
-    """What a policy sees of a request. Ids count up in order of arrival, so they break ties."""
+    """What a policy sees of a request. One that is sent again is another, with the same id."""
 
     request_id: int
     arrival_s: float
     prompt_tokens: int
     predicted_output_tokens: int
+    priority: int  # smaller goes first, where a policy looks at it
+    session_id: int  # -1: none
+    prefix_ids: Sequence[int]  # one per full block of the prompt; equal ids, equal prompt up to there
+
+
+def arrival_order(request: WaitingRequest) -> tuple[float, int]:
+    """What to sort by for first come, first served; ids break ties."""
+    return request.arrival_s, request.request_id
 
 
 def _no_tokens() -> NDArray[np.int64]:
@@ -70,6 +78,16 @@ class BatchReport(NamedTuple):
     worst_e2e_s: float  # of the member that arrived first
     output_tokens: int  # the longest answer
     total_tokens: Sequence[int]  # prompt + output of each member
+
+
+class IterationReport(NamedTuple):
+    """What a controller learns from a span of equal iterations; times are measured, noise and all."""
+
+    num_iterations: int
+    duration_s: float
+    decode_seqs: int  # sequences that got a token in each; 0 where the decoding ones stalled
+    num_decoding: int  # sequences that wanted one
+    total_tokens: Sequence[int]  # prompt + output of each request that finished at its end
 
 
 class Decision(NamedTuple):
@@ -134,6 +152,16 @@ class QueueDiscipline(Protocol):
     def discard(self, request: WaitingRequest, bin_: int) -> None:
         """Forget a waiting request that gave up."""
 
+    def next_bin(self) -> int | None:
+        """The bin that hands over the next request where they join one by one; None if all are empty."""
+
+    @property
+    def is_fifo(self) -> bool:
+        """Whether a request that arrives never gets ahead of one that waits."""
+
+    def head_changes_s(self, now_s: float) -> float:
+        """When, after now, the next request is another one though none came or went; mostly infinity."""
+
 
 class Sizer(Protocol):
     """How many may run together?"""
@@ -155,6 +183,12 @@ class Sizer(Protocol):
     def observe(self, report: BatchReport) -> Sequence[Decision]:
         """Learn from a batch that ended; return the decisions this led to, if any."""
 
+    def observe_iterations(self, report: IterationReport) -> Sequence[Decision]:
+        """Learn from iterations that ended; return the decisions this led to, if any."""
+
+    def iterations_to_decision(self) -> float:
+        """After how many more decode iterations the answer may change by itself; infinity if never."""
+
 
 class LaunchRule(Protocol):
     """Which bin, if any, launches a batch now? Frozen: all it knows is in the arguments."""
@@ -175,11 +209,141 @@ class LaunchRule(Protocol):
         """When to ask again if nothing arrives; infinity for a rule without a timer."""
 
 
+class RunningRequest(WaitingRequest, Protocol):
+    """What a policy sees of a request that was admitted."""
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Prompt tokens still to be computed; after a preemption, those of the answer so far count too."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it holds KV blocks: admitted, and not preempted since."""
+
+
+class Step(Protocol):
+    """The next iteration of a replica while a rule puts it together.
+
+    All running sequences whose prompt is complete decode one token each, unless `hold_decodes` is called. The
+    rule adds prompt chunks, of running requests and of waiting ones that it admits, and makes room by
+    preempting. What does not fit raises `PlanError`.
+    """
+
+    @property
+    def num_blocks(self) -> int:
+        """KV blocks of the replica."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block."""
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks that can be taken now."""
+
+    @property
+    def growth_blocks(self) -> int:
+        """KV blocks that the decoding sequences take in this iteration."""
+
+    @property
+    def num_decoding(self) -> int:
+        """Running sequences whose prompt is complete."""
+
+    @property
+    def num_running(self) -> int:
+        """Running sequences."""
+
+    @property
+    def max_running(self) -> int:
+        """What the sizer allows to run."""
+
+    @property
+    def num_preempted(self) -> int:
+        """Requests preempted in this iteration."""
+
+    @property
+    def prefilling(self) -> Sequence[RunningRequest]:
+        """Running requests whose prompt is not complete, in order of admission."""
+
+    @property
+    def running(self) -> Sequence[RunningRequest]:
+        """All running requests, in order of admission."""
+
+    @property
+    def swapped(self) -> Sequence[RunningRequest]:
+        """Requests whose KV lies in host memory, in order of preemption."""
+
+    def next_waiting(self) -> RunningRequest | None:
+        """The waiting request whose turn it is, as the queue discipline has it."""
+
+    def uncached_tokens(self, request: RunningRequest) -> int:
+        """Tokens of a waiting request that the prefix cache does not hold; at least 1."""
+
+    def last_running(self) -> RunningRequest:
+        """The running request that was admitted last."""
+
+    def admit(
+        self,
+        request: RunningRequest,
+        num_tokens: int,
+        *,
+        blocks_for_tokens: int | None = None,
+        keep_free_blocks: int = 0,
+    ) -> bool:
+        """Let a waiting request run, with a first chunk, if its KV blocks can be had.
+
+        Parameters
+        ----------
+        num_tokens
+            Size of the chunk, beyond what the prefix cache holds.
+        blocks_for_tokens
+            Take blocks for so many tokens, cached ones included; as many as the chunk needs if left out.
+        keep_free_blocks
+            So many blocks must stay free.
+        """
+
+    def lacking_blocks(self, request: RunningRequest, num_tokens: int) -> int:
+        """KV blocks that lack for a chunk of a running request beside the decodes; at most 0 if none."""
+
+    def prefill(self, request: RunningRequest, num_tokens: int) -> None:
+        """Process another chunk of a running request."""
+
+    def preempt(self, request: RunningRequest, *, swap: bool = False) -> None:
+        """Take a running request's KV away, drop it or copy it to the host, and let it wait at the head."""
+
+    def swap_in(self, request: RunningRequest) -> bool:
+        """Bring a swapped request back if its blocks can be had; it decodes in this iteration."""
+
+    def hold_decodes(self) -> None:
+        """Let the decoding sequences sit this iteration out."""
+
+
+class IterationRule(Protocol):
+    """What goes into this iteration? Frozen: all it knows is in the step.
+
+    It is asked only where there is something to decide: requests wait, prompts are incomplete, or the
+    decoding sequences lack KV blocks. Otherwise those decode.
+    """
+
+    def plan(self, step: Step) -> None:
+        """Put the iteration together."""
+
+    def usable_blocks(self, num_blocks: int) -> int:
+        """The most KV blocks a single request may come to hold; a request that needs more is refused."""
+
+    def reserved_tokens(self, request: WaitingRequest) -> int:
+        """Tokens that blocks are reserved for at admission, beyond the prompt; 0 where they grow."""
+
+
 class Routing(Protocol):
     """Which replica? Sees only how much each has to do."""
+
+    @property
+    def load(self) -> str | None:
+        """What the loads are: ``requests``, ``kv_blocks``, or None if it does not look."""
 
     def prepare(self, setting: Setting) -> None:
         """Take what it needs of the setting; called once."""
 
     def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
-        """Index of the replica; ``loads`` holds the requests waiting or running on each."""
+        """Index of the replica; ``loads`` holds for each what `load` says, waiting or running."""

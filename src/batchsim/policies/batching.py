@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchsim.errors import ConfigError
-from batchsim.policies.base import QueueDiscipline, Sizer
+from batchsim.policies.base import QueueDiscipline, Sizer, arrival_order
 
 
 def _occupied(queue: QueueDiscipline) -> Iterator[int]:
@@ -93,13 +93,13 @@ class FullBatch:
         self, queue: QueueDiscipline, sizer: Sizer, now_s: float, *, is_last_call: bool
     ) -> int | None:
         """The bin whose next batch became full first; at the last call, then the oldest leftovers."""
-        first, first_full = None, math.inf
+        first, first_full = None, (math.inf, 0)
         for bin_ in range(queue.num_bins):
             size = sizer.batch_size(bin_)
             if queue.waiting(bin_) >= size:
                 if queue.num_bins == 1:
                     return bin_
-                became_full = queue.nth(bin_, size - 1).request_id
+                became_full = arrival_order(queue.nth(bin_, size - 1))
                 if became_full < first_full:
                     first, first_full = bin_, became_full
         if first is None and is_last_call and self.leftovers == "flush":
@@ -144,7 +144,7 @@ class Timer:
             or queue.waiting(bin_) >= sizer.batch_size(bin_)
             or now_s >= queue.oldest(bin_).arrival_s + self.max_wait_s
         ]
-        return min(ready, key=lambda bin_: queue.oldest(bin_).request_id, default=None)
+        return min(ready, key=lambda bin_: arrival_order(queue.oldest(bin_)), default=None)
 
     def num_missing(self, queue: QueueDiscipline, sizer: Sizer) -> int:
         """What the fullest bin lacks; the first to come to an empty queue sets the timer."""

@@ -1,4 +1,8 @@
-"""What queue disciplines keep requests in; those that give up are marked and skipped later, never sought."""
+"""What queue disciplines keep requests in; those that give up are marked and skipped later, never sought.
+
+They are marked by identity: who gives up may come again under the same number while the first still lies
+here.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,9 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._requests) - len(self._gone)
+
+    def __bool__(self) -> bool:
+        return bool(self._requests)  # those that gave up never stay at the head
 
     def push(self, request: WaitingRequest) -> None:
         """Take a request in, last."""
@@ -51,17 +58,17 @@ class Line:
         """The one at a position, counting from 0."""
         if not self._gone:
             return self._requests[position]
-        present = (request for request in self._requests if request.request_id not in self._gone)
+        present = (request for request in self._requests if id(request) not in self._gone)
         return next(islice(present, position, None))
 
     def discard(self, request: WaitingRequest) -> None:
         """Forget one that gave up."""
-        self._gone.add(request.request_id)
+        self._gone.add(id(request))
         self._drop_gone_heads()
 
     def _drop_gone_heads(self) -> None:
-        while self._requests and self._requests[0].request_id in self._gone:
-            self._gone.remove(self._requests.popleft().request_id)
+        while self._requests and id(self._requests[0]) in self._gone:
+            self._gone.remove(id(self._requests.popleft()))
 
 
 class RankedLine:
@@ -70,8 +77,8 @@ class RankedLine:
     __slots__ = ("_arrivals", "_heap", "_keys")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, WaitingRequest]] = []
-        self._arrivals: list[tuple[int, WaitingRequest]] = []
+        self._heap: list[tuple[float, float, int, WaitingRequest]] = []
+        self._arrivals: list[tuple[float, int, WaitingRequest]] = []
         self._keys: dict[int, float] = {}  # of those present; other entries of both heaps are stale
 
     def __len__(self) -> int:
@@ -79,27 +86,31 @@ class RankedLine:
 
     def push(self, key: float, request: WaitingRequest) -> None:
         """Take a request in under a key, anew if it was there before."""
-        heappush(self._heap, (key, request.request_id, request))
-        heappush(self._arrivals, (request.request_id, request))
-        self._keys[request.request_id] = key
+        heappush(self._heap, (key, request.arrival_s, request.request_id, request))
+        heappush(self._arrivals, (request.arrival_s, request.request_id, request))
+        self._keys[id(request)] = key
 
     def smallest(self) -> WaitingRequest:
         """The one with the smallest key."""
-        while self._keys.get(self._heap[0][1]) != self._heap[0][0]:
+        while self._keys.get(id(self._heap[0][3])) != self._heap[0][0]:
             heappop(self._heap)
-        return self._heap[0][2]
+        return self._heap[0][3]
 
     def oldest(self) -> WaitingRequest:
         """The one that arrived first."""
-        while self._arrivals[0][0] not in self._keys:
+        while id(self._arrivals[0][2]) not in self._keys:
             heappop(self._arrivals)
-        return self._arrivals[0][1]
+        return self._arrivals[0][2]
 
     def nth(self, position: int) -> WaitingRequest:
         """The one at a position in order of arrival; O(n log n)."""
-        present = {request_id: request for request_id, request in self._arrivals if request_id in self._keys}
+        present = {
+            (arrival_s, request_id): request
+            for arrival_s, request_id, request in self._arrivals
+            if id(request) in self._keys
+        }
         return present[sorted(present)[position]]
 
     def remove(self, request: WaitingRequest) -> None:
         """Let one go."""
-        del self._keys[request.request_id]
+        del self._keys[id(request)]

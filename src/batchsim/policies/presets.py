@@ -15,10 +15,12 @@ from typing import Any
 
 from batchsim.config import PolicyConfig
 from batchsim.errors import ConfigError, nearest
-from batchsim.policies import batching, queueing, routing, sizing
-from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Sizer
+from batchsim.policies import batching, continuous, queueing, routing, sizing
+from batchsim.policies.base import IterationRule, LaunchRule, QueueDiscipline, Routing, Sizer
 from batchsim.policies.batching import FullBatch, Greedy
-from batchsim.policies.queueing import Fifo, MultiBin
+from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
+from batchsim.policies.queueing import Fifo, MultiBin, ShortestFirst
+from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
 
 
@@ -40,10 +42,15 @@ class Preset:
 
     queueing: QueueDiscipline
     sizing: Sizer
-    batching: LaunchRule
+    batching: LaunchRule | IterationRule
     routing: Routing | None = None
     paper: str = ""
     departs: str = ""
+
+    @property
+    def is_iteration_level(self) -> bool:
+        """Whether requests join and leave at every iteration; else batches run to completion."""
+        return hasattr(self.batching, "plan")
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -74,7 +81,75 @@ PRESETS: Mapping[str, Preset] = {
         paper="arXiv 2412.04504 (bins) with arXiv 2503.05248 (sizes, one state per bin)",
         departs="launches when a GPU is idle, from the bin whose oldest request arrived first, not when full",
     ),
+    "orca": Preset(
+        Fifo(),
+        FixedSize(256),
+        ReserveWhole(),
+        LeastLoaded(),
+        paper="Yu et al., Orca, OSDI'22: iteration-level batches, memory reserved for the longest answer",
+        departs="one iteration in flight at a time",
+    ),
+    "vllm_v0": Preset(
+        Fifo(),
+        FixedSize(256),
+        PrefillFirst(),
+        LeastLoaded(),
+        paper="vLLM's V0 engine (Kwon et al., PagedAttention, SOSP'23): prompts first, preempt by recompute",
+        departs="a prompt longer than the token budget runs in an iteration of its own",
+    ),
+    "vllm_v0_swap": Preset(
+        Fifo(),
+        FixedSize(256),
+        PrefillFirst(preemption="swap"),
+        LeastLoaded(),
+        paper="vLLM's V0 engine with preemption by swapping to host memory",
+        departs="as vllm_v0; vLLM swaps only groups of several sequences unless told",
+    ),
+    "vllm_v1": Preset(
+        Fifo(),
+        FixedSize(256),
+        ChunkedPrefill(),
+        LeastLoaded(),
+        paper="vLLM's V1 engine: one token budget, chunked prefill, running requests first",
+        departs="prompts always in chunks; decodes go before incomplete prompts, with the same outcome",
+    ),
+    "sarathi": Preset(
+        Fifo(),
+        FixedSize(128),
+        StallFree(),
+        LeastLoaded(),
+        paper="Agrawal et al., Sarathi-Serve, OSDI'24: chunked prefill without decode stalls",
+    ),
+    "sjf": Preset(
+        ShortestFirst(promote_after_s=30.0),
+        FixedSize(256),
+        ChunkedPrefill(),
+        LeastLoaded(),
+        paper="vllm_v1 that admits the shortest predicted answer first, as Fu et al., arXiv 2408.15792",
+        departs="orders by predicted length, not by a learnt rank; whoever waited 30 s goes first",
+    ),
+    "multi_bin_continuous": Preset(
+        MultiBin(4),
+        FixedSize(256),
+        ChunkedPrefill(),
+        LeastLoaded(),
+        paper="vllm_v1 that admits requests of one bin of arXiv 2412.04504 in turns of eight",
+        departs="the paper excludes continuous batching; its bins are carried over here",
+    ),
+    "dynamic_batching": Preset(
+        Fifo(),
+        Smallest((MemoryAware(), SloFeedback())),
+        PrefillFirst(),
+        LeastLoaded(),
+        paper="Pang et al., arXiv 2503.05248, as published: concurrency of vLLM capped by Algorithms 1 and 2",
+        departs="the paper gives neither parameters nor the vLLM version; prompts come first, as in V0",
+    ),
 }
+
+
+def names_of(*, is_iteration_level: bool) -> list[str]:
+    """The presets of one world: numbers of the two do not belong side by side unless that is said."""
+    return [name for name, preset in PRESETS.items() if preset.is_iteration_level == is_iteration_level]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +159,14 @@ class Policy:
     name: str
     queueing: QueueDiscipline
     sizing: Sizer
-    batching: LaunchRule
+    batching: LaunchRule | IterationRule
     routing: Routing | None
+
+    @property
+    def controllers(self) -> tuple[Sizer, ...]:
+        """The sizers that learn from iterations."""
+        chunk = getattr(self.batching, "chunk", None)
+        return tuple(sizer for sizer in (self.sizing, chunk) if sizer is not None and sizer.adapts)
 
     def describe(self) -> str:
         """The combination in one line, e.g. ``Fifo() x FixedSize(size=8) x Greedy(order='oldest')``."""
@@ -118,13 +199,33 @@ def build(config: PolicyConfig) -> Policy:
         name=config.preset,
         queueing=_answer(preset.queueing, queueing, _with_num_bins(config, preset), "policy.queueing"),
         sizing=_answer(preset.sizing, sizing, config.sizing, "policy.sizing"),
-        batching=_answer(preset.batching, batching, config.batching, "policy.batching"),
+        batching=_answer(
+            preset.batching,
+            continuous if preset.is_iteration_level else batching,
+            config.batching,
+            "policy.batching",
+        ),
         routing=_answer(preset.routing, routing, config.routing, "policy.routing") if config.routing
         else _fresh(preset.routing),
     )  # fmt: skip
     if config.batch_size is not None:
         policy = replace(policy, sizing=_limited(policy.sizing, config.batch_size))
+    _check_budget(policy)
     return policy
+
+
+def _check_budget(policy: Policy) -> None:
+    """Every decoding sequence needs a token of an iteration's budget, as vLLM demands too."""
+    most = policy.sizing.max_batch_size
+    if (
+        isinstance(policy.batching, ChunkedPrefill | StallFree)
+        and policy.batching.max_num_batched_tokens < most
+    ):
+        raise ConfigError(
+            f"policy.batching.max_num_batched_tokens is {policy.batching.max_num_batched_tokens}, but {most} "
+            "requests may run, each with a token in every iteration; a larger budget or a smaller batch_size "
+            "is needed"
+        )
 
 
 def find_preset(name: str) -> Preset:
@@ -174,6 +275,8 @@ def _answer(template: Any, module: ModuleType, given: Mapping[str, Any], where: 
     if not isinstance(given, Mapping):
         raise ConfigError(f"{where} is {given!r}; a table of its parameters is needed")
     parameters = dict(given)
+    if isinstance(parameters.get("chunk"), Mapping):  # the sizer of a token budget
+        parameters["chunk"] = _answer(None, sizing, parameters["chunk"], f"{where}.chunk")
     kind = parameters.pop("kind", None)
     if kind is not None:
         return _make(kind, module, parameters, where)

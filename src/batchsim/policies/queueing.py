@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from batchsim.errors import ConfigError
-from batchsim.policies.base import Setting, WaitingRequest
+from batchsim.policies.base import Setting, WaitingRequest, arrival_order
 from batchsim.policies.lines import Line, RankedLine
 from batchsim.workload.boundaries import fit_boundaries
 from batchsim.workload.checks import is_whole
@@ -45,12 +45,21 @@ class _OneBin:
         """All lengths share bin 0."""
         return 0
 
+    def head_changes_s(self, now_s: float) -> float:
+        """Never by itself."""
+        return math.inf
+
 
 @dataclass(slots=True)
 class Fifo(_OneBin):
     """Next is the request that arrived first."""
 
     _line: Line = field(default_factory=Line, init=False, repr=False, compare=False)
+
+    @property
+    def is_fifo(self) -> bool:
+        """Yes."""
+        return True
 
     def push(self, request: WaitingRequest) -> int:
         """Take a request in."""
@@ -89,6 +98,8 @@ class Fifo(_OneBin):
         """The only one, if anyone waits."""
         return 0 if self._line else None
 
+    next_bin = oldest_bin
+
     def discard(self, request: WaitingRequest, bin_: int) -> None:
         """Forget a request that gave up."""
         self._line.discard(request)
@@ -109,16 +120,25 @@ class MultiBin:
     boundaries
         ``equal_mass`` (the paper's choice for LLM lengths), ``uniform``, ``exponential`` (its Lemma A.1),
         ``optimal`` (a dynamic programme), or the ``num_bins - 1`` inner edges themselves.
+    turn
+        Where requests join one by one: how many a bin hands over in a row before the turn goes to the bin
+        whose head arrived first, so that requests of one bin run, and end, together. The paper has no such
+        world; with 1 the bins make no difference there.
     """
 
     num_bins: int = 4
     boundaries: str | Sequence[float] = "equal_mass"
+    turn: int = 8
     edges: Sequence[float] = field(default=(), init=False)
     _lines: list[Line] = field(default_factory=list, init=False, repr=False, compare=False)
+    _current: int | None = field(default=None, init=False, repr=False, compare=False)
+    _num_left: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not is_whole(self.num_bins):
             raise ConfigError(f"num_bins is {self.num_bins!r}; a whole number >= 1 is needed")
+        if not is_whole(self.turn):
+            raise ConfigError(f"turn is {self.turn!r}; a whole number >= 1 is needed")
         if not isinstance(self.boundaries, str):
             edges = [float(edge) for edge in self.boundaries]
             if len(edges) != self.num_bins - 1:
@@ -162,12 +182,28 @@ class MultiBin:
         return bin_
 
     def push_back(self, request: WaitingRequest, bin_: int) -> None:
-        """Put a request back to the head of its bin."""
+        """Put a request back to the head of its bin, whose turn it is now."""
         self._lines[bin_].push_back(request)
+        self._current, self._num_left = bin_, self._num_left + 1 if self._current == bin_ else 1
 
     def waiting(self, bin_: int) -> int:
         """How many wait in a bin."""
         return len(self._lines[bin_])
+
+    def next_bin(self) -> int | None:
+        """The bin whose turn it is, as long as requests wait in it, else the one whose head arrived first."""
+        if self._current is None or not self._num_left or not self._lines[self._current]:
+            self._current, self._num_left = self.oldest_bin(), self.turn
+        return self._current
+
+    @property
+    def is_fifo(self) -> bool:
+        """Only with one bin."""
+        return self.num_bins == 1
+
+    def head_changes_s(self, now_s: float) -> float:
+        """Never by itself."""
+        return math.inf
 
     def head(self, bin_: int, now_s: float) -> WaitingRequest:
         """The one of this bin that arrived first."""
@@ -175,6 +211,7 @@ class MultiBin:
 
     def pop(self, bin_: int, now_s: float) -> WaitingRequest:
         """Hand over the one of this bin that arrived first."""
+        self._num_left -= 1
         return self._lines[bin_].pop()
 
     def oldest(self, bin_: int) -> WaitingRequest:
@@ -191,7 +228,7 @@ class MultiBin:
 
     def oldest_bin(self) -> int | None:
         """The bin whose head arrived first."""
-        occupied = [(line.head().request_id, bin_) for bin_, line in enumerate(self._lines) if line]
+        occupied = [(arrival_order(line.head()), bin_) for bin_, line in enumerate(self._lines) if line]
         return min(occupied)[1] if occupied else None
 
     def discard(self, request: WaitingRequest, bin_: int) -> None:
@@ -248,6 +285,13 @@ class _RankedQueue(_OneBin):
         """The only one, if anyone waits."""
         return 0 if self._ranked else None
 
+    next_bin = oldest_bin
+
+    @property
+    def is_fifo(self) -> bool:
+        """No."""
+        return False
+
     def discard(self, request: WaitingRequest, bin_: int) -> None:
         """Forget a request that gave up."""
         self._ranked.remove(request)
@@ -278,6 +322,13 @@ class ShortestFirst(_RankedQueue):
             return oldest
         return self._ranked.smallest()
 
+    def head_changes_s(self, now_s: float) -> float:
+        """When the oldest will have waited too long."""
+        if self.promote_after_s == math.inf or not self._ranked:
+            return math.inf
+        due_s = self._ranked.oldest().arrival_s + self.promote_after_s
+        return due_s if due_s >= now_s else math.inf
+
 
 @dataclass(slots=True)
 class EarliestDeadline(_RankedQueue):
@@ -297,3 +348,12 @@ class EarliestDeadline(_RankedQueue):
     def key(self, request: WaitingRequest) -> float:
         """The deadline in seconds."""
         return request.arrival_s + self.slack_s + self.per_token_s * request.predicted_output_tokens
+
+
+@dataclass(slots=True)
+class HighestPriority(_RankedQueue):
+    """Next is the smallest `priority`, of equals the one that arrived first (vLLM's priority scheduling)."""
+
+    def key(self, request: WaitingRequest) -> float:
+        """The priority."""
+        return request.priority

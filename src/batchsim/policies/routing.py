@@ -1,13 +1,21 @@
-"""Which replica? For clusters where every GPU has a queue of its own instead of one central queue."""
+"""Which replica? For clusters where every GPU has a queue of its own instead of one central queue.
+
+All but `RoundRobin` look at a load: ``requests`` counts those that wait or run, ``kv_blocks`` the KV blocks
+in use and those that the waiting prompts will take. If nothing else is said, ties go to the lowest number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
+from batchsim.errors import ConfigError, nearest
 from batchsim.policies.base import Setting, WaitingRequest
+
+Load = Literal["requests", "kv_blocks"]
 
 
 @dataclass(slots=True)
@@ -15,6 +23,10 @@ class RoundRobin:
     """Replicas in turn, whatever they have to do."""
 
     _next: int = field(default=0, init=False, repr=False, compare=False)
+
+    @property
+    def load(self) -> None:
+        """It does not look."""
 
     def prepare(self, setting: Setting) -> None:
         """Nothing to take."""
@@ -28,23 +40,42 @@ class RoundRobin:
 
 @dataclass(slots=True)
 class LeastLoaded:
-    """The replica with the fewest requests waiting or running; ties go to the lowest number."""
+    """The replica with the smallest load."""
+
+    by: Load = "requests"
+
+    def __post_init__(self) -> None:
+        _check_load(self.by)
+
+    @property
+    def load(self) -> Load:
+        """What it compares."""
+        return self.by
 
     def prepare(self, setting: Setting) -> None:
         """Nothing to take."""
 
     def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
         """Index of the smallest load."""
-        return loads.index(min(loads))
+        return _least(loads)
 
 
 @dataclass(slots=True)
 class PowerOfTwo:
     """The less loaded of two replicas drawn at random (Mitzenmacher, 2001)."""
 
+    by: Load = "requests"
     _rng: np.random.Generator = field(
         default_factory=np.random.default_rng, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        _check_load(self.by)
+
+    @property
+    def load(self) -> Load:
+        """What it compares."""
+        return self.by
 
     def prepare(self, setting: Setting) -> None:
         """Take the run's random stream."""
@@ -56,3 +87,87 @@ class PowerOfTwo:
             return 0
         first, second = (int(index) for index in self._rng.choice(len(loads), size=2, replace=False))
         return first if loads[first] <= loads[second] else second
+
+
+@dataclass(slots=True)
+class SessionAffinity:
+    """The replica that had the session's earlier turns; the least loaded for a first turn or no session."""
+
+    by: Load = "requests"
+    _replica_of: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_load(self.by)
+
+    @property
+    def load(self) -> Load:
+        """What a first turn looks at."""
+        return self.by
+
+    def prepare(self, setting: Setting) -> None:
+        """Nothing to take."""
+
+    def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
+        """The session's replica."""
+        if request.session_id < 0:
+            return _least(loads)
+        chosen = self._replica_of.get(request.session_id)
+        if chosen is None:
+            chosen = self._replica_of[request.session_id] = _least(loads)
+        return chosen
+
+
+@dataclass(slots=True)
+class PrefixAffinity:
+    """The replica that last got the longest known prefix of the prompt, unless it has too much to do.
+
+    A new prefix goes to the least loaded replica, and so does one whose replica has more than `max_imbalance`
+    more to do than that. Follows the cache-aware policy of SGLang's router, and departs from it. There, load
+    decides for all requests as long as the fullest replica is that far, and by a factor, ahead of the least
+    loaded; a match counts only from some share of the prompt on; a new prefix goes to the replica that was
+    sent the fewest distinct prefixes; and the oldest are forgotten, here none, even if the cache dropped it.
+
+    Attributes
+    ----------
+    by
+        The load that counts.
+    max_imbalance
+        In units of that load; the default is that of SGLang's router, for requests.
+    """
+
+    by: Load = "requests"
+    max_imbalance: float = 64
+    _replica_of: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_load(self.by)
+        if not self.max_imbalance >= 0:
+            raise ConfigError(f"max_imbalance is {self.max_imbalance!r}; a number >= 0 is needed")
+
+    @property
+    def load(self) -> Load:
+        """What must not be too unequal."""
+        return self.by
+
+    def prepare(self, setting: Setting) -> None:
+        """Nothing to take."""
+
+    def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
+        """The prefix's replica, or the least loaded."""
+        ids, replica_of = request.prefix_ids, self._replica_of
+        least = _least(loads)
+        chosen = next((replica_of[id_] for id_ in reversed(ids) if id_ in replica_of), least)
+        if loads[chosen] - loads[least] > self.max_imbalance:
+            chosen = least
+        replica_of.update(dict.fromkeys(ids, chosen))
+        return chosen
+
+
+def _least(loads: Sequence[int]) -> int:
+    return loads.index(min(loads))
+
+
+def _check_load(by: str) -> None:
+    known = ("requests", "kv_blocks")
+    if by not in known:
+        raise ConfigError(f"by is {by!r}; {nearest(str(by), known)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batchsim.errors import ConfigError
-from batchsim.policies.base import BatchReport, Decision, Setting, Sizer
+from batchsim.policies.base import BatchReport, Decision, IterationReport, Setting, Sizer
 from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
 
 
@@ -42,16 +42,24 @@ class FixedSize:
         """Nothing to learn."""
         return ()
 
+    def observe_iterations(self, report: IterationReport) -> Sequence[Decision]:
+        """Nothing to learn."""
+        return ()
+
+    def iterations_to_decision(self) -> float:
+        """It decides nothing."""
+        return math.inf
+
 
 @dataclass(slots=True)
 class MemoryAware:
     """As many as keep the chance of outgrowing KV memory small: Algorithm 1 of arXiv 2503.05248.
 
     Lengths are learnt from the training part and from batches that ended; until `min_requests` are known the
-    limit is `max_batch_size`. Variance is that of prompt + output, so their correlation counts. Departs from
-    the paper where a batch runs to completion: nothing decodes on a GPU when its next batch is sized, so the
-    printed gate (recompute only while requests both wait and decode) has nothing to hold back, and
-    `num_decoding` is zero.
+    limit is `max_batch_size`. Variance is that of prompt + output, so their correlation counts. The printed
+    gate (recompute only while requests both wait and decode) is left out: the limit is looked at only while
+    requests wait. Where batches run to completion nothing decodes when one is sized, and `num_decoding` is
+    zero.
 
     Attributes
     ----------
@@ -114,6 +122,23 @@ class MemoryAware:
         self._resize(lengths)
         return ()
 
+    def observe_iterations(self, report: IterationReport) -> Sequence[Decision]:
+        """Learn the lengths of requests that ended."""
+        if not report.total_tokens:
+            return ()
+        lengths = self._state(0)
+        size = lengths.size
+        lengths.add(report.total_tokens)
+        lengths.num_batches += 1
+        self._resize(lengths)
+        if lengths.size == size:
+            return ()
+        return (Decision("memory_aware", -1, self.batch_size(0), math.nan, math.nan, math.nan),)
+
+    def iterations_to_decision(self) -> float:
+        """It decides when requests end."""
+        return math.inf
+
     def _state(self, bin_: int) -> Lengths:
         return self._lengths[bin_ if self.per_bin else 0]
 
@@ -146,6 +171,9 @@ class _Window:
     size: int
     latencies_s: list[float] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    elapsed_s: float = 0.0
+    num_iterations: int = 0
+    num_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -175,6 +203,9 @@ class SloFeedback:
         Smallest width of the window; how fast its other end re-opens.
     measure_batches
         Batches whose means make one decision.
+    measure_iterations
+        The same where engines batch at every iteration: decode iterations, prefills that stalled them
+        included in their time. There only ``per_token`` can be measured.
     per_bin
         One window per bin, or one for all.
     """
@@ -187,6 +218,7 @@ class SloFeedback:
     min_batch_size: int = 1
     max_batch_size: int = 256
     measure_batches: int = 1
+    measure_iterations: int = 20
     per_bin: bool = False
     _target_s: float = field(default=math.nan, init=False, repr=False, compare=False)
     _windows: list[_Window] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -198,7 +230,7 @@ class SloFeedback:
             raise ConfigError(f"target_s is {self.target_s!r}; seconds > 0 are needed")
         if not 0 <= self.tolerance < 1:
             raise ConfigError(f"tolerance is {self.tolerance!r}; a share in [0, 1) is needed")
-        for name in ("alpha", "min_batch_size", "max_batch_size", "measure_batches"):
+        for name in ("alpha", "min_batch_size", "max_batch_size", "measure_batches", "measure_iterations"):
             _check_whole(name, getattr(self, name))
         _check_whole("delta", self.delta, least=0)
         _check_bool("per_bin", self.per_bin)
@@ -240,6 +272,27 @@ class SloFeedback:
         window.sizes.clear()
         bin_ = report.bin if self.per_bin else -1
         return (Decision("slo_feedback", bin_, window.size, window.low, window.high, tau_s),)
+
+    def observe_iterations(self, report: IterationReport) -> Sequence[Decision]:
+        """Measure decode iterations; decide when enough were measured."""
+        window = self._window(0)
+        if not report.num_decoding:
+            return ()
+        window.elapsed_s += report.duration_s
+        if report.decode_seqs:
+            window.num_iterations += report.num_iterations
+            window.num_tokens += report.num_iterations * report.decode_seqs
+        num = window.num_iterations
+        if num < self.measure_iterations:
+            return ()
+        tau_s = window.elapsed_s / num
+        self._decide(window, tau_s, window.num_tokens / num)
+        window.elapsed_s, window.num_iterations, window.num_tokens = 0.0, 0, 0
+        return (Decision("slo_feedback", -1, window.size, window.low, window.high, tau_s),)
+
+    def iterations_to_decision(self) -> float:
+        """What the window still lacks."""
+        return self.measure_iterations - self._window(0).num_iterations
 
     def _decide(self, window: _Window, tau_s: float, mean_size: float) -> None:
         """Algorithm 2 verbatim; right-hand sides use the old window."""
@@ -305,6 +358,14 @@ class Smallest:
     def observe(self, report: BatchReport) -> Sequence[Decision]:
         """Let each learn."""
         return [decision for sizer in self.of for decision in sizer.observe(report)]
+
+    def observe_iterations(self, report: IterationReport) -> Sequence[Decision]:
+        """Let each learn."""
+        return [decision for sizer in self.of for decision in sizer.observe_iterations(report)]
+
+    def iterations_to_decision(self) -> float:
+        """The next decision of any."""
+        return min(sizer.iterations_to_decision() for sizer in self.of)
 
 
 def _check_bool(name: str, value: object) -> None:

@@ -1,0 +1,288 @@
+"""What goes into this iteration? The rules of engines that batch at every forward pass.
+
+Each says which engine it follows and where it departs. None chunks, admits or preempts by itself: it asks the
+`Step`, which holds it to tokens, sequences and KV blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from batchsim.errors import ConfigError
+from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillFirst:
+    """Whole prompts first, in iterations of their own, while the decoding sequences stall: vLLM V0.
+
+    Requests are admitted as long as their prompts fit the token budget and leave the watermark free; else all
+    decode. Out of blocks, the request that arrived last gives way. Departs from vLLM: a prompt longer than
+    the budget runs alone (vLLM raises the budget to the model's length), and a sequence that decodes
+    or is swapped in needs a free block only when its last one is full (vLLM always asks for one).
+
+    Attributes
+    ----------
+    max_num_batched_tokens
+        Prompt tokens in an iteration.
+    watermark
+        Share of the KV blocks that an admission must leave free.
+    preemption
+        ``recompute``: drop the KV and prefill prompt and answer again; ``swap``: copy it to the host and
+        back. Swapped requests come back before any waiting one is admitted.
+    """
+
+    max_num_batched_tokens: int = 8192
+    watermark: float = 0.01
+    preemption: Literal["recompute", "swap"] = "recompute"
+
+    def __post_init__(self) -> None:
+        _check_budget(self.max_num_batched_tokens)
+        if not 0 <= self.watermark < 1:
+            raise ConfigError(f"watermark is {self.watermark!r}; a share in [0, 1) is needed")
+        _check_choice("preemption", self.preemption, ("recompute", "swap"))
+
+    def plan(self, step: Step) -> None:
+        """Admit, else decode."""
+        if not step.swapped and self._admit(step):
+            step.hold_decodes()
+            return
+        while step.growth_blocks > step.free_blocks:
+            victim = max(step.running, key=_by_arrival)
+            step.preempt(victim, swap=self.preemption == "swap")
+        if not step.num_preempted:
+            self._swap_in(step)
+
+    def usable_blocks(self, num_blocks: int) -> int:
+        """All but the watermark."""
+        return num_blocks - self._kept_blocks(num_blocks)
+
+    def reserved_tokens(self, request: WaitingRequest) -> int:
+        """None."""
+        return 0
+
+    def _admit(self, step: Step) -> bool:
+        kept, budget, has_admitted = self._kept_blocks(step.num_blocks), self.max_num_batched_tokens, False
+        while step.num_running < step.max_running and (request := step.next_waiting()):
+            tokens = step.uncached_tokens(request)
+            if has_admitted and tokens > budget:
+                break
+            if not step.admit(request, tokens, keep_free_blocks=kept):
+                break
+            has_admitted = True
+            budget -= tokens
+        return has_admitted
+
+    def _swap_in(self, step: Step) -> None:
+        for request in sorted(step.swapped, key=_by_arrival):
+            if step.num_running >= step.max_running or not step.swap_in(request):
+                break
+
+    def _kept_blocks(self, num_blocks: int) -> int:
+        return int(self.watermark * num_blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedPrefill:
+    """One token budget for decodes and prompt chunks alike; running requests first: vLLM V1.
+
+    Every decoding sequence gets its token, then incomplete prompts go on in order of admission, then requests
+    are admitted while budget, sequences and blocks last (the head of the queue is never skipped), but not in
+    an iteration that preempted. Out of blocks, the request admitted last gives way and is recomputed. vLLM
+    walks through decodes and incomplete prompts in one order of admission; the outcome is the same, since a
+    request is admitted only if the budget reaches it, and what runs before it never grows.
+
+    Attributes
+    ----------
+    max_num_batched_tokens
+        Tokens in an iteration, decodes included; at least the number of sequences that may run.
+    long_prefill_threshold
+        Largest chunk of one prompt; 0: as much as the budget leaves.
+    allocate
+        ``chunk``: KV blocks are taken chunk by chunk; ``prompt``: an admission needs blocks for its whole
+        prompt, so that prompts under way never preempt each other.
+    preempt
+        ``last``: the request admitted last gives way; ``priority``: the one with the largest ``priority``, of
+        equals the one that arrived last.
+    chunk
+        A sizer that sets the budget, at most `max_num_batched_tokens`, by what it measures: Algorithm 2 of
+        arXiv 2503.05248 in its chunked mode.
+    """
+
+    max_num_batched_tokens: int = 2048
+    long_prefill_threshold: int = 0
+    allocate: Literal["chunk", "prompt"] = "chunk"
+    preempt: Literal["last", "priority"] = "last"
+    chunk: Sizer | None = None
+
+    def __post_init__(self) -> None:
+        _check_budget(self.max_num_batched_tokens)
+        if type(self.long_prefill_threshold) is not int or self.long_prefill_threshold < 0:
+            raise ConfigError(
+                f"long_prefill_threshold is {self.long_prefill_threshold!r}; a whole number >= 0 is needed"
+            )
+        _check_choice("allocate", self.allocate, ("chunk", "prompt"))
+        _check_choice("preempt", self.preempt, ("last", "priority"))
+
+    def plan(self, step: Step) -> None:
+        """Decode, go on, admit."""
+        while step.growth_blocks > step.free_blocks:
+            step.preempt(self._victim(step))
+        budget = self._budget(step) - step.num_decoding
+        largest = self.long_prefill_threshold or self.max_num_batched_tokens
+        for request in step.prefilling:
+            if not request.is_running:
+                continue  # gave way to one before it
+            tokens = min(request.remaining_tokens, largest, budget)
+            if tokens <= 0 or not self._make_room(step, request, tokens):
+                break
+            step.prefill(request, tokens)
+            budget -= tokens
+        if not step.num_preempted:
+            self._admit(step, budget, largest)
+
+    def usable_blocks(self, num_blocks: int) -> int:
+        """All."""
+        return num_blocks
+
+    def reserved_tokens(self, request: WaitingRequest) -> int:
+        """None."""
+        return 0
+
+    def _admit(self, step: Step, budget: int, largest: int) -> None:
+        growth = step.growth_blocks
+        while budget > 0 and step.num_running < step.max_running and (request := step.next_waiting()):
+            wanted = step.uncached_tokens(request)
+            tokens = min(wanted, largest, budget)
+            whole = request.remaining_tokens if self.allocate == "prompt" else None
+            if not step.admit(request, tokens, blocks_for_tokens=whole, keep_free_blocks=growth):
+                break
+            budget -= tokens
+
+    def _budget(self, step: Step) -> int:
+        if self.chunk is None:
+            return self.max_num_batched_tokens
+        # One token beyond the decodes at least, or prompts would starve.
+        return min(self.max_num_batched_tokens, max(self.chunk.batch_size(0), step.num_decoding + 1))
+
+    def _make_room(self, step: Step, request: RunningRequest, tokens: int) -> bool:
+        """Preempt until the chunk fits; tell whether its request is still there."""
+        while step.lacking_blocks(request, tokens) > 0:
+            victim = self._victim(step)
+            step.preempt(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _victim(self, step: Step) -> RunningRequest:
+        if self.preempt == "last":
+            return step.last_running()
+        return max(step.running, key=lambda request: (request.priority, *_by_arrival(request)))
+
+
+@dataclass(frozen=True, slots=True)
+class StallFree:
+    """Decodes first, prompts chunked into what the budget leaves: Sarathi-Serve (OSDI'24).
+
+    Unlike `ChunkedPrefill`, the blocks of the whole prompt are taken at admission, and admission goes on in
+    an iteration that preempted. Out of blocks, the request admitted last gives way and is recomputed.
+
+    Attributes
+    ----------
+    max_num_batched_tokens
+        The chunk: tokens in an iteration, decodes included. The paper evaluates 512 and 2048.
+    """
+
+    max_num_batched_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        _check_budget(self.max_num_batched_tokens)
+
+    def plan(self, step: Step) -> None:
+        """Decode, go on, admit."""
+        while step.growth_blocks > step.free_blocks:
+            step.preempt(step.last_running())
+        budget = self.max_num_batched_tokens - step.num_decoding
+        for request in step.prefilling:
+            tokens = min(request.remaining_tokens, budget)
+            if tokens <= 0:
+                return
+            step.prefill(request, tokens)
+            budget -= tokens
+        growth = step.growth_blocks
+        while budget > 0 and step.num_running < step.max_running and (head := step.next_waiting()):
+            tokens = min(step.uncached_tokens(head), budget)
+            whole = head.remaining_tokens
+            if not step.admit(head, tokens, blocks_for_tokens=whole, keep_free_blocks=growth):
+                break
+            budget -= tokens
+
+    def usable_blocks(self, num_blocks: int) -> int:
+        """All."""
+        return num_blocks
+
+    def reserved_tokens(self, request: WaitingRequest) -> int:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveWhole:
+    """Whole prompts beside the decodes, with memory reserved for the longest answer: Orca (OSDI'22).
+
+    Nothing is ever preempted as long as no answer outgrows its reservation; one that does takes blocks as it
+    grows, and out of blocks the request admitted last is recomputed (S3 does so with a larger reservation).
+    One iteration is in flight at a time: Orca's pipeline over several workers is not modelled.
+
+    Attributes
+    ----------
+    reserve
+        How long an answer may get: ``max``: `max_tokens`; ``predicted``: as predicted; ``pow2``: the next
+        power of two. The last two are the Orca (Oracle) and Orca (Pow2) of the PagedAttention paper if the
+        predictor is the oracle.
+    """
+
+    reserve: Literal["max", "pow2", "predicted"] = "max"
+    max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        _check_choice("reserve", self.reserve, ("max", "pow2", "predicted"))
+        if type(self.max_tokens) is not int or self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens!r}; a whole number >= 1 is needed")
+
+    def plan(self, step: Step) -> None:
+        """Admit beside the decodes."""
+        while step.growth_blocks > step.free_blocks:
+            step.preempt(step.last_running())
+        growth = step.growth_blocks
+        while step.num_running < step.max_running and (request := step.next_waiting()):
+            whole = max(request.prompt_tokens + self.reserved_tokens(request), request.remaining_tokens)
+            tokens = step.uncached_tokens(request)
+            if not step.admit(request, tokens, blocks_for_tokens=whole, keep_free_blocks=growth):
+                break
+
+    def usable_blocks(self, num_blocks: int) -> int:
+        """All."""
+        return num_blocks
+
+    def reserved_tokens(self, request: WaitingRequest) -> int:
+        """Tokens of the longest answer that is reckoned with."""
+        predicted = request.predicted_output_tokens
+        if self.reserve == "max":
+            return self.max_tokens
+        return predicted if self.reserve == "predicted" else 1 << (predicted - 1).bit_length()
+
+
+def _by_arrival(request: WaitingRequest) -> tuple[float, int]:
+    return request.arrival_s, request.request_id
+
+
+def _check_budget(value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"max_num_batched_tokens is {value!r}; a whole number >= 1 is needed")
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} is {value!r}; {' or '.join(map(repr, known))} is needed")
