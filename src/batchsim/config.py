@@ -74,8 +74,21 @@ class WorkloadConfig(Section):
         return self
 
 
+class ReplicaConfig(Section):
+    """Replicas that differ from the rest of the cluster; what is left out is as the cluster has it."""
+
+    count: PositiveInt = Field(1, description="so many alike")
+    gpu: str | None = None
+    model: str | None = None
+    latency_file: str | None = None
+    tensor_parallel: PositiveInt | None = None
+    num_kv_blocks: PositiveInt | None = None
+    batch_size: PositiveInt | None = Field(None, description="limit on running requests (max_num_seqs)")
+    max_num_batched_tokens: PositiveInt | None = Field(None, description="token budget of an iteration")
+
+
 class ClusterConfig(Section):
-    """The hardware: equal GPUs, one model."""
+    """The hardware: equal GPUs, one model; or, at the iteration level, replicas that differ."""
 
     num_gpus: PositiveInt = 1
     gpu: str = Field(
@@ -92,16 +105,75 @@ class ClusterConfig(Section):
         "padded",
         description="a batch holds size * (longest prompt + longest output) tokens, or the plain sum",
     )
+    tensor_parallel: PositiveInt = Field(
+        1, description="GPUs that one replica spans, where the roofline gives the speed; iteration level only"
+    )
+    replicas: tuple[ReplicaConfig, ...] = Field(
+        (), description="instead of num_gpus equal replicas: tables of what differs; iteration level only"
+    )
+
+
+class EngineConfig(Section):
+    """The serving engine of a replica; for presets that batch at every iteration."""
+
+    block_size: PositiveInt = Field(16, description="tokens per KV block")
+    num_kv_blocks: PositiveInt | None = Field(
+        None, description="KV blocks per replica, instead of what the specs and gpu_memory_utilization give"
+    )
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="share of GPU memory for weights and KV blocks"
+    )
+    prefix_caching: bool = Field(
+        True, description="keep the KV of prompts whose block hashes the trace carries"
+    )
+    launch_s: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="host seconds per iteration that the latency model does not contain"
+    )
+    async_scheduling: bool = Field(
+        False, description="the host prepares the next iteration while the GPU runs, one iteration behind"
+    )
+    swap_bytes_per_s: PositiveFloat = Field(
+        25e9, description="between GPU and host memory, for preemption by swapping"
+    )
+    exact_iterations: bool = Field(False, description="one event per iteration instead of one per span")
 
 
 class LatencyConfig(Section):
-    """How long a batch takes."""
+    """How long a batch or an iteration takes."""
 
     file: str | None = Field(
         None, description="latency.json; left out: a roofline of cluster.model on cluster.gpu, derived"
     )
     outside: Literal["refuse", "extrapolate"] = Field("refuse", description="beyond the calibrated range")
     noise: Annotated[float, Field(ge=0)] = Field(0.0, description="sigma of a lognormal factor with mean 1")
+
+
+class ClientsConfig(Section):
+    """Who sends the requests: the trace alone, or clients that wait for answers and try again."""
+
+    kind: Literal["open_loop", "closed_loop", "sessions"] = Field(
+        "open_loop",
+        description="requests arrive at their time; or so many clients send them one after another; or the "
+        "first of each `session_id` arrives at its time and the next follows its answer",
+    )
+    concurrency: PositiveInt | None = Field(None, description="clients of a closed loop")
+    think_time: Literal["exponential", "fixed", "trace"] = Field(
+        "exponential", description="law of the time from an answer to the next request; trace: the gap there"
+    )
+    think_time_s: Annotated[float, Field(ge=0)] = Field(0.0, description="its mean")
+    grow_context: bool = Field(False, description="prompts repeat the earlier turns of their session")
+    max_retries: NonNegativeInt = Field(0, description="an abandoned request is sent so often again")
+    retry_after_s: PositiveFloat = Field(1.0, description="after so long, then twice as long each time")
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> ClientsConfig:
+        if (self.kind == "closed_loop") != (self.concurrency is not None):
+            raise ValueError('kind = "closed_loop" and concurrency belong together; give both or neither')
+        if self.think_time == "trace" and self.kind != "sessions":
+            raise ValueError('think_time = "trace" needs kind = "sessions"')
+        if self.think_time == "trace" and self.think_time_s:
+            raise ValueError('give think_time = "trace" or think_time_s, not both')
+        return self
 
 
 class PredictorConfig(Section):
@@ -159,13 +231,21 @@ class RunConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     workload: WorkloadConfig = WorkloadConfig()
     cluster: ClusterConfig = ClusterConfig()
+    engine: EngineConfig = EngineConfig()
     latency: LatencyConfig = LatencyConfig()
     predictor: PredictorConfig = PredictorConfig()
     slo: SloConfig = SloConfig()
     metrics: MetricsConfig = MetricsConfig()
+    clients: ClientsConfig = ClientsConfig()
     patience_s: PositiveFloat | None = Field(
         None, description="a request still waiting after this long is abandoned"
     )
+
+    @model_validator(mode="after")
+    def _gives_up_before_it_retries(self) -> RunConfig:
+        if self.clients.max_retries and self.patience_s is None:
+            raise ValueError("clients.max_retries needs patience_s: only an abandoned request is sent again")
+        return self
 
 
 class GridConfig(Section):

@@ -1,4 +1,4 @@
-"""All that leaves a simulation: tables of requests, batches and controller decisions, as columns.
+"""All that leaves a simulation: tables of requests, batches, iterations and decisions, as columns.
 
 `sim` fills them, `metrics` reads them; neither knows the other.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,48 @@ REQUEST_COLUMNS: Mapping[str, Any] = {
     "status": "category",  # one of STATUSES
 }
 
+#: A request where engines batch at every iteration; its ``batch_id`` is -1, its ``batch_size`` 0.
+ITERATION_REQUEST_COLUMNS: Mapping[str, Any] = {
+    **REQUEST_COLUMNS,
+    # When its last decode run began: the end of its last (re)prefill, or swap-in.
+    "decode_start_s": np.float64,
+    "cached_tokens": np.int64,  # prompt tokens found in the prefix cache when it was first admitted
+    "recomputed_tokens": np.int64,  # tokens computed a second time after preemptions
+    "num_preemptions": np.int32,
+}
+
+#: One row per span: equal decode iterations of an unchanged batch, or a single iteration with prompt chunks.
+#: In order of ``finish_s`` within a GPU. Iteration ``j`` of a span takes ``first_iteration_s + j * growth``,
+#: where ``growth`` follows from the duration of the whole span.
+ITERATION_COLUMNS: Mapping[str, Any] = {
+    "gpu_id": np.int16,  # the replica
+    "start_s": np.float64,
+    "finish_s": np.float64,
+    "num_iterations": np.int32,
+    "first_iteration_s": np.float64,
+    "host_s": np.float64,  # of all its iterations: time in which the GPU waited for the host
+    "prefill_tokens": np.int64,
+    "decode_seqs": np.int32,  # 0: the decoding sequences, if any, stall
+    "context_tokens": np.int64,  # KV tokens of the decoding sequences before the first iteration
+    "prefill_seqs": np.int32,
+    "prefill_pairs": np.float64,  # see latency.base.IterationShape
+    "num_running": np.int32,  # sequences that hold KV blocks during the span
+    "num_waiting": np.int32,  # after the span was planned
+    "kv_blocks": np.int64,  # in use at the end, before finished requests give theirs back
+    "num_preempted": np.int32,  # while it was planned
+    "is_extrapolated": np.bool_,
+}
+
+#: One row per preemption, in order of time.
+PREEMPTION_COLUMNS: Mapping[str, Any] = {
+    "request_id": np.int64,
+    "gpu_id": np.int16,
+    "time_s": np.float64,
+    "mode": "category",  # recompute: its KV is dropped; swap: copied to the host
+    "decode_start_s": np.float64,  # of the decode run that ends here; NaN if its prompt was not complete
+    "lost_tokens": np.int64,  # computed tokens whose KV was dropped
+}
+
 #: One row per batch, in order of completion; ``batch_id`` numbers them so.
 BATCH_COLUMNS: Mapping[str, Any] = {
     "batch_id": np.int64,
@@ -57,6 +99,7 @@ BATCH_COLUMNS: Mapping[str, Any] = {
 #: One row per decision of a sizer that has a trajectory.
 CONTROLLER_COLUMNS: Mapping[str, Any] = {
     "time_s": np.float64,
+    "gpu_id": np.int16,  # whose queue it limits; -1: the one that feeds all
     "controller": "category",
     "bin": np.int16,  # -1: shared by all bins
     "batch_size": np.int32,  # the size decided
@@ -72,14 +115,18 @@ class Records:
 
     Attributes
     ----------
-    requests, batches, controllers
-        See `REQUEST_COLUMNS`, `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`.
+    requests, batches, controllers, iterations, preemptions
+        See `REQUEST_COLUMNS` (`ITERATION_REQUEST_COLUMNS` where engines batch at every iteration),
+        `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`. Of batches and
+        iterations, only those of the simulated world have rows.
     num_gpus
-        GPUs in the cluster, busy or not.
+        GPUs (or replicas) in the cluster, busy or not.
     kv_capacity_tokens
-        KV tokens that fit one GPU.
+        KV tokens that fit one GPU; the mean over replicas that differ.
     refusals
         Reason of each refused request, by request id.
+    kv_blocks
+        KV blocks of each replica; empty in the run-to-completion world.
     """
 
     requests: pd.DataFrame
@@ -88,6 +135,19 @@ class Records:
     num_gpus: int
     kv_capacity_tokens: int
     refusals: Mapping[int, str]
+    iterations: pd.DataFrame = field(default_factory=lambda: empty(ITERATION_COLUMNS))
+    preemptions: pd.DataFrame = field(default_factory=lambda: empty(PREEMPTION_COLUMNS))
+    kv_blocks: tuple[int, ...] = ()
+
+    @property
+    def is_iteration_level(self) -> bool:
+        """Whether engines batched at every iteration."""
+        return bool(self.kv_blocks)
+
+
+def empty(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Make a table without rows."""
+    return table(columns, dict.fromkeys(columns, ()))
 
 
 def table(columns: Mapping[str, Any], values: Mapping[str, Any]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from batchsim.config import load_config
 from batchsim.policies import presets
 from batchsim.policies.base import Setting
-from batchsim.policies.presets import PRESETS
+from batchsim.policies.presets import PRESETS, names_of
 from batchsim.policies.queueing import MultiBin
 from batchsim.records import Records
 from batchsim.results.run import SimulationResult, simulate
@@ -126,7 +126,7 @@ MAYBE_IMPATIENT = st.none() | IMPATIENT
 @st.composite
 def known_presets(draw: st.DrawFn) -> dict[str, Any]:
     """Any preset; bins are given, for there is no training part to fit them on."""
-    name = draw(st.sampled_from(sorted(PRESETS)))
+    name = draw(st.sampled_from(names_of(is_iteration_level=False)))
     policy: dict[str, Any] = {"preset": name, "batch_size": draw(st.integers(1, 6))}
     if isinstance(PRESETS[name].queueing, MultiBin):
         policy["queueing"] = draw(SEVERAL_BINS)

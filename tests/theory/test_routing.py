@@ -25,6 +25,8 @@ from tests.theory.worlds import (
 class AtRandom:
     """Any replica, whatever it has to do: every queue is then an M/M/1."""
 
+    load = None
+
     def prepare(self, setting: Setting) -> None:
         self._rng = setting.rng
 

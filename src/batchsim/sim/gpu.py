@@ -96,7 +96,6 @@ class GPU:
         self.completed = Mailbox(env)
         self.idle_gpus = Mailbox(env)
         self.inbox = Mailbox(env)
-        self.num_running = 0
 
     def connect(self, completed: Mailbox, idle_gpus: Mailbox, inbox: Mailbox) -> None:
         """Share these Stores with a scheduler."""
@@ -122,11 +121,9 @@ class GPU:
         first_token_s, total_s = self._latency.batch_time(shape)
         num_fitting, kv_tokens = self._memory.count_fitting(prompts, outputs)
 
-        self.num_running = len(requests)
         start_s = self._env.now
         yield LateTimeout(self._env, total_s)
         finish_s = self._env.now
-        self.num_running = 0
 
         finished, evicted = requests, requests[num_fitting:]
         if evicted:

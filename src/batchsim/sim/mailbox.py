@@ -34,17 +34,23 @@ class Mailbox(simpy.Store):
         self._need: simpy.Event | None = None
         self.is_closed = False
         self.bring: Callable[[], None] | None = None  # set by one who fills it on demand
+        self.next_s = -math.inf  # when the next item comes, if the one who fills it knows
+        self.alert: Callable[[], None] | None = None  # called at the next delivery
 
     def deliver(self, item: object) -> None:
         """Put one item now."""
         self.items.append(item)
         if self._watch is not None or self.get_queue:
             self._wake()
+        if self.alert is not None:
+            self.alert()
 
     def deliver_all(self, items: Iterable[object]) -> None:
         """Put several items now, in order."""
         self.items.extend(items)
         self._wake()
+        if self.alert is not None:
+            self.alert()
 
     def close(self) -> None:
         """Say that no more will come from outside: whoever waits need not wait for more than there is."""
@@ -119,7 +125,8 @@ class LateTimeout(simpy.Event):
     """
 
     def __init__(self, env: simpy.Environment, delay_s: float) -> None:
-        super().__init__(env)
+        self.env = env  # what `simpy.Event` would set, without the detour: one of these is made per event
+        self.callbacks = []
         self._ok = True
         self._value = None
         env.schedule(self, LATE, delay_s)

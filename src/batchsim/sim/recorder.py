@@ -41,7 +41,7 @@ class Recorder:
         self._evictions: dict[int, int] = {}
         self._members = array("q")
         self._batch_rows = array("d")
-        self._decisions: list[tuple[float, Decision]] = []
+        self._decisions: list[tuple[float, int, Decision]] = []
 
     def end(self, request: Request, status: str) -> None:
         """A request ends without having run to completion: write it down and let it fire."""
@@ -66,10 +66,10 @@ class Recorder:
         self._batch_rows.extend(values)
         self._count(len(members))
 
-    def decisions(self, decisions: Sequence[Decision]) -> None:
-        """A controller has decided."""
+    def decisions(self, decisions: Sequence[Decision], gpu_id: int) -> None:
+        """The controller of a queue has decided."""
         now_s = self._env.now
-        self._decisions.extend((now_s, decision) for decision in decisions)
+        self._decisions.extend((now_s, gpu_id, decision) for decision in decisions)
 
     def _count(self, num: int) -> None:
         self.num_ended += num
@@ -128,8 +128,8 @@ class Recorder:
         return table(REQUEST_COLUMNS, columns)
 
     def _controller_table(self) -> pd.DataFrame:
-        rows = [(time_s, *decision) for time_s, decision in self._decisions]
-        names = ("time_s", "controller", "bin", "batch_size", "low", "high", "measured")
+        rows = [(time_s, gpu_id, *decision) for time_s, gpu_id, decision in self._decisions]
+        names = ("time_s", "gpu_id", "controller", "bin", "batch_size", "low", "high", "measured")
         columns = zip(*rows, strict=True) if rows else ((),) * len(names)
         return table(CONTROLLER_COLUMNS, dict(zip(names, columns, strict=True)))
 

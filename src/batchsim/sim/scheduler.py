@@ -8,7 +8,8 @@ from typing import cast
 
 import simpy
 
-from batchsim.errors import PlanError
+from batchsim.errors import ConfigError, PlanError
+from batchsim.policies.base import LaunchRule
 from batchsim.policies.presets import Policy
 from batchsim.records import STRANDED
 from batchsim.sim.gpu import GPU, Batch, KVMemory
@@ -33,14 +34,18 @@ class Scheduler:
         memory: KVMemory,
         gpus: Sequence[GPU],
         recorder: Recorder,
+        *,
+        has_gpu_of_its_own: bool = False,
     ) -> None:
         self._env = env
         self._queue = policy.queueing
         self._sizer = policy.sizing
-        self._rule = policy.batching
+        self._rule = cast("LaunchRule", policy.batching)
         self._memory = memory
         self._recorder = recorder
         self._gpus = gpus
+        self._gpu_id = gpus[0].gpu_id if has_gpu_of_its_own else -1
+        self.num_requests = 0
         self.inbox = Mailbox(env)
         self.idle_gpus = Mailbox(env)
         self.completed = Mailbox(env)
@@ -52,10 +57,13 @@ class Scheduler:
         """Requests in the queue or on their way into it."""
         return len(self.inbox.items) + sum(self._queue.waiting(bin_) for bin_ in range(self._queue.num_bins))
 
-    @property
-    def num_running(self) -> int:
-        """Requests on its GPUs."""
-        return sum(gpu.num_running for gpu in self._gpus)
+    def accepts(self, request: Request) -> bool:
+        """Whether the prompt leaves room for an answer."""
+        return request.prompt_tokens < self._memory.capacity_tokens
+
+    def kv_blocks(self) -> int:
+        """Not known: a batch's memory is that of its padded shape, and has no blocks."""
+        raise ConfigError("queues of batches that run to completion know their load in requests only")
 
     def describe_waiting(self) -> str:
         """Who waits for what, for the message of a stalled run."""
@@ -84,7 +92,7 @@ class Scheduler:
 
     def _learn(self) -> None:
         for batch in self.completed.take_all():
-            self._recorder.decisions(self._sizer.observe(batch.report))
+            self._recorder.decisions(self._sizer.observe(batch.report), self._gpu_id)
 
     def _enqueue(self, requests: Sequence[Request]) -> None:
         for request in requests:
@@ -93,7 +101,7 @@ class Scheduler:
             if request.num_evictions:
                 request.queue = self._queue
                 self._queue.push_back(request, request.bin)
-            elif request.prompt_tokens >= self._memory.capacity_tokens:
+            elif not self.accepts(request):
                 self._refuse(request)
             else:
                 request.bin = self._queue.push(request)

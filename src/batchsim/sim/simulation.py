@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import simpy
 from numpy.typing import NDArray
 
@@ -13,11 +15,18 @@ from batchsim.errors import StalledSimulation
 from batchsim.latency.base import BatchLatency
 from batchsim.policies.presets import Policy
 from batchsim.records import Records
+from batchsim.sim.client import Clients
+from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import GPU, KVMemory
+from batchsim.sim.iteration_recorder import IterationRecorder
+from batchsim.sim.kv_cache import KVCache
+from batchsim.sim.mailbox import Mailbox, ProcessGen
 from batchsim.sim.recorder import Recorder
-from batchsim.sim.router import Router
+from batchsim.sim.replica import Replica
+from batchsim.sim.router import Queue, Router
 from batchsim.sim.scheduler import Scheduler
 from batchsim.sim.source import RequestSource
+from batchsim.workload.prefixes import prefix_ids
 from batchsim.workload.request import Workload
 
 
@@ -50,6 +59,7 @@ def run_simulation(
     cluster: Cluster,
     patience_s: float | None = None,
     on_start: Callable[[Recorder], None] | None = None,
+    clients: Clients | None = None,
 ) -> Records:
     """Simulate until every request has ended.
 
@@ -60,8 +70,12 @@ def run_simulation(
     policies
         One prepared policy: a central queue feeds all GPUs. As many as GPUs: each GPU has its own queue, and
         the first policy's routing spreads the requests.
+    patience_s
+        A request that still waits after so long is abandoned.
     on_start
         Called with the recorder before the first event; its ``num_ended`` tells how far the run is.
+    clients
+        Who sends the requests, where they do not simply arrive at their time.
 
     Raises
     ------
@@ -87,20 +101,86 @@ def run_simulation(
     ]
     shares = [gpus] if len(policies) == 1 else [[gpu] for gpu in gpus]
     schedulers = [
-        Scheduler(env, policy, cluster.memory, share, recorder)
+        Scheduler(env, policy, cluster.memory, share, recorder, has_gpu_of_its_own=len(policies) > 1)
         for policy, share in zip(policies, shares, strict=True)
     ]  # fmt: skip
-    arrivals = schedulers[0].inbox
-    if len(schedulers) > 1:
-        routing = policies[0].routing
-        assert routing is not None, "several queues need a routing"
-        router = Router(env, routing, schedulers)
-        arrivals = router.arrivals
-        env.process(router.run())
-    source = RequestSource(env, workload, predicted_output_tokens, arrivals, recorder, patience_s)
-    for run in [*(gpu.run for gpu in gpus), *(scheduler.run for scheduler in schedulers), source.run]:
-        env.process(run())
+    arrivals, routers = _connect(env, policies, schedulers)
+    source = RequestSource(
+        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, _details(workload), clients
+    )
+    _run(env, [*gpus, *schedulers, *routers, source], schedulers, recorder, on_start)
+    records = recorder.records(
+        workload, predicted_output_tokens, cluster.num_gpus, cluster.memory.capacity_tokens
+    )
+    return source.as_sent(records)
 
+
+def run_replicas(
+    workload: Workload,
+    predicted_output_tokens: NDArray[np.int64],
+    policies: Sequence[Policy],
+    engines: Sequence[Engine],
+    patience_s: float | None = None,
+    on_start: Callable[[Recorder], None] | None = None,
+    clients: Clients | None = None,
+) -> Records:
+    """Simulate engines that batch at every iteration, until every request has ended.
+
+    Parameters
+    ----------
+    policies, engines
+        One prepared policy for each replica; the first policy's routing spreads the requests.
+    workload, predicted_output_tokens, patience_s, on_start, clients
+        As in `run_simulation`, which see for what is raised.
+    """
+    env = simpy.Environment()
+    recorder = IterationRecorder(env, len(workload))
+    true_output_tokens = workload.output_tokens.tolist()
+    prefixes = prefix_ids(workload)
+    replicas = []
+    for replica_id, (policy, engine) in enumerate(zip(policies, engines, strict=True)):
+        tokens_per_id = prefixes.tokens_per_id if prefixes is not None and engine.prefix_caching else 0
+        kv = KVCache(env, engine.num_blocks, engine.block_size, tokens_per_id)
+        replicas.append(Replica(env, replica_id, policy, engine, kv, true_output_tokens, recorder))
+    arrivals, routers = _connect(env, policies, replicas)
+    source = RequestSource(
+        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, _details(workload), clients
+    )
+    _run(env, [*replicas, *routers, source], replicas, recorder, on_start)
+    records = recorder.iteration_records(
+        workload,
+        predicted_output_tokens,
+        [engine.num_blocks for engine in engines],
+        engines[0].block_size,
+    )
+    return source.as_sent(records)
+
+
+def _connect(
+    env: simpy.Environment, policies: Sequence[Policy], schedulers: Sequence[Queue]
+) -> tuple[Mailbox, list[Router]]:
+    """Put a router before several queues; return where requests are to be delivered."""
+    if len(schedulers) == 1:
+        return schedulers[0].inbox, []
+    routing = policies[0].routing
+    assert routing is not None, "several queues need a routing"
+    router = Router(env, routing, schedulers)
+    return router.arrivals, [router]
+
+
+class _Process(Protocol):
+    def run(self) -> ProcessGen: ...
+
+
+def _run(
+    env: simpy.Environment,
+    processes: Sequence[_Process],
+    schedulers: Sequence[Queue],
+    recorder: Recorder,
+    on_start: Callable[[Recorder], None] | None,
+) -> None:
+    for process in processes:
+        env.process(process.run())
     if on_start is not None:
         on_start(recorder)
     try:
@@ -109,12 +189,22 @@ def run_simulation(
         if error.__cause__ is not None:
             raise  # a process died of it
         raise StalledSimulation(_who_waits(env.now, recorder, schedulers)) from error
-    return recorder.records(
-        workload, predicted_output_tokens, cluster.num_gpus, cluster.memory.capacity_tokens
-    )
 
 
-def _who_waits(now_s: float, recorder: Recorder, schedulers: Sequence[Scheduler]) -> str:
+def _details(workload: Workload) -> dict[str, Sequence[Any]]:
+    """What a request carries besides its lengths, by attribute, where the workload has it."""
+    details: dict[str, Sequence[Any]] = {}
+    prefixes = prefix_ids(workload)
+    if prefixes is not None:
+        details["prefix_ids"] = prefixes.ids
+    if "session_id" in workload.extra:
+        details["session_id"] = pd.factorize(workload.extra["session_id"])[0].tolist()
+    if "priority" in workload.extra:
+        details["priority"] = workload.extra["priority"].tolist()
+    return details
+
+
+def _who_waits(now_s: float, recorder: Recorder, schedulers: Sequence[Queue]) -> str:
     unfinished = recorder.num_requests - recorder.num_ended
     queues = "; ".join(
         f"queue {index}: {scheduler.describe_waiting()}" for index, scheduler in enumerate(schedulers)

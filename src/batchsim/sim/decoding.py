@@ -1,0 +1,155 @@
+"""The arithmetic of sequences that decode together: who ends when, and when their KV blocks run out.
+
+It makes a span of iterations cost as much as one: nothing here is done per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from math import sqrt
+
+from batchsim.sim.request import Request
+
+
+class Decoding:
+    """Running sequences whose prompt is complete.
+
+    `step` counts the iterations in which they decoded. A sequence that joins with ``c`` stored tokens has ``c
+    + (step - step then)`` of them later, so it needs a new block when that is a multiple of the block size:
+    always the sequences of one residue class of ``c - step then``, and `_growing` counts those per class.
+
+    Attributes
+    ----------
+    num, context_tokens
+        Sequences, and the tokens they have stored together.
+    """
+
+    __slots__ = (
+        "_block_size",
+        "_finishes",
+        "_growing",
+        "_num_growing",
+        "_outgrow",
+        "context_tokens",
+        "num",
+        "step",
+    )
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._growing = [0] * block_size
+        self._num_growing = 0
+        self._finishes: list[tuple[int, int, Request]] = []
+        self._outgrow: list[tuple[int, int, Request]] = []
+        self.num = 0
+        self.context_tokens = 0
+        self.step = 0
+
+    def join(self, request: Request, stored_tokens: int, num_left: int) -> None:
+        """Let a sequence decode `num_left` more tokens, at least 1; it holds `request.blocks`."""
+        step = self.step
+        request.offset = stored_tokens - step
+        request.finish_step = finish_step = step + num_left
+        heappush(self._finishes, (finish_step, request.request_id, request))
+        self.num += 1
+        self.context_tokens += stored_tokens
+        room = request.blocks * self._block_size - stored_tokens
+        if room < self._block_size:
+            self._start_growing(request)
+        elif room < num_left:
+            heappush(self._outgrow, (step + room, request.request_id, request))
+
+    def leave(self, request: Request) -> int:
+        """Take a sequence out; return its stored tokens, and leave in `request.blocks` what it holds."""
+        stored_tokens = request.offset + self.step
+        self.num -= 1
+        self.context_tokens -= stored_tokens
+        if request.is_growing:
+            request.is_growing = False
+            self._growing[request.offset % self._block_size] -= 1
+            self._num_growing -= 1
+            request.blocks = -(-stored_tokens // self._block_size)
+        request.finish_step = -1
+        return stored_tokens
+
+    def take_finished(self) -> Sequence[Request]:
+        """Take out the sequences that have decoded their last token."""
+        finishes, step = self._finishes, self.step
+        if not finishes or finishes[0][0] > step:
+            return ()
+        finished = []
+        while finishes and finishes[0][0] <= step:
+            finish_step, _, request = heappop(finishes)
+            if request.finish_step == finish_step:
+                self.leave(request)
+                finished.append(request)
+        return finished
+
+    def iterations_to_change(self) -> int:
+        """Until the next sequence ends or outgrows its reservation; there must be one."""
+        finishes, outgrow = self._finishes, self._outgrow
+        while finishes[0][2].finish_step != finishes[0][0]:
+            heappop(finishes)  # left early
+        first = finishes[0][0]
+        return (min(first, outgrow[0][0]) if outgrow else first) - self.step
+
+    def growth(self) -> int:
+        """Blocks that the next iteration takes."""
+        return self._growing[-self.step % self._block_size]
+
+    def growth_over(self, num_iterations: int) -> int:
+        """Blocks that the next iterations take."""
+        cycles, rest = divmod(num_iterations, self._block_size)
+        first = -self.step % self._block_size
+        growing, after = self._growing, first + 1
+        if rest <= after:
+            return sum(growing[after - rest : after], cycles * self._num_growing)
+        return sum(growing[:after], sum(growing[after - rest :], cycles * self._num_growing))
+
+    def iterations_within(self, num_blocks: int, num_iterations: int) -> int:
+        """How many of the next iterations so many free blocks last for."""
+        most = self._num_growing * (num_iterations // self._block_size + 1)
+        if most <= num_blocks or self.growth_over(num_iterations) <= num_blocks:
+            return num_iterations
+        cycles, num_blocks = divmod(num_blocks, self._num_growing)
+        num = cycles * self._block_size
+        residue = -self.step % self._block_size
+        while num_blocks >= self._growing[residue]:
+            num_blocks -= self._growing[residue]
+            residue = residue - 1 if residue else self._block_size - 1
+            num += 1
+        return num
+
+    def advance(self, num_iterations: int) -> None:
+        """Every sequence has decoded so many tokens more."""
+        self.step += num_iterations
+        self.context_tokens += num_iterations * self.num
+        while self._outgrow and self._outgrow[0][0] <= self.step:
+            at_step, _, request = heappop(self._outgrow)
+            # A request that left and came back may stand here twice.
+            is_due = request.finish_step > at_step == request.blocks * self._block_size - request.offset
+            if is_due and not request.is_growing:
+                self._start_growing(request)
+
+    def _start_growing(self, request: Request) -> None:
+        request.is_growing = True
+        self._growing[request.offset % self._block_size] += 1
+        self._num_growing += 1
+
+
+def iterations_by(elapsed_s: float, first_s: float, growth_s: float) -> int:
+    """The first iteration end, counted from 1, at or after `elapsed_s` seconds into a span.
+
+    Iteration ``j`` takes ``first_s + j * growth_s``, so ``m`` of them take ``m * first_s + growth_s * m * (m
+    - 1) / 2``; the root is refined by one step each way, as its rounding may cross a whole number.
+    """
+    half = growth_s / 2
+    base = first_s - half
+    root = base + sqrt(max(0.0, base * base + 2 * growth_s * elapsed_s))
+    num = max(1, round(2 * elapsed_s / root))
+    while num > 1 and (num - 1) * (base + half * (num - 1)) >= elapsed_s:
+        num -= 1
+    while num * (base + half * num) < elapsed_s:
+        num += 1
+    return num

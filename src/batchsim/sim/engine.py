@@ -1,0 +1,96 @@
+"""A serving engine's clock: how long its iterations take, GPU and host together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, inf
+
+from batchsim.errors import ConfigError
+from batchsim.latency.base import IterationLatency, IterationShape
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One replica: its GPUs, what runs on them, and its limits.
+
+    Without asynchronous scheduling the GPU waits in every iteration while the host prepares it. With it, the
+    host prepares an iteration while the GPU runs the one before: an iteration takes the longer of the two,
+    and what arrives or ends in an iteration is known one iteration later.
+
+    Attributes
+    ----------
+    latency
+        Seconds of a forward pass on the GPU.
+    num_blocks, block_size
+        KV blocks, and tokens in each.
+    launch_s
+        Seconds of the host per iteration.
+    is_async
+        Asynchronous scheduling.
+    prefix_caching
+        Whether the KV of prompts outlives them.
+    swap_block_s
+        Seconds to copy a KV block between GPU and host.
+    may_extrapolate
+        Whether iterations outside the latency model's range are run (and counted) or raise `ConfigError`.
+    is_exact
+        One event per iteration instead of one per span.
+    """
+
+    latency: IterationLatency
+    num_blocks: int
+    block_size: int = 16
+    launch_s: float = 0.0
+    is_async: bool = False
+    prefix_caching: bool = False
+    swap_block_s: float = 0.0
+    may_extrapolate: bool = False
+    is_exact: bool = False
+
+    def iteration_s(self, shape: IterationShape, *, is_first: bool) -> tuple[float, float]:
+        """Seconds of one iteration, and of these the GPU's wait for the host; `is_first` after idling."""
+        gpu_s = self.latency.iteration_s(shape)
+        if is_first or not self.is_async:
+            return gpu_s + self.launch_s, self.launch_s
+        return max(gpu_s, self.launch_s), max(0.0, self.launch_s - gpu_s)
+
+    def decode_line(
+        self, decode_seqs: int, context_tokens: int, *, is_first: bool
+    ) -> tuple[float, float, float, float, float]:
+        """Seconds of the following decode iterations, host included.
+
+        The three numbers of a `DecodeLine`, then the GPU's wait for the host in the first of them and how
+        that grows from one to the next.
+        """
+        first_s, growth_s, num_linear = self.latency.decode_line(decode_seqs, context_tokens)
+        launch_s = self.launch_s
+        if not launch_s:
+            return first_s, growth_s, num_linear, 0.0, 0.0
+        if not self.is_async:
+            return first_s + launch_s, growth_s, num_linear, launch_s, 0.0
+        if is_first:
+            return first_s + launch_s, growth_s, 1, launch_s, 0.0
+        if first_s >= launch_s:
+            num_above = inf if growth_s >= 0 else (first_s - launch_s) // -growth_s + 1
+            return first_s, growth_s, min(num_linear, num_above), 0.0, 0.0
+        num_below = inf if growth_s <= 0 else ceil((launch_s - first_s) / growth_s)
+        return launch_s, 0.0, min(num_linear, num_below), launch_s - first_s, -growth_s
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the latency model has a range."""
+        return self.latency.is_bounded
+
+    def is_outside(self, shape: IterationShape, num_iterations: int) -> bool:
+        """Tell whether iterations leave the model's range; raise `ConfigError` if they must not."""
+        last = shape._replace(context_tokens=shape.context_tokens + (num_iterations - 1) * shape.decode_seqs)
+        if self.latency.covers(shape) and self.latency.covers(last):
+            return False
+        if self.may_extrapolate:
+            return True
+        raise ConfigError(
+            f"latency model {self.latency.info.name} was not measured for an iteration with "
+            f"{shape.prefill_tokens} prompt tokens, {shape.decode_seqs} decoding sequences and "
+            f"{last.context_tokens} context tokens: choose another model, lower limits, or "
+            'latency.outside = "extrapolate"'
+        )

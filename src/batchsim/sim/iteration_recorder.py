@@ -1,0 +1,131 @@
+"""Where replicas write down what happened, as columns; read once, after the run."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import simpy
+from numpy.typing import NDArray
+
+from batchsim.records import (
+    FINISHED,
+    ITERATION_COLUMNS,
+    ITERATION_REQUEST_COLUMNS,
+    PREEMPTION_COLUMNS,
+    Records,
+    table,
+)
+from batchsim.sim.recorder import Recorder
+from batchsim.sim.request import Request
+from batchsim.workload.request import Workload
+
+#: What a finished request writes, besides its row: all fit a double exactly, so it is one append.
+_FINISHED_VALUES = (
+    "gpu_id",
+    "bin",
+    "scheduled_s",
+    "first_token_s",
+    "decode_start_s",
+    "finish_s",
+    "cached_tokens",
+)
+
+
+class IterationRecorder(Recorder):
+    """Columns of a run in which engines batch at every iteration."""
+
+    def __init__(self, env: simpy.Environment, num_requests: int) -> None:
+        super().__init__(env, num_requests)
+        self._finished = array("d")
+        self._spans = array("d")
+        #: A span has ended; its values are `ITERATION_COLUMNS`.
+        self.span: Callable[[Iterable[float]], None] = self._spans.extend
+        self._preemptions = array("d")
+        self._recomputed: dict[int, int] = {}
+        self._num_preemptions: dict[int, int] = {}
+
+    def finish(self, request: Request, replica_id: int, now_s: float) -> None:
+        """A request has its last token."""
+        request_id = request.request_id
+        self._finished.extend(
+            (
+                request_id,
+                replica_id,
+                request.bin,
+                request.scheduled_s,
+                request.first_token_s,
+                request.decode_start_s,
+                now_s,
+                request.cached_tokens,
+            )
+        )
+        if request.num_preemptions:
+            self._recomputed[request_id] = request.recomputed_tokens
+        request.end(FINISHED)
+        self._count(1)
+
+    def preempt(
+        self,
+        request: Request,
+        replica_id: int,
+        now_s: float,
+        decode_start_s: float,
+        lost_tokens: int,
+        *,
+        is_swap: bool,
+    ) -> None:
+        """A request was preempted."""
+        request_id = request.request_id
+        self._num_preemptions[request_id] = request.num_preemptions
+        self._preemptions.extend((request_id, replica_id, now_s, is_swap, decode_start_s, lost_tokens))
+
+    def iteration_records(
+        self, workload: Workload, predicted: NDArray[np.int64], kv_blocks: Sequence[int], block_size: int
+    ) -> Records:
+        """Put the tables together."""
+        spans = _columns(self._spans, tuple(ITERATION_COLUMNS))
+        preemptions = _columns(self._preemptions, tuple(PREEMPTION_COLUMNS))
+        preemptions["request_id"] = workload.request_id[preemptions["request_id"].astype(np.int64)]
+        modes = pd.CategoricalDtype(["recompute", "swap"])
+        preemptions["mode"] = pd.Categorical.from_codes(preemptions["mode"].astype(np.int8), dtype=modes)
+        order = np.argsort(spans["finish_s"], kind="stable")
+        base = self.records(workload, predicted, len(kv_blocks), int(np.mean(kv_blocks)) * block_size)
+        return Records(
+            requests=self._iteration_requests(base.requests),
+            batches=base.batches,
+            controllers=base.controllers,
+            num_gpus=base.num_gpus,
+            kv_capacity_tokens=base.kv_capacity_tokens,
+            refusals=base.refusals,
+            iterations=table(ITERATION_COLUMNS, {name: column[order] for name, column in spans.items()}),
+            preemptions=table(PREEMPTION_COLUMNS, preemptions),
+            kv_blocks=tuple(kv_blocks),
+        )
+
+    def _iteration_requests(self, requests: pd.DataFrame) -> pd.DataFrame:
+        """Fill in what finished requests have written."""
+        values = _columns(self._finished, ("row", *_FINISHED_VALUES))
+        rows = values.pop("row").astype(np.int64)
+        columns: dict[str, Any] = {str(name): requests[name] for name in requests.columns}
+        missing = {"bin": -1, "gpu_id": -1, "cached_tokens": 0}
+        for name, column in values.items():
+            filled = np.full(len(requests), missing.get(name, np.nan))
+            filled[rows] = column
+            columns[name] = filled
+        for name, counts in (
+            ("recomputed_tokens", self._recomputed),
+            ("num_preemptions", self._num_preemptions),
+        ):
+            filled = np.zeros(len(requests), dtype=np.int64)
+            filled[list(counts)] = list(counts.values())
+            columns[name] = filled
+        return table(ITERATION_REQUEST_COLUMNS, columns)
+
+
+def _columns(rows: array[float], names: Sequence[str]) -> dict[str, Any]:
+    values = np.frombuffer(rows).reshape(-1, len(names))
+    return {name: values[:, index] for index, name in enumerate(names)}

@@ -1,0 +1,306 @@
+"""A replica: a scheduler, its GPU and its KV cache, iteration by iteration.
+
+When things happen stands here; what is chosen in `policies`; who holds which blocks in `sim.running`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import cast
+
+import simpy
+
+from batchsim.errors import PlanError
+from batchsim.latency.base import IterationShape
+from batchsim.policies.base import IterationReport, IterationRule, Step
+from batchsim.policies.presets import Policy
+from batchsim.sim.decoding import iterations_by
+from batchsim.sim.engine import Engine
+from batchsim.sim.iteration_recorder import IterationRecorder
+from batchsim.sim.kv_cache import KVCache
+from batchsim.sim.mailbox import LateTimeout, Mailbox, ProcessGen
+from batchsim.sim.request import Request
+from batchsim.sim.running import RunningSet
+
+
+class Replica:
+    """Run iterations for the requests it is given, for as long as the engine says.
+
+    Takes `Request` from `inbox`. At each iteration boundary it takes in what has arrived, lets the rule put
+    the next iteration together, and waits for that to end; equal decode iterations are one span, with one
+    event. Arrivals of the instant at which an iteration ends are seen by the next. Only here the true output
+    lengths are known; as an engine knows ``max_tokens``, they decide whether a request can fit at all.
+
+    Attributes
+    ----------
+    num_requests
+        Requests routed here that have not ended.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        replica_id: int,
+        policy: Policy,
+        engine: Engine,
+        kv: KVCache,
+        true_output_tokens: Sequence[int],
+        recorder: IterationRecorder,
+    ) -> None:
+        self._env = env
+        self._replica_id = replica_id
+        self._queue = policy.queueing
+        self._sizer = policy.sizing
+        self._controllers = policy.controllers
+        self._rule = cast("IterationRule", policy.batching)
+        self._engine = engine
+        self._kv = kv
+        self._true_output_tokens = true_output_tokens
+        self._recorder = recorder
+        self._usable_blocks = self._rule.usable_blocks(kv.num_blocks)
+        self._running = RunningSet(replica_id, policy.queueing, kv, true_output_tokens, recorder)
+        # A rule names only requests it was shown, so those are `Request`, whatever else a `Step` could hold.
+        self._step = cast("Step", self._running)
+        self.inbox = Mailbox(env)
+        self.num_requests = 0
+
+        self._known_until_s = 0.0  # what happened later, the host does not know yet
+        self._is_first = True  # the GPU idled before the next iteration
+        self._is_stale = False  # the plan could not count on all that the next one can
+        # The iteration or span under way: `num` iterations of which the j-th takes first + j * growth
+        # seconds, and of these host + j * host growth waiting for the host.
+        self._start_s = self._first_s = self._growth_s = self._host_s = self._host_growth_s = 0.0
+        self._num = 0
+        self._shape: Sequence[float] = ()
+        self._end = simpy.Event(env)
+
+    def accepts(self, request: Request) -> bool:
+        """Whether the request can ever fit."""
+        return -(-self._most_tokens(request) // self._kv.block_size) <= self._usable_blocks
+
+    def kv_blocks(self) -> int:
+        """KV blocks in use, or wanted by the prompts that wait."""
+        coming = [one for one in self.inbox.items if not one.triggered and self.accepts(one)]
+        wanted = sum(-(-request.prompt_tokens // self._kv.block_size) for request in coming)
+        return int(self._kv.used + self._running.waiting_blocks + wanted)
+
+    def describe_waiting(self) -> str:
+        """Who waits for what, for the message of a stalled run."""
+        running = self._running
+        return (
+            f"{running.num_waiting} requests wait for {type(self._rule).__name__} to admit them beside "
+            f"{running.num_running} running and {len(running.swapped)} swapped ones, with "
+            f"{self._kv.available} of {self._kv.num_blocks} KV blocks free"
+        )
+
+    def run(self) -> ProcessGen:
+        """Take in, plan, run an iteration or a span; wait for arrivals when there is nothing to do."""
+        env, running, inbox = self._env, self._running, self.inbox
+        while True:
+            now_s = running.now_s = env.now
+            if inbox.items or inbox.next_s <= now_s:
+                self._take_in()
+            self._plan()
+            if running.chunks:
+                self._start_iteration()
+            elif running.decoding.num:
+                self._start_span()
+            elif self._known_until_s < now_s:
+                self._look_again()
+                continue
+            elif running.num_preempted:
+                continue
+            else:
+                yield inbox.when()
+                self._look_again()
+                continue
+            yield self._end
+            self._settle()
+
+    def _look_again(self) -> None:
+        """The GPU idles, so the host can plan with all that is known now."""
+        self._known_until_s = self._env.now
+        self._is_first = True
+
+    def _take_in(self) -> None:
+        """Queue what has arrived, as far as the host knows; refuse what can never fit."""
+        arrived = cast("list[Request]", self.inbox.take_all())
+        known_until_s = self._known_until_s
+        if arrived and arrived[-1].arrival_s > known_until_s:
+            self.inbox.items = [request for request in arrived if request.arrival_s > known_until_s]
+            arrived = [request for request in arrived if request.arrival_s <= known_until_s]
+        for request in arrived:
+            if request.triggered:
+                continue  # gave up on the way
+            if self.accepts(request):
+                self._running.enqueue(request)
+            else:
+                tokens, held = self._most_tokens(request), self._usable_blocks * self._kv.block_size
+                self._recorder.refuse(request, f"may hold {tokens} KV tokens; a request can have {held}")
+
+    def _most_tokens(self, request: Request) -> int:
+        """KV tokens a request may come to hold; the last token of an answer is never stored."""
+        answer_tokens = self._true_output_tokens[request.request_id] - 1
+        return request.prompt_tokens + max(answer_tokens, self._rule.reserved_tokens(request))
+
+    def _plan(self) -> None:
+        """Let the rule put the next iteration together, where there is something to decide."""
+        running = self._running
+        running.start_step()
+        if running.num_waiting or running.is_undecided:
+            running.max_running = self._sizer.batch_size(0, running.decoding.num)
+            self._rule.plan(self._step)
+            self._is_stale = bool(running.num_preempted or running.swap_blocks)
+        else:
+            self._is_stale = False
+        if self._engine.is_async:
+            self._is_stale = self._is_stale or bool(running.retired or self.inbox.items)
+            running.free_retired()
+
+    def _start_iteration(self) -> None:
+        """One iteration with prompt chunks."""
+        self._shape = shape = self._running.shape
+        seconds, self._host_s = self._engine.iteration_s(shape, is_first=self._is_first)
+        if self._running.swap_blocks:
+            seconds += self._running.swap_blocks * self._engine.swap_block_s
+        self._first_s, self._growth_s, self._host_growth_s = seconds, 0.0, 0.0
+        self._num = 1
+        self._start_s = self._running.now_s
+        self._end = LateTimeout(self._env, seconds)
+
+    def _start_span(self) -> None:
+        """Equal decode iterations, up to the next thing that must change the batch."""
+        decoding, now_s = self._running.decoding, self._running.now_s
+        self._shape = (0, decoding.num, decoding.context_tokens, 0, 0.0)
+        line = self._engine.decode_line(decoding.num, decoding.context_tokens, is_first=self._is_first)
+        self._first_s, self._growth_s, num_linear, self._host_s, self._host_growth_s = line
+        self._start_s = now_s
+        if self._running.swap_blocks:
+            self._first_s += self._running.swap_blocks * self._engine.swap_block_s
+            num_linear = 1
+        self._num = self._most_iterations(num_linear)
+        if self._num > 1:
+            self._watch()
+        self._end = LateTimeout(self._env, self._seconds(self._num))
+
+    def _watch(self) -> None:
+        """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""
+        self._running.on_leave = self._cut_for_who_waits
+        if not self._may_admit():
+            return
+        if self.inbox.bring is None:
+            self.inbox.alert = self._cut_for_arrival
+        elif self.inbox.next_s < inf:
+            self._num = self._iterations_to_arrival(self.inbox.next_s)
+
+    def _cut_for_who_waits(self) -> None:
+        self._cut_span(self._iterations_to(self._env.now, self._num))
+
+    def _cut_for_arrival(self) -> None:
+        self.inbox.alert = None
+        self._cut_span(self._iterations_to_arrival(self._env.now))
+
+    def _cut_span(self, num: int) -> None:
+        """End the span after fewer iterations."""
+        now_s = self._env.now
+        if num < self._num:
+            self._num = num
+            earlier = LateTimeout(self._env, max(0.0, self._seconds(num) - (now_s - self._start_s)))
+            # Whoever waits for the end of the span now waits for this; the old timeout fires in vain.
+            earlier.callbacks, self._end.callbacks = self._end.callbacks, []
+
+    def _most_iterations(self, num_linear: float) -> int:
+        """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
+        if self._engine.is_exact or self._is_stale:
+            return 1
+        decoding = self._running.decoding
+        num = decoding.iterations_to_change()
+        if num_linear < num:
+            num = int(num_linear)
+        for controller in self._controllers:
+            num = min(num, max(1, int(min(num, controller.iterations_to_decision()))))
+        num = decoding.iterations_within(self._kv.available, num)
+        if num < 1:
+            raise PlanError(f"{self._rule} left {decoding.num} decoding sequences without KV blocks")
+        changes_s = self._queue.head_changes_s(self._start_s)
+        return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
+
+    def _iterations_to_arrival(self, arrival_s: float) -> int:
+        """Iterations until the host knows of an arrival, if fewer than those under way."""
+        return min(self._num, self._iterations_to(arrival_s, self._num) + self._engine.is_async)
+
+    def _iterations_to(self, time_s: float, most: int) -> int:
+        """Iterations it takes to get to a time, or `most`."""
+        elapsed_s = time_s - self._start_s
+        if elapsed_s >= self._seconds(most):
+            return most
+        return iterations_by(elapsed_s, self._first_s, self._growth_s)
+
+    def _seconds(self, num: int) -> float:
+        return num * self._first_s + self._growth_s * (num * (num - 1) / 2)
+
+    def _may_admit(self) -> bool:
+        """Whether an arrival could join before the batch changes by itself."""
+        running = self._running
+        if running.num_waiting and self._queue.is_fifo:
+            return False  # the head of the queue does not fit, and nobody gets ahead of it
+        return running.num_running < self._sizer.batch_size(0, running.decoding.num)
+
+    def _settle(self) -> None:
+        """The iteration or span has ended: tokens out, ended requests out, blocks back."""
+        running, engine, now_s, num = self._running, self._engine, self._env.now, self._num
+        decoding, shape = running.decoding, self._shape
+        self.inbox.alert = running.on_leave = None
+        running.now_s = now_s
+        num_running = running.num_running
+        if shape[1]:
+            growth = decoding.growth_over(num)
+            if growth:
+                self._kv.take(growth)
+            decoding.advance(num)
+        used_blocks = self._kv.used
+        finished = decoding.take_finished()
+        if running.completing:
+            finished = [*finished, *running.complete_prompts()]
+        for request in finished:
+            running.retire(request, is_known=not engine.is_async)
+            self._recorder.finish(request, self._replica_id, now_s)
+        host_s = num * self._host_s
+        if self._host_growth_s:
+            host_s += self._host_growth_s * (num * (num - 1) / 2)
+        self._recorder.span(
+            (
+                self._replica_id,
+                self._start_s,
+                now_s,
+                num,
+                self._first_s,
+                host_s,
+                *shape,
+                num_running,
+                running.num_waiting,
+                used_blocks,
+                running.num_preempted,
+                engine.is_bounded and engine.is_outside(IterationShape._make(shape), num),
+            )
+        )
+        if self._controllers:
+            self._report(finished)
+        self._is_first = False
+        self._known_until_s = now_s
+        if engine.is_async:
+            self._known_until_s -= self._first_s + (num - 1) * self._growth_s
+
+    def _report(self, finished: Sequence[Request]) -> None:
+        """Tell the controllers what they can measure."""
+        decode_seqs = int(self._shape[1])
+        report = IterationReport(
+            self._num,
+            self._env.now - self._start_s,
+            decode_seqs,
+            decode_seqs or self._running.decoding.num,
+            [one.prompt_tokens + self._true_output_tokens[one.request_id] for one in finished],
+        )
+        for controller in self._controllers:
+            self._recorder.decisions(controller.observe_iterations(report), self._replica_id)

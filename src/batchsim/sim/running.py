@@ -1,0 +1,369 @@
+"""What runs on a replica, and its next iteration while a rule puts it together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from batchsim.errors import PlanError
+from batchsim.latency.base import IterationShape
+from batchsim.policies.base import QueueDiscipline, WaitingRequest
+from batchsim.sim.decoding import Decoding
+from batchsim.sim.iteration_recorder import IterationRecorder
+from batchsim.sim.kv_cache import KVCache
+from batchsim.sim.request import Request
+
+
+class RunningSet:
+    """The running requests of a replica, their KV blocks, and the chunks of the next iteration.
+
+    It is the `policies.base.Step` that the rule sees, where its methods are described, and holds the rule to
+    what fits. The requests that a rule names are those it was shown.
+
+    Attributes
+    ----------
+    decoding
+        Those whose prompt is complete.
+    completing
+        Those whose prompt the next iteration completes.
+    retired
+        Those that have finished, but the host does not know yet: they keep their blocks and seats.
+    swap_blocks
+        KV blocks copied between GPU and host before the next iteration.
+    num_waiting, waiting_blocks
+        Requests in the queue, and KV blocks that the prompts of waiting requests will take.
+    now_s
+        The time of the iteration boundary, set by the replica.
+    """
+
+    def __init__(
+        self,
+        replica_id: int,
+        queue: QueueDiscipline,
+        kv: KVCache,
+        true_output_tokens: Sequence[int],
+        recorder: IterationRecorder,
+    ) -> None:
+        self._replica_id = replica_id
+        self._queue = queue
+        self._kv = kv
+        self._true_output_tokens = true_output_tokens
+        self._recorder = recorder
+        self.on_leave: Callable[[], None] | None = None  # called when one gives up waiting
+        self._is_caching = kv.tokens_per_id > 0
+        self.decoding = Decoding(kv.block_size)
+        self.retired: list[Request] = []
+        self.completing: list[Request] = []
+        self.num_waiting = 0
+        self.waiting_blocks = 0
+        self.now_s = 0.0
+        self.num_blocks = kv.num_blocks
+        self.block_size = kv.block_size
+        self.num_running = 0
+        self.num_preempted = 0
+        self.max_running = 0
+        self.swap_blocks = 0
+        self.chunks: dict[int, tuple[int, float]] = {}  # tokens and pairs by request
+        self._stored: dict[int, list[int]] = {}  # ids that the chunks will fill
+        self._holds_decodes = False
+        self._head: WaitingRequest | None = None
+        self._head_bin = 0
+        self._running: dict[int, Request] = {}
+        self._prefilling: dict[int, Request] = {}
+        self._swapped: dict[int, Request] = {}
+
+    def start_step(self) -> None:
+        """Begin a new iteration, empty but for the decodes."""
+        self.num_preempted = self.swap_blocks = 0
+        if self.chunks:
+            self.chunks = {}
+            self._stored = {}
+            self.completing = []
+            self._holds_decodes = False
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether a rule has to be asked though nobody waits."""
+        return bool(self._prefilling or self._swapped) or self.decoding.growth() > self._kv.available
+
+    @property
+    def shape(self) -> IterationShape:
+        """The iteration as it stands."""
+        tokens, pairs = 0, 0.0
+        for chunk_tokens, chunk_pairs in self.chunks.values():
+            tokens += chunk_tokens
+            pairs += chunk_pairs
+        if self._holds_decodes:
+            return IterationShape(tokens, 0, 0, len(self.chunks), pairs)
+        decoding = self.decoding
+        return IterationShape(tokens, decoding.num, decoding.context_tokens, len(self.chunks), pairs)
+
+    def enqueue(self, request: Request) -> None:
+        """Let a request wait."""
+        request.bin = self._queue.push(request)
+        request.queue = self
+        self.num_waiting += 1
+        self.waiting_blocks += -(-request.prompt_tokens // self.block_size)
+
+    def discard(self, request: Request, bin_: int) -> None:
+        """Forget a waiting request that gave up."""
+        self._queue.discard(request, bin_)
+        self.num_waiting -= 1
+        self.waiting_blocks -= -(-request.prompt_tokens // self.block_size)
+        if self.on_leave is not None:
+            self.on_leave()
+
+    def complete_prompts(self) -> list[Request]:
+        """Requests whose prompt is complete yield a token and decode on; return those that this finishes."""
+        finished = []
+        for request in self.completing:
+            request.generated_tokens += 1
+            if request.generated_tokens == 1:
+                request.first_token_s = self.now_s
+            if request.generated_tokens < self._true_output_tokens[request.request_id]:
+                self.decode(request, request.computed_tokens)
+            else:
+                request.decode_start_s = self.now_s
+                finished.append(request)
+        return finished
+
+    def decode(self, request: Request, stored_tokens: int) -> None:
+        """Let a running request decode from now on."""
+        request.decode_start_s = self.now_s
+        num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
+        self.decoding.join(request, stored_tokens, num_left)
+
+    def retire(self, request: Request, *, is_known: bool) -> None:
+        """A request has finished; its blocks and seat are free once the host knows."""
+        del self._running[request.request_id]
+        if is_known:
+            self._free(request)
+        else:
+            self.retired.append(request)
+
+    def free_retired(self) -> None:
+        """The host learns who has finished."""
+        if self.retired:
+            for request in self.retired:
+                self._free(request)
+            self.retired = []
+
+    # The rule's `Step`
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that can be taken."""
+        return self._kv.available
+
+    @property
+    def growth_blocks(self) -> int:
+        """Blocks the decodes take."""
+        return self.decoding.growth()
+
+    @property
+    def num_decoding(self) -> int:
+        """Requests that decode."""
+        return self.decoding.num
+
+    @property
+    def prefilling(self) -> Sequence[Request]:
+        """Incomplete prompts."""
+        return tuple(self._prefilling.values()) if self._prefilling else ()
+
+    @property
+    def running(self) -> Sequence[Request]:
+        """All that run."""
+        return tuple(self._running.values())
+
+    @property
+    def swapped(self) -> Sequence[Request]:
+        """All that are swapped out."""
+        return tuple(self._swapped.values()) if self._swapped else ()
+
+    def next_waiting(self) -> Request | None:
+        """The head of the queue."""
+        if not self.num_waiting:
+            return None
+        bin_ = self._queue.next_bin()
+        assert bin_ is not None, "somebody waits"
+        self._head_bin, self._head = bin_, self._queue.head(bin_, self.now_s)
+        return self._head  # type: ignore[return-value]  # a queue hands back the requests it was given
+
+    def last_running(self) -> Request:
+        """The one admitted last."""
+        return next(reversed(self._running.values()))
+
+    def uncached_tokens(self, request: Request) -> int:
+        """Tokens still to compute, prefix hits taken off."""
+        wanted = request.remaining_tokens
+        if not (self._is_caching and request.prefix_ids):
+            return wanted
+        size = self._kv.tokens_per_id
+        num_hits = self._kv.match(request.prefix_ids, (wanted - 1) // size)
+        request.num_hits = num_hits
+        return wanted - num_hits * size
+
+    def admit(
+        self,
+        request: Request,
+        num_tokens: int,
+        *,
+        blocks_for_tokens: int | None = None,
+        keep_free_blocks: int = 0,
+    ) -> bool:
+        """Admit the head of the queue if its blocks can be had."""
+        kv = self._kv
+        cached_tokens = request.num_hits * kv.tokens_per_id
+        tokens = cached_tokens + num_tokens
+        if blocks_for_tokens is not None and blocks_for_tokens > tokens:
+            tokens = blocks_for_tokens
+        blocks = -(-tokens // self.block_size)
+        new_blocks = pinned = blocks
+        if cached_tokens:
+            hits = request.prefix_ids[: request.num_hits]
+            new_blocks -= cached_tokens // self.block_size
+            pinned = new_blocks + kv.num_newly_pinned(hits)
+        if pinned > kv.available - keep_free_blocks:
+            return False
+        self._pop(request)
+        if cached_tokens:
+            kv.lease(hits)
+            request.shared_ids = list(hits)
+            request.computed_tokens = cached_tokens
+        kv.take(new_blocks)
+        request.blocks = blocks
+        request.is_running = True
+        if request.is_waiting:
+            request.is_waiting = False
+            request.scheduled_s = self.now_s
+            request.cached_tokens = cached_tokens
+        self.num_running += 1
+        self._running[request.request_id] = request
+        self.prefill(request, num_tokens)
+        return True
+
+    def lacking_blocks(self, request: Request, num_tokens: int) -> int:
+        """Blocks that lack for a chunk."""
+        blocks = -(-(request.computed_tokens + num_tokens) // self.block_size)
+        return max(blocks - request.blocks, 0) + self.decoding.growth() - self._kv.available
+
+    def prefill(self, request: Request, num_tokens: int) -> None:
+        """Add a chunk."""
+        request_id, start = request.request_id, request.computed_tokens
+        remaining = request.prompt_tokens + request.generated_tokens - start
+        if not 0 < num_tokens <= remaining or request_id in self.chunks:
+            raise PlanError(
+                f"request {request_id} was given a chunk of {num_tokens} tokens; one chunk an iteration of 1 "
+                f"to {remaining} tokens is possible"
+            )
+        stop = request.computed_tokens = start + num_tokens
+        blocks = -(-stop // self.block_size)
+        if blocks > request.blocks:
+            self._kv.take(blocks - request.blocks)
+            request.blocks = blocks
+        self.chunks[request_id] = (num_tokens, num_tokens * (start + num_tokens / 2))
+        if start < request.most_computed_tokens:
+            request.recomputed_tokens += min(stop, request.most_computed_tokens) - start
+        if self._is_caching and request.prefix_ids:
+            self._share(request, start, stop)
+        if num_tokens < remaining:
+            self._prefilling[request_id] = request
+        else:
+            self._prefilling.pop(request_id, None)
+            self.completing.append(request)
+
+    def preempt(self, request: Request, *, swap: bool = False) -> None:
+        """Take a request's blocks away."""
+        request_id, decode_start_s = request.request_id, math.nan
+        del self._running[request_id]
+        if request.finish_step >= 0:
+            stored_tokens = self.decoding.leave(request)
+            request.generated_tokens = stored_tokens - request.prompt_tokens + 1
+            decode_start_s = request.decode_start_s
+        else:
+            stored_tokens = self._leave_prefill(request)
+        blocks = request.blocks
+        self._free(request)
+        self._kv.forget(self._stored.pop(request_id, ()))
+        self.num_preempted += 1
+        request.num_preemptions += 1
+        if swap:
+            request.computed_tokens = stored_tokens
+            self._swapped[request_id] = request
+            self.swap_blocks += blocks
+        else:
+            request.computed_tokens = 0
+            request.num_hits = 0
+            request.most_computed_tokens = max(stored_tokens, request.most_computed_tokens)
+            self._queue.push_back(request, request.bin)
+            self.num_waiting += 1
+            self.waiting_blocks += -(-request.prompt_tokens // self.block_size)
+        lost_tokens = 0 if swap else stored_tokens
+        self._recorder.preempt(
+            request, self._replica_id, self.now_s, decode_start_s, lost_tokens, is_swap=swap
+        )
+
+    def swap_in(self, request: Request) -> bool:
+        """Bring a request back if its blocks can be had."""
+        stored_tokens = request.computed_tokens
+        blocks = -(-stored_tokens // self.block_size)
+        grows = stored_tokens % self.block_size == 0
+        if blocks + grows > self._kv.available - self.decoding.growth():
+            return False
+        del self._swapped[request.request_id]
+        self._kv.take(blocks)
+        request.blocks = blocks
+        request.is_running = True
+        self.swap_blocks += blocks
+        self.num_running += 1
+        self._running[request.request_id] = request
+        self.decode(request, stored_tokens)
+        return True
+
+    def hold_decodes(self) -> None:
+        """Let the decodes sit out."""
+        self._holds_decodes = True
+
+    # Helpers
+
+    def _pop(self, request: Request) -> None:
+        """Take a request out of the queue, if it is its turn and there is a seat."""
+        if self.num_running >= self.max_running:
+            raise PlanError(
+                f"request {request.request_id} was admitted beside {self.num_running} running ones; "
+                f"{self.max_running} may run"
+            )
+        if request is not self._head:
+            raise PlanError(f"request {request.request_id} was admitted, but it is not the next in the queue")
+        self._queue.pop(self._head_bin, self.now_s)
+        self._head = None
+        self.num_waiting -= 1
+        self.waiting_blocks -= -(-request.prompt_tokens // self.block_size)
+
+    def _share(self, request: Request, start: int, stop: int) -> None:
+        """Let the prefix cache have the blocks that a chunk fills."""
+        size = self._kv.tokens_per_id
+        ids = request.prefix_ids[start // size : stop // size]
+        if ids:
+            self._stored[request.request_id] = new_ids = self._kv.store(ids)
+            request.shared_ids = [*request.shared_ids, *new_ids]
+
+    def _leave_prefill(self, request: Request) -> int:
+        """Forget a request whose prompt is not complete, its chunk in this iteration included."""
+        num_tokens, _ = self.chunks.pop(request.request_id, (0, 0.0))
+        if request in self.completing:
+            self.completing.remove(request)
+        else:
+            del self._prefilling[request.request_id]
+        return request.computed_tokens - num_tokens
+
+    def _free(self, request: Request) -> None:
+        """Give back seat and blocks; those the prefix cache owns stay cached."""
+        self.num_running -= 1
+        request.is_running = False
+        blocks = request.blocks
+        if request.shared_ids:
+            blocks -= len(request.shared_ids) * self._kv.blocks_per_id
+            self._kv.release(request.shared_ids)
+            request.shared_ids = ()
+        self._kv.give(blocks)

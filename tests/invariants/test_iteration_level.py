@@ -1,0 +1,202 @@
+"""What holds at the iteration level whatever the policy, first of all: a span is its iterations."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchsim.config import load_config
+from batchsim.latency.base import IterationLatency
+from batchsim.latency.iteration_grid import TableIterationLatency
+from batchsim.latency.linear import LinearIterationLatency
+from batchsim.metrics.summary import laws
+from batchsim.policies.presets import names_of
+from batchsim.records import FINISHED, Records
+from batchsim.results.cluster import engines, prepare_policies, replicas
+from batchsim.sim.simulation import run_replicas
+from batchsim.workload.request import Workload
+
+BLOCK_SIZES = st.sampled_from([1, 2, 4, 16])
+
+#: Times are sums of eighths, and exact whatever their order: arrivals fall on iteration boundaries.
+ON_GRID = LinearIterationLatency(0.25, 0.125, 0.0, 0.125, 0.0)
+OFF_GRID = LinearIterationLatency(0.0231, 1.07e-3, 1.3e-5, 1.19e-3, 7.3e-5)
+TABLE = TableIterationLatency(
+    (0, 16, 64),
+    (0, 1, 8, 32),
+    (0, 16, 64, 200),
+    tuple(
+        0.01 + 0.001 * prefill + 0.002 * seqs**0.8 + 2e-5 * seqs * context**1.1
+        for prefill in (0, 16, 64)
+        for seqs in (0, 1, 8, 32)
+        for context in (0, 16, 64, 200)
+    ),
+)
+
+
+@dataclass(frozen=True)
+class World:
+    requests: Workload
+    predicted: np.ndarray
+    config: dict[str, Any]
+    latency: IterationLatency
+
+    def run(self, *, is_exact: bool = False) -> Records:
+        config = load_config(self.config, {"engine.exact_iterations": is_exact})
+        cluster = replicas(config, self.latency)
+        capacities = [replica.num_kv_blocks * config.engine.block_size for replica in cluster]
+        given = [replica.policy for replica in cluster]
+        policies = prepare_policies(config, given, capacities, self.requests)
+        return run_replicas(
+            self.requests, self.predicted, policies, engines(config, cluster), config.patience_s
+        )
+
+
+def batching_of(draw: st.DrawFn, preset: str) -> dict[str, Any]:
+    if preset == "orca":
+        return {
+            "max_tokens": draw(st.sampled_from([8, 40])),
+            "reserve": draw(st.sampled_from(["max", "pow2", "predicted"])),
+        }
+    if preset in ("vllm_v0", "vllm_v0_swap", "dynamic_batching"):
+        return {"max_num_batched_tokens": draw(st.sampled_from([16, 64]))}
+    if preset == "sarathi":
+        return {"max_num_batched_tokens": draw(st.sampled_from([16, 64]))}
+    chunk = {"kind": "SloFeedback", "target_s": 0.05, "measure_iterations": 3, "max_batch_size": 64}
+    return {
+        "max_num_batched_tokens": draw(st.sampled_from([16, 64])),
+        "long_prefill_threshold": draw(st.sampled_from([0, 7])),
+        "allocate": draw(st.sampled_from(["chunk", "prompt"])),
+        "preempt": draw(st.sampled_from(["last", "priority"])),
+        **({"chunk": chunk} if draw(st.booleans()) else {}),
+    }
+
+
+@st.composite
+def worlds(draw: st.DrawFn, presets: list[str] | None = None, *, is_plain: bool = False) -> World:
+    preset = draw(st.sampled_from(presets or names_of(is_iteration_level=True)))
+    policy: dict[str, Any] = {"preset": preset, "batching": batching_of(draw, preset)}
+    if preset == "dynamic_batching":
+        policy["sizing"] = {
+            "MemoryAware": {"min_requests": 2, "max_batch_size": 16},
+            "SloFeedback": {"target_s": 0.06, "measure_iterations": draw(st.integers(1, 9)), "alpha": 2},
+        }
+    else:
+        policy["batch_size"] = draw(st.sampled_from([1, 3, 16]))
+    if preset == "sjf":
+        policy["queueing"] = {"promote_after_s": draw(st.sampled_from([0.5, 5.0]))}
+    if preset == "multi_bin_continuous":
+        policy["queueing"] = {"boundaries": [5, 10, 20], "turn": draw(st.integers(1, 3))}
+    block_size = draw(BLOCK_SIZES)
+    config = {
+        "policy": policy,
+        "workload": {"training_fraction": 0.0},
+        "cluster": {"num_gpus": draw(st.sampled_from([1, 1, 3]))},
+        "engine": {
+            "block_size": block_size,
+            "num_kv_blocks": draw(st.integers(90, 250)) // block_size,
+            "prefix_caching": draw(st.booleans()),
+            "launch_s": 0.0 if is_plain else draw(st.sampled_from([0.0, 0.0, 0.125])),
+            "async_scheduling": False if is_plain else draw(st.booleans()),
+            "swap_bytes_per_s": 1e9,
+        },
+        "latency": {"outside": "extrapolate"},
+        "patience_s": None if is_plain else draw(st.sampled_from([None, None, 0.7])),
+        "seed": draw(st.integers(0, 3)),
+    }
+    latency: IterationLatency = draw(st.sampled_from([ON_GRID, OFF_GRID, TABLE]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    num = draw(st.integers(1, 40))
+    gaps_s = rng.exponential(draw(st.sampled_from([0.01, 0.1, 0.5])), num)
+    if latency is ON_GRID:
+        gaps_s = np.round(gaps_s * 8) / 8
+    prompt_tokens, output_tokens = rng.integers(1, 49, num), rng.integers(1, 41, num)
+    frame = pd.DataFrame(
+        {
+            "arrival_s": np.cumsum(gaps_s),
+            "prompt_tokens": prompt_tokens,
+            "output_tokens": output_tokens,
+            "priority": rng.integers(0, 3, num),
+        }
+    )
+    families = rng.integers(0, 3, num)
+    frame["prefix_ids"] = [
+        [family * 1000 + position for position in range(tokens // 16)]
+        for family, tokens in zip(families.tolist(), prompt_tokens.tolist(), strict=True)
+    ]
+    predicted = np.maximum(1, (output_tokens * rng.lognormal(0, 0.5, num)).astype(np.int64))
+    return World(Workload.from_frame(frame), predicted, config, latency)
+
+
+@given(worlds())
+def test_spans_give_what_single_iterations_give(world: World) -> None:
+    spans, exact = world.run(), world.run(is_exact=True)
+
+    pd.testing.assert_frame_equal(spans.requests, exact.requests, rtol=1e-9, atol=1e-9)
+    for one, other in ((spans.preemptions, exact.preemptions), (spans.controllers, exact.controllers)):
+        one, other = (
+            table.sort_values(["gpu_id", "time_s"], kind="stable", ignore_index=True)
+            for table in (one, other)
+        )
+        pd.testing.assert_frame_equal(one, other, rtol=1e-9, atol=1e-9)
+    assert spans.iterations["num_iterations"].sum() == len(exact.iterations)
+    for column in ("host_s", "prefill_tokens", "num_preempted"):
+        assert np.isclose(spans.iterations[column].sum(), exact.iterations[column].sum(), rtol=1e-9)
+
+
+@settings(max_examples=30)
+@given(worlds())
+def test_laws_hold(world: World) -> None:
+    residuals = laws(world.run())
+
+    assert all(abs(residual) < 1e-9 for residual in residuals.values()), residuals
+
+
+@settings(max_examples=30)
+@given(worlds())
+def test_every_request_ends_and_blocks_never_run_over(world: World) -> None:
+    records = world.run()
+
+    requests = records.requests
+    assert requests["status"].notna().all()
+    finished = requests[requests["status"] == FINISHED]
+    assert (finished["scheduled_s"] >= finished["arrival_s"]).all()
+    assert (finished["first_token_s"] > finished["scheduled_s"]).all()
+    assert (finished["decode_start_s"] >= finished["first_token_s"]).all()
+    assert (finished["finish_s"] >= finished["decode_start_s"]).all()
+    assert (records.iterations["kv_blocks"] <= records.kv_blocks[0]).all()
+    assert (records.iterations["kv_blocks"] >= 0).all()
+
+
+@settings(max_examples=30)
+@given(worlds(["vllm_v1", "sjf", "sarathi"], is_plain=True))
+def test_no_decode_sits_an_iteration_out_where_prompts_come_in_chunks(world: World) -> None:
+    records = world.run()
+
+    # With every decode in every iteration, an answer of n tokens takes n - 1 iterations after its first.
+    finished = records.requests[
+        (records.requests["status"] == FINISHED) & (records.requests["num_preemptions"] == 0)
+    ]
+    for request in finished.to_dict("records"):
+        spans = records.iterations[records.iterations["gpu_id"] == request["gpu_id"]]
+        inside = (spans["start_s"] >= request["first_token_s"]) & (spans["finish_s"] <= request["finish_s"])
+        assert spans.loc[inside, "num_iterations"].sum() == request["output_tokens"] - 1
+
+
+@settings(max_examples=30)
+@given(worlds(["vllm_v0", "vllm_v1", "sarathi", "orca"], is_plain=True))
+def test_a_replica_never_idles_while_a_request_waits_for_it(world: World) -> None:
+    records = world.run()
+
+    finished = records.requests[records.requests["status"] == FINISHED]
+    for gpu_id, served in finished.groupby("gpu_id"):
+        spans = records.iterations[records.iterations["gpu_id"] == gpu_id]
+        idle_from_s = spans["finish_s"].to_numpy()[:-1]
+        idle_to_s = spans["start_s"].to_numpy()[1:]
+        for start_s, end_s in zip(idle_from_s, idle_to_s, strict=True):
+            if end_s > start_s + 1e-9:
+                waiting = (served["arrival_s"] < end_s - 1e-9) & (served["scheduled_s"] >= end_s)
+                assert not waiting.any()

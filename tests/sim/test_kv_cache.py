@@ -1,0 +1,277 @@
+"""Blocks are conserved, whoever shares them: against a model that keeps a list of all blocks."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import simpy
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from batchsim.errors import ConfigError, PlanError
+from batchsim.sim.kv_cache import KVCache
+
+
+def kv_cache(num_blocks: int, *, blocks_per_id: int = 0) -> KVCache:
+    """Blocks of 16 tokens."""
+    return KVCache(simpy.Environment(), num_blocks, 16, 16 * blocks_per_id)
+
+
+def computed(kv: KVCache, ids: list[int]) -> list[int]:
+    """Let a request compute a prefix in blocks of its own and share it."""
+    kv.take(len(ids) * kv.blocks_per_id)
+    return kv.store(ids)
+
+
+def test_the_level_is_what_can_be_taken() -> None:
+    kv = kv_cache(10)
+
+    kv.take(7)
+    kv.give(3)
+
+    assert kv.level == kv.available == 6
+    assert kv.used == 4
+    assert kv.capacity == kv.num_blocks == 10
+
+
+def test_taking_more_than_there_is_or_giving_more_than_was_taken_is_a_plan_error() -> None:
+    kv = kv_cache(10)
+    kv.take(7)
+
+    with pytest.raises(PlanError, match="4 KV blocks were taken where 3 are available"):
+        kv.take(4)
+    with pytest.raises(PlanError, match="8 KV blocks were given back where 7 are in use"):
+        kv.give(8)
+    assert kv.available == 3
+
+
+def test_a_process_may_wait_for_blocks_as_in_any_container() -> None:
+    env = simpy.Environment()
+    kv = KVCache(env, 4, 16, 16)
+    kv.take(2)
+    computed(kv, [1, 2])
+    waiting = kv.get(3)
+
+    kv.release([1, 2])
+    is_early = waiting.triggered
+    kv.give(1)
+
+    assert not is_early
+    assert waiting.triggered
+    assert kv.available == 0
+    assert kv.match([1], 1) == 0
+
+
+def test_ids_of_another_size_than_whole_blocks_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"engine.block_size is 48, .* covers 512 tokens; a divisor of 512"):
+        KVCache(simpy.Environment(), 10, 48, 512)
+
+
+def test_a_match_ends_at_the_first_unknown_id_or_the_limit() -> None:
+    kv = kv_cache(8, blocks_per_id=1)
+    computed(kv, [1, 2, 4])
+
+    assert kv.match([1, 2, 3, 4], 9) == 2
+    assert kv.match([1, 2, 3, 4], 1) == 1
+    assert kv.match([1, 2], 9) == 2
+    assert kv.match([3, 1], 9) == 0
+
+
+def test_what_is_released_stays_cached_but_can_be_taken() -> None:
+    kv = kv_cache(8, blocks_per_id=2)
+
+    kv.release(computed(kv, [1, 2]))
+
+    assert kv.available == 8
+    assert kv.match([1, 2], 2) == 2
+    assert kv.num_newly_pinned([1, 2]) == 4
+
+
+def test_what_two_lease_is_held_until_both_release_it() -> None:
+    kv = kv_cache(8, blocks_per_id=2)
+    mine = computed(kv, [1, 2])
+    kv.lease([1])
+
+    kv.release(mine)
+
+    assert kv.used == 2
+    assert kv.num_newly_pinned([1, 2]) == 2
+    kv.release([1])
+    assert kv.used == 0
+
+
+def test_free_blocks_are_taken_first_then_the_end_of_what_is_longest_unused() -> None:
+    kv = kv_cache(6, blocks_per_id=1)
+    first, second = computed(kv, [1, 2]), computed(kv, [3, 4])
+    kv.release(first)
+    kv.release(second)
+
+    kv.take(3)
+
+    assert [kv.match([id_], 1) for id_ in (1, 2, 3, 4)] == [1, 0, 1, 1]
+
+
+def test_a_lease_makes_a_prefix_recent() -> None:
+    kv = kv_cache(4, blocks_per_id=1)
+    for ids in ([1], [2]):
+        kv.release(computed(kv, ids))
+    kv.lease([1])
+    kv.release([1])
+
+    kv.take(3)
+
+    assert [kv.match([id_], 1) for id_ in (1, 2)] == [1, 0]
+
+
+def test_what_another_has_computed_meanwhile_stays_in_own_blocks() -> None:
+    kv = kv_cache(8, blocks_per_id=2)
+    computed(kv, [1])
+
+    shared = computed(kv, [1, 2])
+
+    assert shared == [2]
+    assert kv.used == 6
+    kv.release(shared)
+    kv.give(2)
+    assert kv.used == 2
+
+
+def test_an_id_is_evicted_whole_even_if_one_block_lacks() -> None:
+    kv = kv_cache(8, blocks_per_id=4)
+    kv.release(computed(kv, [1, 2]))
+
+    kv.take(1)
+    kv.take(3)
+
+    assert kv.match([1, 2], 2) == 1
+    assert kv.available == 4
+
+
+FREE = ("free", None)
+NODES = st.integers(8, 15)  # leaves of a binary tree of prompts; node n continues node n // 2
+
+
+def prompt(leaf: int) -> list[int]:
+    return [leaf >> 3, leaf >> 2, leaf >> 1, leaf]
+
+
+@dataclass(eq=False)
+class Holder:
+    """A request as the machine below sees it."""
+
+    private: int
+    shared: list[int] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+
+
+class AgainstListOfBlocks(RuleBasedStateMachine):
+    """What each block holds is written down, and nothing else."""
+
+    @initialize(num_blocks=st.integers(1, 24), blocks_per_id=st.integers(1, 3))
+    def start(self, num_blocks: int, blocks_per_id: int) -> None:
+        self.kv = kv_cache(num_blocks, blocks_per_id=blocks_per_id)
+        self.size = blocks_per_id
+        self.blocks: list[tuple[str, object]] = [FREE] * num_blocks
+        self.unused: list[int] = []  # in order of release
+        self.holders: list[Holder] = []
+
+    def users(self, id_: int) -> int:
+        return sum(id_ in holder.shared for holder in self.holders)
+
+    def count(self, content: tuple[str, object]) -> int:
+        return self.blocks.count(content)
+
+    def is_cached(self, id_: int) -> bool:
+        return ("id", id_) in self.blocks
+
+    def put(self, old: tuple[str, object], new: tuple[str, object], num: int) -> None:
+        for _ in range(num):
+            self.blocks[self.blocks.index(old)] = new
+
+    def take(self, holder: Holder, num: int) -> None:
+        while self.count(FREE) < num:
+            self.put(("id", self.unused[0]), FREE, self.size)
+            del self.unused[0]
+        self.put(FREE, ("private", holder), num)
+        holder.private += num
+
+    @property
+    def available(self) -> int:
+        return self.count(FREE) + sum(self.count(("id", id_)) for id_ in self.unused)
+
+    @rule(leaf=NODES, num_blocks=st.integers(0, 8))
+    def admit(self, leaf: int, num_blocks: int) -> None:
+        ids, holder = prompt(leaf), Holder(0)
+        num_hits = self.kv.match(ids, 4)
+        hits = ids[:num_hits]
+        assert hits == ids[: next((index for index, id_ in enumerate(ids) if not self.is_cached(id_)), 4)]
+        fits = num_blocks <= self.kv.available - self.kv.num_newly_pinned(hits)
+        pinned = [id_ for id_ in hits if id_ in self.unused]
+        assert fits == (num_blocks <= self.available - len(pinned) * self.size)
+        if not fits:
+            return
+        self.kv.lease(hits)
+        self.kv.take(num_blocks)
+        self.unused = [id_ for id_ in self.unused if id_ not in hits]
+        holder.shared, holder.ids = hits, ids[num_hits:]
+        self.holders.append(holder)
+        self.take(holder, num_blocks)
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data())
+    def compute(self, data: st.DataObject) -> None:
+        holder = data.draw(st.sampled_from(self.holders))
+        ids = holder.ids[: holder.private // self.size]
+        ids = ids[: data.draw(st.integers(0, len(ids)))]
+        new = self.kv.store(ids)
+        assert new == [id_ for id_ in ids if not self.is_cached(id_)]
+        for id_ in new:
+            self.put(("private", holder), ("id", id_), self.size)
+            holder.private -= self.size
+            holder.shared.append(id_)
+        del holder.ids[: len(ids)]
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data(), num_blocks=st.integers(1, 8))
+    def grow(self, data: st.DataObject, num_blocks: int) -> None:
+        holder = data.draw(st.sampled_from(self.holders))
+        if num_blocks > self.available:
+            with pytest.raises(PlanError):
+                self.kv.take(num_blocks)
+        else:
+            self.kv.take(num_blocks)
+            self.take(holder, num_blocks)
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        holder = data.draw(st.sampled_from(self.holders))
+        self.kv.release(holder.shared)
+        self.kv.give(holder.private)
+        self.holders.remove(holder)
+        self.put(("private", holder), FREE, holder.private)
+        self.unused += [id_ for id_ in reversed(holder.shared) if not self.users(id_)]
+
+    @invariant()
+    def both_agree(self) -> None:
+        assert self.kv.available == self.kv.level == self.available
+        assert self.kv.used == len(self.blocks) - self.available
+        for leaf in range(1, 16):
+            assert self.kv.match([leaf], 1) == self.is_cached(leaf)
+            assert self.kv.num_newly_pinned([leaf]) == self.size * (leaf in self.unused)
+
+
+TestAgainstListOfBlocks = AgainstListOfBlocks.TestCase
+TestAgainstListOfBlocks.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_what_was_never_computed_can_be_forgotten_unless_it_is_in_use() -> None:
+    kv = KVCache(simpy.Environment(), num_blocks=4, block_size=16, tokens_per_id=16)
+    kv.take(2)
+    kv.store([1, 2])
+    kv.release([2])
+
+    kv.forget([1, 2])
+
+    assert kv.match([1, 2], 2) == 1
+    assert kv.available == 3
