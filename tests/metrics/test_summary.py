@@ -7,9 +7,21 @@ import numpy as np
 import pytest
 
 from batchsim.config import SloConfig
+from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import laws, summarise
 from batchsim.records import ABANDONED, BATCH_COLUMNS, FINISHED, REFUSED, STATUSES, STRANDED, Records
-from tests.metrics.worlds import batch_table, poisson_queue, records, request_table, single_server
+from batchsim.specs import load_gpu, load_model
+from tests.metrics.engine_world import dice_run
+from tests.metrics.worlds import (
+    batch_table,
+    engine_records,
+    engine_request_table,
+    iteration_table,
+    poisson_queue,
+    records,
+    request_table,
+    single_server,
+)
 
 SLO = SloConfig(e2e_ms=5000)
 NO_BATCHES = batch_table(
@@ -223,3 +235,139 @@ def test_laws_of_a_run_where_nothing_ran_have_no_residual() -> None:
     unserved = records(request_table([0.0, 1.0], status=ABANDONED), NO_BATCHES)
 
     assert set(laws(unserved).values()) == {0.0}
+
+
+def two_replicas() -> Records:
+    """Three requests on two engines, one of them with half of its prompt cached; a fourth is refused."""
+    requests = engine_request_table(
+        [0.0, 1.0, 4.0, 5.0],
+        gpu_id=[0, 1, 0, -1],
+        prompt_tokens=[8, 8, 4, 999],
+        cached_tokens=[4, 0, 0, 0],
+        output_tokens=[4, 1, 2, 9],
+        scheduled_s=[0.0, 1.0, 8.0, np.nan],
+        first_token_s=[2.0, 3.0, 9.0, np.nan],
+        finish_s=[8.0, 3.0, 10.0, np.nan],
+        status=[FINISHED] * 3 + [REFUSED],
+    )
+    iterations = iteration_table(
+        [0.0, 1.0, 2.0, 8.0, 9.0],
+        [2.0, 3.0, 8.0, 9.0, 10.0],
+        gpu_id=[0, 1, 0, 0, 0],
+        num_iterations=[1, 1, 3, 1, 1],
+        first_iteration_s=[2.0, 2.0, 1.0, 1.0, 1.0],
+        host_s=0.25,
+        prefill_tokens=[4, 8, 0, 4, 0],
+        decode_seqs=[0, 0, 1, 0, 1],
+        kv_blocks=[2, 2, 3, 1, 2],
+        is_extrapolated=[False, False, True, False, False],
+    )
+    return engine_records(requests, iterations, kv_blocks=(10, 10))
+
+
+def test_a_tiny_run_of_engines_is_summed_up_exactly() -> None:
+    expected = {
+        "num_requests": 4,
+        "num_finished": 3,
+        "num_refused": 1,
+        "num_gpus": 2,
+        "output_throughput_tokens_per_s": 0.7,
+        "busy_fraction": 12 / 20,
+        "running_mean": 12 / 20,
+        "running_p95": 1.0,
+        "running_max": 1,
+        "waiting_mean": 4 / 20,
+        "kv_use_mean": pytest.approx((2 * 0.2 + 2 * 0.2 + 6 * 0.3 + 0.1 + 0.2) / 20),
+        "kv_use_max": 0.3,
+        "num_preemptions": 0,
+        "num_preempted_requests": 0,
+        "preemptions_per_request": 0.0,
+        "recomputed_tokens": 0,
+        "recomputed_share": 0.0,
+        "prefix_hit_rate": 4 / 20,
+        "iterations_total": 7,
+        "spans_total": 5,
+        "num_extrapolated_iterations": 3,
+        "prefill_tokens_total": 16,
+        "prefill_tokens_per_iteration_mean": 16 / 7,
+        "decode_seqs_per_iteration_mean": 4 / 7,
+        "itl_mean_s": 7 / 4,  # gaps of 1, 2 and 3 s, and of 1 s
+        "itl_p50_s": 1.0,
+        "itl_p90_s": 3.0,
+        "itl_max_s": 3.0,
+        "worst_gap_p50_s": 2.0,
+        "worst_gap_p99_s": pytest.approx(2.98),
+        "ttft_mean_s": 3.0,
+        "ttft_queueing_mean_s": 4 / 3,
+        "ttft_prefill_mean_s": pytest.approx(4.25 / 3),
+        "ttft_host_mean_s": 0.25,
+    }
+
+    summary = summarise(two_replicas(), SLO, "auto")
+
+    assert {key: summary[key] for key in expected} == expected
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_utilisation_of_the_peaks_needs_the_hardware() -> None:
+    hardware = Hardware(load_model("llama-3.1-8b"), load_gpu("a100-80g"))
+
+    without, with_it = (summarise(two_replicas(), SLO, "auto", given) for given in (None, hardware))
+
+    assert with_it.keys() - without.keys() == {"mfu", "mfu_wall", "mbu", "mbu_wall"}
+    assert with_it["mfu_wall"] == pytest.approx(with_it["mfu"] * 12 / 20)
+    assert with_it["mbu_wall"] == pytest.approx(with_it["mbu"] * 12 / 20)
+
+
+def test_gaps_are_those_of_the_covered_requests() -> None:
+    summary = summarise(two_replicas(), SLO, 1)
+
+    assert (summary["num_warmup"], summary["itl_mean_s"], summary["worst_gap_p50_s"]) == (1, 1.0, 1.0)
+
+
+def test_engines_that_never_ran_are_summed_up_in_silence() -> None:
+    unserved = engine_records(engine_request_table([0.0, 1.0], status=ABANDONED), iteration_table([], []))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = summarise(unserved, SLO, "auto")
+
+    assert summary.keys() == summarise(two_replicas(), SLO, "auto").keys()
+    assert summary["itl_p99_s"] is None
+    assert summary["iterations_total"] == 0
+    assert set(laws(unserved).values()) == {0.0}
+
+
+def test_engines_that_fall_behind_are_called_saturated() -> None:
+    num = 3000
+    queue = single_server(np.arange(num) * 1.0, np.full(num, 1.25))
+    requests = queue.requests.drop(columns=["batch_id", "batch_size"])
+    run = engine_records(
+        engine_request_table(**requests.to_dict("series")),
+        iteration_table(queue.batches["start_s"], queue.batches["finish_s"]),
+    )
+
+    assert summarise(run, SLO, 0.0)["saturated"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_laws_hold_for_an_engine_that_obeys_them(seed: int) -> None:
+    run = dice_run(seed, num_gpus=2).records
+
+    residuals = laws(run)
+
+    assert residuals.keys() == {"little", "utilisation", "tokens", "decodes", "overbooked", "overfull"}
+    assert residuals == pytest.approx(dict.fromkeys(residuals, 0), abs=1e-12)
+
+
+def test_laws_catch_lost_tokens_overlapping_spans_and_blocks_from_nowhere() -> None:
+    run = two_replicas()
+    starts_s, num = run.iterations["start_s"], run.iterations["num_iterations"]
+
+    def broken(**columns: Any) -> dict[str, float]:
+        return laws(replace(run, iterations=run.iterations.assign(**columns)))
+
+    assert broken(num_iterations=num.replace(3, 2))["tokens"] == 1
+    assert broken(decode_seqs=[0, 0, 2, 0, 1])["decodes"] == 3
+    assert broken(start_s=starts_s.replace(8.0, 7.0))["overbooked"] == 1
+    assert broken(kv_blocks=[2, 2, 15, 1, 2])["overfull"] == 0.5

@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from batchsim.config import SloConfig
 from batchsim.metrics import requests as per_request
 from batchsim.metrics import system
+from batchsim.metrics.efficiency import Hardware
+from batchsim.metrics.engine import decoded_tokens, kv_share
+from batchsim.metrics.load import PERCENTILES, batch_load, engine_load
 from batchsim.metrics.statistics import backlog_trend, batch_means_interval, falls_behind, mser5
 from batchsim.metrics.system import Window
+from batchsim.metrics.tokens import decode_runs, num_tokens
 from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED, Records
 
 #: Fewest requests that a steady window must cover, and that ``auto`` needs to look for a warm-up.
@@ -26,39 +30,50 @@ _TIMES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "ttft": per_request.ttft_s,
     "tpot": per_request.tpot_s,
 }
-_PERCENTILES = (50, 90, 95, 99)
 
 
 def summarise(
-    records: Records, slo: SloConfig, warmup: Literal["auto", "mser5"] | float | int
+    records: Records,
+    slo: SloConfig,
+    warmup: Literal["auto", "mser5"] | float | int,
+    hardware: Hardware | None = None,
 ) -> dict[str, Any]:
     """Summarise a run as a flat dict, JSON-ready: seconds as ``_s``, None for what cannot be told.
+
+    What the machines were busy with has keys of its own in each world: `load.batch_load`,
+    `load.engine_load`.
 
     Parameters
     ----------
     warmup
         ``mser5``: cut by MSER-5 on the end-to-end times in arrival order; ``auto``: the same from 1000
         finished requests on, else nothing; a fraction: that share of the requests; a whole number: so many.
+    hardware
+        Of the replicas, for ``mfu`` and ``mbu`` at the iteration level.
 
     Returns
     -------
     dict
         Times and SLO attainment are of the *covered* requests, those that arrive after the cut (times: the
-        ``num_covered_finished`` of them that finished; percentiles by numpy's linear rule). Rates, time
-        averages, batch sizes and padding are of the ``window``: ``steady`` from the first covered to the last
-        arrival, if at least 1000 requests are covered and arrivals last at least half of the makespan, else
-        ``whole run`` from the first arrival to the last finish. Counts are of the whole run.
-        ``e2e_mean_ci95_s`` is a half width.
+        ``num_covered_finished`` of them that finished; percentiles by numpy's linear rule, but for ``itl``,
+        where each is a gap that occurs). Rates, time averages, batch sizes and padding are of the ``window``:
+        ``steady`` from the first covered to the last arrival, if at least 1000 requests are covered and
+        arrivals last at least half of the makespan, else ``whole run`` from the first arrival to the last
+        finish. Counts are of the whole run. ``e2e_mean_ci95_s`` is a half width.
     """
-    requests, batches = records.requests, records.batches
+    requests = records.requests
     num_warmup = _warmup_cut(requests, warmup)
     covered = requests.iloc[num_warmup:]
     run = _whole_run(requests)
     name, window = _window(requests, covered, run)
     trend = backlog_trend(requests, window)
+    if records.is_iteration_level:
+        busy, load = records.iterations, engine_load(records, covered, window, hardware)
+    else:
+        busy, load = records.batches, batch_load(records, window)
     finished = covered[covered["status"] == FINISHED]
     summary = {
-        **_counts(requests, batches),
+        **_counts(requests),
         "num_gpus": records.num_gpus,
         "num_warmup": num_warmup,
         "num_covered": len(covered),
@@ -71,8 +86,8 @@ def summarise(
         **_rates(requests, window, run),
         **_times(finished),
         **_slo(requests, covered, slo, window),
-        **_load(records, window),
-        "saturated": trend.is_saturated or falls_behind(requests, batches, records.num_gpus),
+        **load,
+        "saturated": trend.is_saturated or falls_behind(requests, busy, records.num_gpus),
         "backlog_slope_per_s": trend.slope_per_s,
     }
     return {key: _plain(value) for key, value in summary.items()}
@@ -86,23 +101,58 @@ def laws(records: Records) -> dict[str, float]:
     dict
         ``little``: relative difference of the summed times in system and the integral of the number in
         system, built from sorted event times. ``utilisation``: difference of the time integral of busy GPUs
-        / GPUs and batches per second * mean batch time / GPUs. ``flow``: finished requests less members of
-        finished batches. ``overbooked``: most GPUs busy at once beyond those there are.
+        / GPUs and the summed times of batches (or spans) / GPUs. ``overbooked``: most batches that ran at
+        once beyond the GPUs there are; at the iteration level, most spans at once beyond one per replica.
+
+        Run to completion: ``flow``, finished requests less members of finished batches.
+
+        Iteration level: ``tokens``, output tokens of finished requests that the log of spans has too many
+        or too few of, summed over requests. ``decodes``, tokens that the spans gave less those of decode
+        runs; more than 0 where a request that ran did not finish. ``overfull``: KV blocks in use beyond
+        those there are, as shares of these, summed over spans.
     """
     finished = records.requests[records.requests["status"] == FINISHED]
-    batches = records.batches
     in_system, _ = _integral(finished["arrival_s"], finished["finish_s"])
     sojourns = float(per_request.e2e_s(finished).sum())
-    busy_s, most_busy = _integral(batches["start_s"], batches["finish_s"])
-    span_s = _whole_run(records.requests)
-    gpu_s = records.num_gpus * (span_s.end_s - span_s.start_s)
-    mean_batch_s = float((batches["finish_s"] - batches["start_s"]).mean()) if len(batches) else 0.0
+    little = (in_system - sojourns) / sojourns if sojourns > 0 else 0.0
+    return {"little": little, **(_engine_laws if records.is_iteration_level else _batch_laws)(records)}
+
+
+def _batch_laws(records: Records) -> dict[str, float]:
+    batches = records.batches
+    num_finished = int((records.requests["status"] == FINISHED).sum())
+    residual, most_busy = _utilisation(records, batches)
     return {
-        "little": (in_system - sojourns) / sojourns if sojourns > 0 else 0.0,
-        "utilisation": busy_s / gpu_s - len(batches) * mean_batch_s / gpu_s if gpu_s > 0 else 0.0,
-        "flow": float(len(finished) - int(batches["batch_size"].sum())),
+        "utilisation": residual,
+        "flow": float(num_finished - int(batches["batch_size"].sum())),
         "overbooked": float(max(most_busy - records.num_gpus, 0)),
     }
+
+
+def _engine_laws(records: Records) -> dict[str, float]:
+    requests, iterations, preemptions = records.requests, records.iterations, records.preemptions
+    finished = requests[requests["status"] == FINISHED]
+    missing = num_tokens(finished, iterations, preemptions) - finished["output_tokens"]
+    in_runs = decode_runs(finished, iterations, preemptions)["num_decoded"].sum()
+    most_busy = [
+        _integral(spans["start_s"], spans["finish_s"])[1] for _, spans in iterations.groupby("gpu_id")
+    ]
+    return {
+        "utilisation": _utilisation(records, iterations)[0],
+        "tokens": float(missing.abs().sum()),
+        "decodes": float(decoded_tokens(iterations).sum() - in_runs),
+        "overbooked": float(max(most_busy, default=1) - 1),
+        "overfull": float((kv_share(iterations, records.kv_blocks) - 1).clip(lower=0).sum()),
+    }
+
+
+def _utilisation(records: Records, busy: pd.DataFrame) -> tuple[float, int]:
+    """Residual of the law, and most of the rows of ``busy`` that ran at once."""
+    run = _whole_run(records.requests)
+    gpu_s = records.num_gpus * (run.end_s - run.start_s)
+    busy_s, most_busy = _integral(busy["start_s"], busy["finish_s"])
+    summed_s = float((busy["finish_s"] - busy["start_s"]).sum())
+    return (busy_s - summed_s) / gpu_s if gpu_s > 0 else 0.0, most_busy
 
 
 def _warmup_cut(requests: pd.DataFrame, warmup: str | float) -> int:
@@ -131,15 +181,11 @@ def _window(requests: pd.DataFrame, covered: pd.DataFrame, run: Window) -> tuple
     return "steady", Window(float(covered["arrival_s"].iloc[0]), float(arrivals_s.max()))
 
 
-def _counts(requests: pd.DataFrame, batches: pd.DataFrame) -> dict[str, Any]:
+def _counts(requests: pd.DataFrame) -> dict[str, Any]:
     status = requests["status"].value_counts()
     return {
         "num_requests": len(requests),
         **{f"num_{name}": status.get(name, 0) for name in (FINISHED, ABANDONED, REFUSED, STRANDED)},
-        "num_flushed": batches.loc[batches["is_flush"], "batch_size"].sum(),
-        "num_evicted": requests["num_evictions"].sum(),
-        "num_batches": len(batches),
-        "num_extrapolated_batches": batches["is_extrapolated"].sum(),
     }
 
 
@@ -159,8 +205,8 @@ def _times(finished: pd.DataFrame) -> dict[str, float]:
     for name, metric in _TIMES.items():
         values = metric(finished).dropna().to_numpy()
         times[f"{name}_mean_s"] = float(values.mean()) if len(values) else math.nan
-        percentiles = np.percentile(values, _PERCENTILES) if len(values) else [math.nan] * len(_PERCENTILES)
-        times |= {f"{name}_p{p}_s": value for p, value in zip(_PERCENTILES, percentiles, strict=True)}
+        percentiles = np.percentile(values, PERCENTILES) if len(values) else [math.nan] * len(PERCENTILES)
+        times |= {f"{name}_p{p}_s": value for p, value in zip(PERCENTILES, percentiles, strict=True)}
     times["e2e_mean_ci95_s"] = batch_means_interval(per_request.e2e_s(finished)).half_width
     times["normalized_latency_mean_s"] = float(per_request.normalized_latency_s(finished).mean())
     return times
@@ -175,23 +221,6 @@ def _slo(requests: pd.DataFrame, covered: pd.DataFrame, slo: SloConfig, window: 
             for name in ("e2e", "ttft", "tpot")
         },
         "goodput_requests_per_s": system.goodput_requests_per_s(requests, slo, window),
-    }
-
-
-def _load(records: Records, window: Window) -> dict[str, float]:
-    batches, num_gpus, capacity = records.batches, records.num_gpus, records.kv_capacity_tokens
-    inside = system.finished_in(batches, window)
-    sizes = inside["batch_size"]
-    return {
-        "busy_fraction": system.busy_fraction(batches, num_gpus, window),
-        "batch_size_mean": sizes.mean(),
-        "batch_size_p50": sizes.median(),
-        "batch_size_max": sizes.max(),
-        "batch_fill": system.batch_fill(batches, window),
-        "padding_waste_output": system.padding_waste_output(inside),
-        "padding_waste_prompt": system.padding_waste_prompt(inside),
-        "kv_use_mean": system.kv_use(batches, num_gpus, capacity, window),
-        "kv_use_max": inside["kv_tokens"].max() / capacity,
     }
 
 

@@ -1,7 +1,7 @@
 """What the cluster did in a window of time: throughput, load, waste, goodput, backlog.
 
-A request or batch counts for a window by its finish, ends included; a time average weighs each batch by the
-part of its running time that lies inside. A value that cannot be told is NaN.
+A request or batch counts for a window by its finish, ends included; a time average weighs each batch (or span
+of iterations) by the part of its running time that lies inside. A value that cannot be told is NaN.
 """
 
 from __future__ import annotations
@@ -52,8 +52,18 @@ def throughput(requests: pd.DataFrame, window: Window) -> Throughput:
 
 
 def busy_fraction(batches: pd.DataFrame, num_gpus: int, window: Window) -> float:
-    """Share of all GPUs' time in the window that a batch was running, well filled or not."""
-    return float(_running_s(batches, window).sum()) / (num_gpus * window.length_s)
+    """Share of all GPUs' time in the window that a batch (or iteration) was running, well filled or not."""
+    return float(running_s(batches, window).sum()) / (num_gpus * window.length_s)
+
+
+def running_s(batches: pd.DataFrame, window: Window) -> pd.Series[float]:
+    """Seconds of the window in which each batch (or span of iterations) was running."""
+    return inside_s(batches["start_s"], batches["finish_s"], window)
+
+
+def inside_s(start_s: pd.Series[float], end_s: pd.Series[float], window: Window) -> pd.Series[float]:
+    """Seconds of each interval that lie in the window."""
+    return (end_s.clip(upper=window.end_s) - start_s.clip(lower=window.start_s)).clip(lower=0)
 
 
 def batch_size_counts(batches: pd.DataFrame) -> pd.Series[int]:
@@ -63,22 +73,21 @@ def batch_size_counts(batches: pd.DataFrame) -> pd.Series[int]:
 
 def batch_fill(batches: pd.DataFrame, window: Window) -> float:
     """Time average, over running batches, of batch size / size allowed."""
-    running_s = _running_s(batches, window)
-    return _ratio(
-        float((running_s * batches["batch_size"] / batches["size_limit"]).sum()), float(running_s.sum())
-    )
+    weight_s = running_s(batches, window)
+    filled_s = weight_s * batches["batch_size"] / batches["size_limit"]
+    return ratio(float(filled_s.sum()), float(weight_s.sum()))
 
 
 def padding_waste_output(batches: pd.DataFrame) -> float:
     """Share of output slots that are padding: 1 - tokens wanted / (size * longest answer), batches pooled."""
     slots = (batches["batch_size"] * batches["max_output_tokens"]).sum()
-    return 1 - _ratio(float(batches["sum_output_tokens"].sum()), float(slots))
+    return 1 - ratio(float(batches["sum_output_tokens"].sum()), float(slots))
 
 
 def padding_waste_prompt(batches: pd.DataFrame) -> float:
     """Share of prompt slots that are padding: 1 - tokens given / (size * longest prompt), batches pooled."""
     slots = (batches["batch_size"] * batches["max_prompt_tokens"]).sum()
-    return 1 - _ratio(float(batches["sum_prompt_tokens"].sum()), float(slots))
+    return 1 - ratio(float(batches["sum_prompt_tokens"].sum()), float(slots))
 
 
 def kv_use(batches: pd.DataFrame, num_gpus: int, capacity_tokens: int, window: Window) -> float:
@@ -86,7 +95,7 @@ def kv_use(batches: pd.DataFrame, num_gpus: int, capacity_tokens: int, window: W
 
     A batch counts with what it holds at its end, so this is an upper bound while answers grow.
     """
-    held = float((_running_s(batches, window) * batches["kv_tokens"]).sum())
+    held = float((running_s(batches, window) * batches["kv_tokens"]).sum())
     return held / (num_gpus * capacity_tokens * window.length_s)
 
 
@@ -132,6 +141,36 @@ def goodput_requests_per_s(requests: pd.DataFrame, slo: SloConfig, window: Windo
     return math.nan if good is None else float(good.sum()) / window.length_s
 
 
+def capacity_rate(rates: ArrayLike, attainments: ArrayLike, share: float = 0.9) -> float:
+    """Goodput as a capacity (DistServe): the largest arrival rate at which ``share`` of requests are good.
+
+    Parameters
+    ----------
+    rates, attainments
+        Of several runs, in any order: arrivals per second, and their `slo_attainment`, in which unfinished
+        requests count as failures.
+
+    Returns
+    -------
+    float
+        By linear interpolation between the largest rate that attains it and the next one tried; the largest
+        rate itself where none failed beyond it, a lower bound then; NaN where no run attains it.
+    """
+    order = np.argsort(rates)
+    rate, attained = (
+        np.asarray(rates, dtype=np.float64)[order],
+        np.asarray(attainments, dtype=np.float64)[order],
+    )
+    enough = np.flatnonzero(attained >= share)
+    if not len(enough):
+        return math.nan
+    last = int(enough[-1])
+    if last == len(rate) - 1:
+        return float(rate[last])
+    step = (attained[last] - share) / (attained[last] - attained[last + 1])
+    return float(rate[last] + step * (rate[last + 1] - rate[last]))
+
+
 def backlog(requests: pd.DataFrame, times_s: ArrayLike) -> NDArray[np.int64]:
     """Count the requests in the system just after each time, same shape as ``times_s``.
 
@@ -149,11 +188,6 @@ def stays(requests: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
     return np.sort(kept["arrival_s"].to_numpy(dtype=np.float64)), np.sort(finishes_s)
 
 
-def _running_s(batches: pd.DataFrame, window: Window) -> pd.Series[float]:
-    start_s = batches["start_s"].clip(lower=window.start_s)
-    finish_s = batches["finish_s"].clip(upper=window.end_s)
-    return (finish_s - start_s).clip(lower=0)
-
-
-def _ratio(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
+    """Return part / whole, NaN of nothing."""
     return part / whole if whole > 0 else math.nan

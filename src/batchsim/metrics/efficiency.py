@@ -1,0 +1,105 @@
+"""How much of the hardware's peaks was used: model FLOPs and model bandwidth utilisation, MFU and MBU.
+
+Both count what the model needs, not what the kernels did: padding or reading a tile twice does not add to
+them. Work done again after a preemption does, for the engine asked for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+
+from batchsim.metrics.engine import computed_tokens
+from batchsim.metrics.system import Window, ratio, running_s
+from batchsim.specs import GPUSpec, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a replica is: the model on so many GPUs; all replicas alike."""
+
+    model: ModelSpec
+    gpu: GPUSpec
+    tensor_parallel: int = 1
+
+    @property
+    def flop_per_s(self) -> float:
+        """Peak of the replica's GPUs together."""
+        return self.gpu.flop_per_s * self.tensor_parallel
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Peak memory bandwidth of the replica's GPUs together."""
+        return self.gpu.memory_bytes_per_s * self.tensor_parallel
+
+    @property
+    def flop_per_token(self) -> float:
+        """Two for each weight that a token is multiplied with."""
+        return 2.0 * self.model.num_multiplied_parameters
+
+    @property
+    def flop_per_pair(self) -> float:
+        """For each token that a token attends to: scores and values, over all layers and query heads."""
+        return 4.0 * self.model.num_layers * self.model.num_query_heads * self.model.head_dim
+
+    @property
+    def bytes_per_pass(self) -> float:
+        """Weights that an iteration reads."""
+        return self.model.num_multiplied_parameters * self.model.bytes_per_weight
+
+
+class Work(NamedTuple):
+    """What the iterations of a window asked for.
+
+    A span that reaches beyond the window counts with the share of its time that lies inside.
+
+    Attributes
+    ----------
+    busy_s
+        Summed over replicas.
+    passes
+        Iterations.
+    tokens
+        Computed, in prompts and decodes.
+    pairs
+        Of a token and one it attends to; decodes attend to the tokens in the KV cache.
+    kv_tokens
+        Read by decodes, from the KV cache.
+    """
+
+    busy_s: float
+    passes: float
+    tokens: float
+    pairs: float
+    kv_tokens: float
+
+
+def work(iterations: pd.DataFrame, window: Window) -> Work:
+    """Sum up the work in the window."""
+    busy_s = running_s(iterations, window)
+    share = busy_s / (iterations["finish_s"] - iterations["start_s"])
+    num = iterations["num_iterations"].astype("float64")
+    kv_tokens = num * iterations["context_tokens"] + iterations["decode_seqs"] * num * (num - 1) / 2
+    amounts = (num, computed_tokens(iterations), iterations["prefill_pairs"] + kv_tokens, kv_tokens)
+    return Work(float(busy_s.sum()), *(float((amount * share).sum()) for amount in amounts))
+
+
+def mfu(work: Work, hardware: Hardware, seconds: float) -> float:
+    """FLOPs that the model needs / (seconds * peak), from ``seconds`` of replica time.
+
+    ``(2 P tokens + 4 layers query_heads head_dim pairs) / (seconds peak)``, with P the weights that a token
+    is multiplied with. The seconds are ``work.busy_s``, while it ran, or replicas * window, by the clock.
+    """
+    flop = hardware.flop_per_token * work.tokens + hardware.flop_per_pair * work.pairs
+    return ratio(flop, seconds * hardware.flop_per_s)
+
+
+def mbu(work: Work, hardware: Hardware, seconds: float) -> float:
+    """Bytes to be read / (seconds * peak bandwidth): all weights in each iteration, and the decodes' KV.
+
+    Left out: KV that is written, and KV that later chunks of a prompt read. Seconds as in `mfu`.
+    """
+    read_bytes = hardware.bytes_per_pass * work.passes + hardware.model.kv_bytes_per_token * work.kv_tokens
+    return ratio(read_bytes, seconds * hardware.bytes_per_s)

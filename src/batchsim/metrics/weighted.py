@@ -1,0 +1,135 @@
+"""A distribution in few rows: exact percentiles of 10^8 gaps between tokens without writing them out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_FLAT = 1e-14  # relative growth that is lost in the rounding of the values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighted:
+    """Values that each have a weight above 0: a count, or seconds. A statistic of no values is NaN.
+
+    A row stands for the values ``first + j * growth`` for ``0 <= j < num``, all of the same weight.
+    """
+
+    first: Floats
+    growth: Floats  # >= 0
+    num: Ints
+    weight: Floats
+
+    @classmethod
+    def of(cls, first: ArrayLike, weight: ArrayLike, growth: ArrayLike = 0.0, num: ArrayLike = 1) -> Weighted:
+        """Build it from rows in any order; those of weight 0 are left out, falling ones turned round."""
+        columns = np.broadcast_arrays(first, growth, weight, np.asarray(num, dtype=np.int64))
+        counted = (columns[2] > 0) & (columns[3] > 0)
+        starts, steps, weights = (np.asarray(column[counted], dtype=np.float64) for column in columns[:3])
+        nums = columns[3][counted]
+        is_flat = (nums == 1) | (np.abs(steps) <= _FLAT * np.abs(starts))
+        weights, nums = np.where(is_flat, weights * nums, weights), np.where(is_flat, 1, nums)
+        steps = np.where(is_flat, 0.0, steps)
+        return cls(starts + np.minimum(steps, 0.0) * (nums - 1), np.abs(steps), nums, weights)
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights: how many values there are, or over how many seconds."""
+        return float(self.num @ self.weight)
+
+    @property
+    def sum(self) -> float:
+        """Sum of the values, each times its weight."""
+        steps = self.num * (self.num - 1) / 2
+        return float((self.first * self.num + self.growth * steps) @ self.weight)
+
+    @property
+    def mean(self) -> float:
+        """Weighted mean."""
+        return self.sum / self.total if len(self.first) else math.nan
+
+    @property
+    def max(self) -> float:
+        """The largest value."""
+        return float((self.first + self.growth * (self.num - 1)).max()) if len(self.first) else math.nan
+
+    def percentiles(self, percents: ArrayLike) -> Floats:
+        """For each of ``percents``, the smallest value such that so much of the weight is at or below it.
+
+        No interpolation: each is a value that occurs (numpy's ``inverted_cdf``). Shape of ``percents``, 1-D.
+        """
+        targets = np.maximum(np.asarray(percents, dtype=np.float64) * self.total / 100, math.ulp(0.0))
+        order = np.argsort(targets)
+        found = np.full(len(order), self.max)  # of all the weight, should a rounding ask for more
+        everything = _Part(self.first, self.growth, np.zeros_like(self.num), self.num, self.weight)
+        _select(everything, 0.0, targets[order], found)
+        return found[np.argsort(order)]
+
+    def written_out(self) -> tuple[Floats, Floats]:
+        """All values in ascending order, and their weights; takes memory for each value."""
+        row, index = expand(self.num)
+        values = self.first[row] + index * self.growth[row]
+        order = np.argsort(values)
+        return values[order], self.weight[row][order]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Values ``start <= j < stop`` of some rows."""
+
+    first: Floats
+    growth: Floats
+    start: Ints
+    stop: Ints
+    weight: Floats
+
+    def some_value(self) -> float:
+        """Pick a value near the middle: the median over a sample of rows of the middle of each."""
+        sample = slice(None, None, len(self.first) // 999 + 1)
+        middle = (self.start[sample] + self.stop[sample]) // 2
+        values = np.sort(self.first[sample] + middle * self.growth[sample])
+        return float(values[len(values) // 2])
+
+    def end_of(self, most: float) -> Ints:
+        """First ``j`` of each row, from ``start`` to ``stop``, whose value is larger than ``most``."""
+        growth = np.where(self.growth > 0, self.growth, 1.0)  # of a row of one, any will do
+        exact = np.floor((most - self.first) / growth) + 1
+        guess: Ints = np.clip(exact, self.start, self.stop).astype(np.int64)
+        # The division can be one off where the value itself is rounded.
+        guess += (guess < self.stop) & (self.first + guess * growth <= most)
+        guess -= (guess > self.start) & (self.first + (guess - 1) * growth > most)
+        return guess
+
+    def cut(self, start: Ints, stop: Ints) -> _Part:
+        left = np.flatnonzero(start < stop)
+        return _Part(self.first[left], self.growth[left], start[left], stop[left], self.weight[left])
+
+
+def _select(rows: _Part, below: float, targets: Floats, found: Floats) -> None:
+    """Quickselect for several cumulative weights at once; ``below`` is the weight left behind below."""
+    if not len(rows.first):
+        return
+    pivot = rows.some_value()
+    upto = rows.end_of(pivot)
+    last = rows.first + (upto - 1) * rows.growth
+    before = upto - ((upto > rows.start) & (last == pivot))
+    weight_before = below + float((before - rows.start) @ rows.weight)
+    weight_upto = below + float((upto - rows.start) @ rows.weight)
+    low, high = np.searchsorted(targets, [weight_before, weight_upto], side="right")
+    found[low:high] = pivot
+    if low:
+        _select(rows.cut(rows.start, before), below, targets[:low], found[:low])
+    if high < len(targets):
+        _select(rows.cut(upto, rows.stop), weight_upto, targets[high:], found[high:])
+
+
+def expand(counts: Ints) -> tuple[Ints, Ints]:
+    """Give each of ``counts`` so many rows: where it stands, and 0, 1, ... within it."""
+    which = np.repeat(np.arange(len(counts)), counts)
+    return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
