@@ -22,7 +22,7 @@ from batchsim.errors import BatchsimError, ConfigError
 from batchsim.files import write_whole
 from batchsim.policies import presets
 from batchsim.results.run import simulate, training_fraction
-from batchsim.results.store import TABLES, run_id, save_run
+from batchsim.results.store import run_id, save_run
 from batchsim.workload.load import embedded_trace
 from batchsim.workload.predictor import make_predictor
 
@@ -268,7 +268,7 @@ def _run(run: PlannedRun, directory: Path, *, save_tables: bool) -> tuple[Planne
     """Simulate and save in a worker process; return what went wrong instead of raising it."""
     try:
         result = simulate(run.config)
-        tables = {name: getattr(result, name) for name in TABLES} if save_tables else {}
+        tables = result.tables if save_tables else {}
         save_run(directory, result.manifest, result.summary, tables, overwrite=True)
     except BatchsimError as error:
         return run, str(error)
@@ -282,7 +282,7 @@ def _run_folder(folder: Path, run: PlannedRun) -> Path:
 
 
 def _is_finished(folder: Path, run: PlannedRun, sweep: SweepConfig) -> bool:
-    wanted = ["summary.json", *([f"{name}.parquet" for name in TABLES] if sweep.save == "tables" else [])]
+    wanted = ["summary.json", *(["requests.parquet"] if sweep.save == "tables" else [])]
     return all((_run_folder(folder, run) / name).is_file() for name in wanted)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.policies.presets import PRESETS
+from batchsim.policies.presets import PRESETS, names_of
 from batchsim.results.compare import compare
 from tests.results.test_run import workload
 
@@ -27,11 +27,22 @@ def test_policies_that_do_the_same_at_low_load_are_called_out() -> None:
 
 
 def test_the_presets_differ_where_requests_queue() -> None:
-    comparison = compare({"workload": {"request_rate": 3.0}}, list(PRESETS), workload(1500))
+    names = names_of(is_iteration_level=False)
+
+    comparison = compare({"workload": {"request_rate": 3.0}}, names, workload(1500))
 
     assert comparison.twins == []
     means = [result.summary["e2e_mean_s"] for result in comparison.results.values()]
-    assert len(set(means)) == len(PRESETS)
+    assert len(set(means)) == len(names)
+
+
+def test_engines_differ_where_memory_is_short() -> None:
+    names = names_of(is_iteration_level=True)
+    config = {"workload": {"request_rate": 6.0}, "engine": {"num_kv_blocks": 260}}
+
+    comparison = compare(config, names, workload(1500))
+
+    assert comparison.twins == []
 
 
 def test_differences_are_paired_by_request() -> None:

@@ -9,7 +9,7 @@ import click
 
 from batchsim._version import __version__
 from batchsim.cli import studies, traces
-from batchsim.cli.options import overrides, run_options
+from batchsim.cli.options import OUTPUT_PATH, overrides, run_options
 from batchsim.cli.output import (
     echo_json,
     echo_summaries,
@@ -21,10 +21,11 @@ from batchsim.cli.output import (
 from batchsim.config import load_config
 from batchsim.errors import BatchsimError, ConfigError, TraceError
 from batchsim.files import write_whole
-from batchsim.policies.presets import PRESETS, Policy
+from batchsim.policies.presets import PRESETS, Policy, find_preset, names_of
 from batchsim.results.compare import Comparison, compare
 from batchsim.results.run import SimulationResult, simulate
 from batchsim.results.store import check_vacant
+from batchsim.results.timeline import write_timeline
 
 
 class _Commands(click.Group):
@@ -50,12 +51,14 @@ def main() -> None:
 @main.command()
 @run_options
 @click.option("--policy", metavar="NAME", help="A name from `batchsim policies`, or module:preset.")
+@click.option("--timeline", type=OUTPUT_PATH, metavar="FILE", help="Write Chrome trace events, for Perfetto.")
 def run(
     config_file: Path | None,
     output_dir: Path | None,
     overwrite: bool,
     as_json: bool,
     verbose: bool,
+    timeline: Path | None,
     **given: Any,
 ) -> None:
     """Simulate one configuration (a TOML file, options, or both) and print its metrics."""
@@ -67,6 +70,8 @@ def run(
     _notices(result)
     if output_dir is not None:
         result.save(output_dir, overwrite=overwrite)
+    if timeline is not None:
+        write_timeline(result.records, timeline)
     if as_json:
         echo_json(result.summary)
         return
@@ -76,6 +81,8 @@ def run(
     warn_about(str(result.summary["policy"]), result.summary)
     if output_dir is not None:
         click.echo(f"written: {output_dir}", err=True)
+    if timeline is not None:
+        click.echo(f"written: {timeline} (open it at ui.perfetto.dev)", err=True)
 
 
 @main.command(name="compare")
@@ -85,7 +92,7 @@ def run(
     "policies",
     multiple=True,
     metavar="NAME",
-    help="Repeat or separate by commas; default: all presets.",
+    help="Repeat or separate by commas; default: all presets of the configured one's world.",
 )
 def compare_(
     config_file: Path | None,
@@ -97,11 +104,12 @@ def compare_(
     **given: Any,
 ) -> None:
     """Simulate several policies on the same arrivals; print their metrics and paired differences."""
-    names = [name for given_names in policies for name in given_names.split(",")] or list(PRESETS)
+    names = [name for given_names in policies for name in given_names.split(",")]
+    config = load_config(config_file, overrides(given))
+    names = names or names_of(is_iteration_level=find_preset(config.policy.preset).is_iteration_level)
     if output_dir is not None:
         for name in names:
             check_vacant(output_dir / _folder(name), overwrite=overwrite)
-    config = load_config(config_file, overrides(given))
     with progress_watch() as watch:
         comparison = compare(config, names, on_start=watch.follow)
     results = comparison.results
@@ -167,17 +175,18 @@ def _notices(result: SimulationResult) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Also say where each departs from its paper.")
 def policies(verbose: bool) -> None:
     """List the presets: their combination, paper and departures."""
-    columns = ("preset", "combination", "paper", *(("departs",) if verbose else ()))
+    columns = ("preset", "combination", "world", "paper", *(("departs",) if verbose else ()))
     rows = [
         (
             name,
             Policy(name, preset.queueing, preset.sizing, preset.batching, preset.routing).describe(),
+            "iteration" if preset.is_iteration_level else "batch",
             preset.paper,
             *((preset.departs or "-",) if verbose else ()),
         )
         for name, preset in PRESETS.items()
     ]
-    echo_table("Policies: queueing x sizing x batching", columns, rows)
+    echo_table("Policies: queueing x sizing x batching (x routing)", columns, rows)
 
 
 main.add_command(studies.sweep)

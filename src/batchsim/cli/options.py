@@ -51,6 +51,7 @@ def run_options(command: F) -> F:
         click.option("--batch-size", type=int, metavar="B", help="Fixed, or the limit of a dynamic size."),
         click.option("--num-bins", type=int, metavar="K", help="Bins of a multi-bin queue."),
         click.option("--seed", type=int, metavar="N", help="Seed of everything random."),
+        click.option("--exact-iterations", is_flag=True, help="One event per iteration, for reference."),
         click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting."),
         click.option("-o", "--output-dir", type=OUTPUT_PATH, help="Write results here; appears whole."),
         click.option("--overwrite", is_flag=True, help="Replace results that are there."),
@@ -69,6 +70,8 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
         dotted["policy.preset"] = given["policy"]
     if given.get("extrapolate"):
         dotted["latency.outside"] = "extrapolate"
+    if given.get("exact_iterations"):
+        dotted["engine.exact_iterations"] = True
     if given.get("window") is not None:
         dotted["workload.window"] = _window(given["window"])
     if given.get("predictor") is not None:

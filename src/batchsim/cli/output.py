@@ -35,20 +35,32 @@ _ROWS: Sequence[tuple[str, str, float, int, str]] = (
     ("Queueing mean", "queueing_mean_s", 1000, 1, "ms"),
     ("TTFT mean", "ttft_mean_s", 1000, 1, "ms"),
     ("TTFT P99", "ttft_p99_s", 1000, 1, "ms"),
+    ("TTFT, of it queueing", "ttft_queueing_mean_s", 1000, 1, "ms"),
+    ("TTFT, of it prefill", "ttft_prefill_mean_s", 1000, 1, "ms"),
+    ("TTFT, of it host", "ttft_host_mean_s", 1000, 1, "ms"),
     ("TPOT mean", "tpot_mean_s", 1000, 2, "ms"),
+    ("ITL mean", "itl_mean_s", 1000, 2, "ms"),
+    ("ITL P99", "itl_p99_s", 1000, 2, "ms"),
+    ("Worst gap P99", "worst_gap_p99_s", 1000, 1, "ms"),
     ("SLO attainment", "slo_attainment", 100, 2, "%"),
     ("Goodput", "goodput_requests_per_s", 1, 3, "requests/s"),
     ("GPU busy fraction", "busy_fraction", 100, 1, "%"),
     ("Batch size mean", "batch_size_mean", 1, 2, "requests"),
     ("Batch fill", "batch_fill", 100, 1, "%"),
     ("Padding waste (output)", "padding_waste_output", 100, 1, "%"),
+    ("Running mean", "running_mean", 1, 2, "requests"),
     ("KV use mean", "kv_use_mean", 100, 1, "%"),
+    ("Prefix hit rate", "prefix_hit_rate", 100, 1, "%"),
+    ("MFU while busy", "mfu", 100, 1, "%"),
+    ("MBU while busy", "mbu", 100, 1, "%"),
     ("Bin accuracy", "bin_accuracy", 100, 1, "%"),
     ("Within one bin", "within_one_bin", 100, 1, "%"),
     ("Kendall's tau", "kendall_tau", 1, 3, ""),
 )
 
+#: Counts of requests, shown where there are any, and of other things.
 _COUNTS = ("finished", "abandoned", "refused", "stranded", "flushed", "evicted")
+_OTHER_COUNTS = (("Preemptions", "num_preemptions", "times"), ("Recomputed", "recomputed_tokens", "tokens"))
 
 
 class Watched(Protocol):
@@ -78,19 +90,24 @@ def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
     for name, summary in summaries.items():
         table.add_column(f"{name} [red](saturated)[/]" if summary["saturated"] else name, justify="right")
     table.add_column("unit")
+    worlds = [str(summary["world"]) for summary in summaries.values()]
+    if len(set(worlds)) > 1:
+        table.add_row("World", *worlds, "")
     for title, key, factor, digits, unit in _ROWS:
         values = [summary.get(key) for summary in summaries.values()]
         if any(value is not None for value in values):
             table.add_row(title, *(_number(value, factor, digits) for value in values), unit)
     for count in _COUNTS:
-        values = [summary[f"num_{count}"] for summary in summaries.values()]
+        values = [summary.get(f"num_{count}") for summary in summaries.values()]
         if count == "finished" or any(values):
-            table.add_row(count.capitalize(), *(f"{value:,}" for value in values), "requests")
-    extrapolated = [summary["num_extrapolated_batches"] for summary in summaries.values()]
-    if any(extrapolated):
-        batches = [summary["num_batches"] for summary in summaries.values()]
-        cells = (f"{some:,} of {of:,}" for some, of in zip(extrapolated, batches, strict=True))
-        table.add_row("Extrapolated", *cells, "batches")
+            table.add_row(count.capitalize(), *(_number(value, 1, 0) for value in values), "requests")
+    for title, key, unit in _OTHER_COUNTS:
+        values = [summary.get(key) for summary in summaries.values()]
+        if any(values):
+            table.add_row(title, *(_number(value, 1, 0) for value in values), unit)
+    extrapolated = [_extrapolated(summary) for summary in summaries.values()]
+    if any(some for some, _, _ in extrapolated):
+        table.add_row("Extrapolated", *(f"{some:,} of {of:,} {what}" for some, of, what in extrapolated), "")
     _stdout().print(table)
 
 
@@ -111,11 +128,15 @@ def warn_about(name: str, summary: Mapping[str, Any]) -> None:
             f"{name} is saturated: its backlog grows by {summary['backlog_slope_per_s']:.3g} requests "
             "per second, so its mean latency depends on the length of the trace"
         )
-    if summary["num_extrapolated_batches"]:
-        warn(
-            f"{name}: {summary['num_extrapolated_batches']} of {summary['num_batches']} batches lie outside "
-            "the calibrated range of the latency model"
-        )
+    some, of, what = _extrapolated(summary)
+    if some:
+        warn(f"{name}: {some} of {of} {what} lie outside the calibrated range of the latency model")
+
+
+def _extrapolated(summary: Mapping[str, Any]) -> tuple[int, int, str]:
+    if "num_batches" in summary:
+        return summary["num_extrapolated_batches"], summary["num_batches"], "batches"
+    return summary["num_extrapolated_iterations"], summary["iterations_total"], "iterations"
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

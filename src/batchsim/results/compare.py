@@ -130,7 +130,8 @@ def _twin_sentence(first: str, second: str, result: SimulationResult, twin: Simu
         )
         if describe(answer) == describe(same)
     ]
-    busy, size = result.summary["busy_fraction"], result.summary["batch_size_mean"]
+    busy = result.summary["busy_fraction"]
+    size = result.summary.get("batch_size_mean", result.summary.get("running_mean"))
     load = (
         ""
         if busy is None or size is None

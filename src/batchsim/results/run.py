@@ -8,31 +8,38 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim._version import __version__
-from batchsim.config import ClusterConfig, RunConfig, load_config
-from batchsim.latency.analytic import NoisyLatency
-from batchsim.latency.base import BatchLatency
-from batchsim.latency.store import default_latency, load_latency
+from batchsim.config import RunConfig, load_config
+from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
-from batchsim.policies.base import Setting
 from batchsim.policies.presets import Policy
 from batchsim.records import Records
+from batchsim.results.cluster import (
+    AnyLatency,
+    batch_cluster,
+    engines,
+    hardware,
+    num_queues,
+    prepare_policies,
+    replicas,
+    with_noise,
+)
 from batchsim.results.store import save_run
-from batchsim.sim.gpu import KVMemory
+from batchsim.sim.client import make_clients
 from batchsim.sim.recorder import Recorder
-from batchsim.sim.simulation import Cluster, run_simulation
-from batchsim.specs import kv_capacity_tokens, load_gpu, load_model
+from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.streams import stream
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
 from batchsim.workload.request import Workload
+from batchsim.workload.sessions import grow_context
 
 #: Share of the workload set aside where a policy or predictor learns and the configuration does not say how
 #: much.
@@ -51,15 +58,19 @@ class SimulationResult:
         Flat and JSON-ready: numbers of `metrics.summary.summarise`, and what they hold for (policy, predictor
         and its quality, latency model and its provenance, workload).
     records
-        All that left the simulation; `requests`, `batches` and `controllers` are its tables.
+        All that left the simulation; `requests`, `batches`, `controllers`, `iterations` and `preemptions` are
+        its tables.
     manifest
         Configuration, versions, seed, hashes and provenance: what it takes to repeat the run.
+    hardware
+        What the replicas of an iteration-level run are, if they are alike.
     """
 
     config: RunConfig
     summary: Mapping[str, Any]
     records: Records
     manifest: Mapping[str, Any]
+    hardware: Hardware | None = None
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -76,14 +87,32 @@ class SimulationResult:
         """One row per decision of a controller: `records.CONTROLLER_COLUMNS`."""
         return self.records.controllers
 
+    @property
+    def iterations(self) -> pd.DataFrame:
+        """One row per span of iterations: `records.ITERATION_COLUMNS`."""
+        return self.records.iterations
+
+    @property
+    def preemptions(self) -> pd.DataFrame:
+        """One row per preemption: `records.PREEMPTION_COLUMNS`."""
+        return self.records.preemptions
+
+    @property
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """The tables of the run's world, by name."""
+        tables = {"requests": self.requests, "controllers": self.controllers}
+        if self.records.is_iteration_level:
+            return {**tables, "iterations": self.iterations, "preemptions": self.preemptions}
+        return {**tables, "batches": self.batches}
+
     def with_warmup(self, num_requests: int) -> SimulationResult:
         """Summarise again with this many requests cut as warm-up."""
-        numbers = summarise(self.records, self.config.slo, num_requests)
+        numbers = summarise(self.records, self.config.slo, num_requests, self.hardware)
         return replace(self, summary={**self.summary, **numbers})
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write the run directory, which appears whole or not at all; return its path."""
-        tables = {"requests": self.requests, "batches": self.batches, "controllers": self.controllers}
+        tables = dict(self.tables)
         save_run(Path(directory), dict(self.manifest), dict(self.summary), tables, overwrite=overwrite)
         return Path(directory)
 
@@ -92,7 +121,7 @@ def simulate(
     config: RunConfig | Mapping[str, Any] | str | Path | None = None,
     workload: Workload | None = None,
     *,
-    latency: BatchLatency | None = None,
+    latency: AnyLatency | None = None,
     overrides: Mapping[str, Any] | None = None,
     on_start: Callable[[Recorder], None] | None = None,
 ) -> SimulationResult:
@@ -121,38 +150,90 @@ def simulate(
     predictor = make_predictor(config.predictor)
     training, evaluated = prepare(
         config.workload,
-        config.cluster.num_gpus,
+        num_queues(config),
         stream(config.seed, "workload"),
         workload,
         training_fraction(config, policy, predictor),
     )
-    latency = latency or _load_latency(config)
-    memory = KVMemory(_capacity_tokens(config.cluster), config.cluster.kv_layout)
-    policies = _prepare_policies(config, policy, memory, training)
-    edges = np.asarray(policies[0].queueing.edges, dtype=np.float64)
-    predicted = predictor.predict(evaluated, training, edges, stream(config.seed, "predictor"))
+    if config.clients.grow_context:
+        training, evaluated = grow_context(training), grow_context(evaluated)
+    run = _run_engines if presets.find_preset(config.policy.preset).is_iteration_level else _run_batches
+
+    def predict(policy: Policy) -> NDArray[np.int64]:
+        edges = np.asarray(policy.queueing.edges, dtype=np.float64)
+        return predictor.predict(evaluated, training, edges, stream(config.seed, "predictor"))
+
+    done = run(config, latency, training, evaluated, predict, on_start)
+    summary = {
+        **_conditions(config, done, training, evaluated),
+        **summarise(done.records, config.slo, config.metrics.warmup, done.hardware),
+        **prediction_quality(
+            done.records.requests["output_tokens"].to_numpy(),
+            done.records.requests["predicted_output_tokens"].to_numpy(),
+            np.asarray(done.policy.queueing.edges, dtype=np.float64),
+        ),
+    }
+    return SimulationResult(config, summary, done.records, _manifest(config, done, evaluated), done.hardware)
+
+
+class _Done(NamedTuple):
+    """A run and what it ran with."""
+
+    records: Records
+    policy: Policy
+    latency: AnyLatency
+    hardware: Hardware | None = None
+
+
+def _run_batches(
+    config: RunConfig,
+    latency: AnyLatency | None,
+    training: Workload,
+    evaluated: Workload,
+    predict: Callable[[Policy], NDArray[np.int64]],
+    on_start: Callable[[Recorder], None] | None,
+) -> _Done:
+    """Batches that run to completion: one central queue, or one for each GPU where the policy routes."""
+    cluster = batch_cluster(config, latency)
+    is_central = presets.build(config.policy).routing is None
+    queues = 1 if is_central else cluster.num_gpus
+    policies = prepare_policies(
+        config, [config.policy] * queues, [cluster.memory.capacity_tokens] * queues, training
+    )
     records = run_simulation(
         evaluated,
-        predicted,
+        predict(policies[0]),
         policies,
-        Cluster(
-            config.cluster.num_gpus,
-            memory,
-            NoisyLatency(latency, config.latency.noise, stream(config.seed, "latency"))
-            if config.latency.noise
-            else latency,
-            may_extrapolate=config.latency.outside == "extrapolate",
-        ),
+        with_noise(config, cluster),
         config.patience_s,
         on_start,
+        make_clients(config.clients, evaluated, stream(config.seed, "clients")),
     )
-    summary = {
-        **_conditions(config, policies[0], latency, training, evaluated),
-        **summarise(records, config.slo, config.metrics.warmup),
-        **prediction_quality(evaluated.output_tokens, predicted, edges),
-    }
-    manifest = _manifest(config, latency, evaluated, records)
-    return SimulationResult(config, summary, records, manifest)
+    return _Done(records, policies[0], cluster.latency)
+
+
+def _run_engines(
+    config: RunConfig,
+    latency: AnyLatency | None,
+    training: Workload,
+    evaluated: Workload,
+    predict: Callable[[Policy], NDArray[np.int64]],
+    on_start: Callable[[Recorder], None] | None,
+) -> _Done:
+    """Engines that batch at every iteration."""
+    cluster = replicas(config, latency)
+    capacities = [replica.num_kv_blocks * config.engine.block_size for replica in cluster]
+    policies = prepare_policies(config, [replica.policy for replica in cluster], capacities, training)
+    records = run_replicas(
+        evaluated,
+        predict(policies[0]),
+        policies,
+        engines(config, cluster),
+        config.patience_s,
+        on_start,
+        make_clients(config.clients, evaluated, stream(config.seed, "clients")),
+    )
+    return _Done(records, policies[0], cluster[0].latency, hardware(config, cluster))
 
 
 def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -> float:
@@ -162,54 +243,12 @@ def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -
     return DEFAULT_TRAINING_FRACTION if policy.queueing.learns or predictor.needs_training else 0.0
 
 
-def _load_latency(config: RunConfig) -> BatchLatency:
-    """The file that is named, or a derived model of the GPU whose memory counts."""
-    if config.latency.file is not None:
-        return load_latency(config.latency.file)
-    return default_latency(load_model(config.cluster.model), load_gpu(config.cluster.gpu))
-
-
-def _capacity_tokens(cluster: ClusterConfig) -> int:
-    if cluster.kv_capacity_tokens is not None:
-        return cluster.kv_capacity_tokens
-    return kv_capacity_tokens(load_model(cluster.model), load_gpu(cluster.gpu), cluster.memory_margin)
-
-
-def _prepare_policies(
-    config: RunConfig, policy: Policy, memory: KVMemory, training: Workload
-) -> list[Policy]:
-    """One policy for a central queue; with a routing, one of its own for each GPU."""
-    num_queues = 1 if policy.routing is None else config.cluster.num_gpus
-    slo = config.slo
-    setting = Setting(
-        kv_capacity_tokens=memory.capacity_tokens,
-        training_prompt_tokens=training.prompt_tokens,
-        training_output_tokens=training.output_tokens,
-        num_bins=policy.queueing.num_bins,
-        batch_size=policy.sizing.max_batch_size,
-        slo_tpot_s=None if slo.tpot_ms is None else slo.tpot_ms / 1000,
-        slo_e2e_s=None if slo.e2e_ms is None else slo.e2e_ms / 1000,
-        rng=stream(config.seed, "routing"),
-    )
-    policies = [policy, *(presets.build(config.policy) for _ in range(num_queues - 1))]
-    for one in policies:
-        one.queueing.prepare(setting)
-        bins: NDArray[np.int64] = np.array(
-            [one.queueing.bin_of(tokens) for tokens in training.output_tokens.tolist()], dtype=np.int64
-        )
-        one.sizing.prepare(replace(setting, training_bins=bins))
-        if one.routing is not None:
-            one.routing.prepare(setting)
-    return policies
-
-
-def _conditions(
-    config: RunConfig, policy: Policy, latency: BatchLatency, training: Workload, evaluated: Workload
-) -> dict[str, Any]:
+def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: Workload) -> dict[str, Any]:
     """What the numbers hold for."""
-    source = evaluated.source
+    source, policy, latency = evaluated.source, done.policy, done.latency
     return {
         "policy": policy.name,
+        "world": "iteration level" if done.records.is_iteration_level else "run to completion",
         "combination": policy.describe(),
         "bin_edges": list(policy.queueing.edges),
         "predictor": config.predictor.kind,
@@ -224,10 +263,8 @@ def _conditions(
     }
 
 
-def _manifest(
-    config: RunConfig, latency: BatchLatency, evaluated: Workload, records: Records
-) -> dict[str, Any]:
-    source = evaluated.source
+def _manifest(config: RunConfig, done: _Done, evaluated: Workload) -> dict[str, Any]:
+    source, latency, records = evaluated.source, done.latency, done.records
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),

@@ -15,9 +15,23 @@ import pyarrow.parquet as pq
 
 from batchsim.errors import ConfigError
 from batchsim.files import cleanly, reason, sibling
-from batchsim.records import BATCH_COLUMNS, CONTROLLER_COLUMNS, REQUEST_COLUMNS
+from batchsim.records import (
+    BATCH_COLUMNS,
+    CONTROLLER_COLUMNS,
+    ITERATION_COLUMNS,
+    ITERATION_REQUEST_COLUMNS,
+    PREEMPTION_COLUMNS,
+    REQUEST_COLUMNS,
+)
 
+#: Tables of a run directory in each world.
 TABLES = {"requests": REQUEST_COLUMNS, "batches": BATCH_COLUMNS, "controllers": CONTROLLER_COLUMNS}
+ITERATION_TABLES = {
+    "requests": ITERATION_REQUEST_COLUMNS,
+    "iterations": ITERATION_COLUMNS,
+    "preemptions": PREEMPTION_COLUMNS,
+    "controllers": CONTROLLER_COLUMNS,
+}
 
 
 def save_run(
@@ -72,8 +86,9 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
             json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
             for name in ("manifest", "summary")
         )
+        known = ITERATION_TABLES if (directory / "iterations.parquet").exists() else TABLES
         tables = {
-            name: _read_table(directory / f"{name}.parquet", columns) for name, columns in TABLES.items()
+            name: _read_table(directory / f"{name}.parquet", columns) for name, columns in known.items()
         }
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{directory}: the run cannot be read ({reason(error)})") from error

@@ -1,0 +1,202 @@
+"""From a configuration to hardware and policies: KV memory, latency models, engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchsim.config import PolicyConfig, ReplicaConfig, RunConfig
+from batchsim.errors import ConfigError
+from batchsim.latency.analytic import NoisyLatency
+from batchsim.latency.base import BatchLatency, IterationLatency
+from batchsim.latency.noise import NoisyIterationLatency
+from batchsim.latency.roofline import RooflineLatency
+from batchsim.latency.store import as_batch_latency, as_iteration_latency, default_latency, load_latency
+from batchsim.metrics.efficiency import Hardware
+from batchsim.policies import presets
+from batchsim.policies.base import Setting
+from batchsim.policies.continuous import ChunkedPrefill
+from batchsim.policies.presets import Policy
+from batchsim.policies.sizing import FixedSize
+from batchsim.sim.engine import Engine
+from batchsim.sim.gpu import KVMemory
+from batchsim.sim.simulation import Cluster
+from batchsim.specs import GPUSpec, ModelSpec, kv_capacity_tokens, load_gpu, load_model
+from batchsim.streams import stream
+from batchsim.workload.request import Workload
+
+AnyLatency = BatchLatency | IterationLatency
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One replica as configured: what `ReplicaConfig` leaves out is filled in from the cluster's settings."""
+
+    model: ModelSpec
+    gpu: GPUSpec
+    latency: AnyLatency
+    policy: PolicyConfig
+    num_kv_blocks: int
+    tensor_parallel: int = 1
+
+
+def num_queues(config: RunConfig) -> int:
+    """GPUs of the run-to-completion world, replicas of the iteration-level one."""
+    return sum(one.count for one in config.cluster.replicas) or config.cluster.num_gpus
+
+
+def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
+    """Equal GPUs for batches that run to completion; `latency` wins over what is configured."""
+    cluster = config.cluster
+    if cluster.replicas or cluster.tensor_parallel > 1:
+        raise ConfigError(
+            f"policy {config.policy.preset} runs batches to completion on equal GPUs; cluster.replicas and "
+            "cluster.tensor_parallel need a policy that batches at every iteration"
+        )
+    model, gpu = load_model(cluster.model), load_gpu(cluster.gpu)
+    capacity = cluster.kv_capacity_tokens or kv_capacity_tokens(model, gpu, cluster.memory_margin)
+    known = as_batch_latency(latency or _latency(config.latency.file, model, gpu, 1))
+    return Cluster(
+        cluster.num_gpus,
+        KVMemory(capacity, cluster.kv_layout),
+        known,
+        config.latency.outside == "extrapolate",
+    )
+
+
+def with_noise(config: RunConfig, cluster: Cluster) -> Cluster:
+    """The cluster with the configured noise on its batches."""
+    if not config.latency.noise:
+        return cluster
+    rng = stream(config.seed, "latency")
+    return replace(cluster, latency=NoisyLatency(cluster.latency, config.latency.noise, rng))
+
+
+def replicas(config: RunConfig, latency: AnyLatency | None) -> list[Replica]:
+    """The replicas of the iteration-level world; `latency` wins over what is configured."""
+    given = config.cluster.replicas or (ReplicaConfig(count=config.cluster.num_gpus),)
+    alike = [(_replica(config, one, latency), one.count) for one in given]
+    return [replica for replica, count in alike for _ in range(count)]
+
+
+def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
+    """What each replica's engine does with an iteration."""
+    given, rng = config.engine, stream(config.seed, "latency")
+    return [
+        Engine(
+            latency=_noisy(as_iteration_latency(replica.latency), config.latency.noise, rng),
+            num_blocks=replica.num_kv_blocks,
+            block_size=given.block_size,
+            launch_s=given.launch_s,
+            is_async=given.async_scheduling,
+            prefix_caching=given.prefix_caching,
+            swap_block_s=given.block_size * replica.model.kv_bytes_per_token / given.swap_bytes_per_s,
+            may_extrapolate=config.latency.outside == "extrapolate",
+            is_exact=given.exact_iterations,
+        )
+        for replica in replicas
+    ]
+
+
+def hardware(config: RunConfig, replicas: Sequence[Replica]) -> Hardware | None:
+    """What the replicas run on, if they are alike and the latency model is of that hardware.
+
+    A latency file may be of any; its hardware is known if the configuration names model and GPU beside it.
+    """
+    is_named = {"model", "gpu"} <= config.cluster.model_fields_set
+    kinds = {
+        (replica.model, replica.gpu, replica.tensor_parallel)
+        for replica in replicas
+        if is_named or isinstance(replica.latency, RooflineLatency)
+    }
+    return Hardware(*kinds.pop()) if len(kinds) == 1 else None
+
+
+def prepare_policies(
+    config: RunConfig, given: Sequence[PolicyConfig], capacities: Sequence[int], training: Workload
+) -> list[Policy]:
+    """Build one policy for each queue, fitted on the training part; `capacities` are KV tokens."""
+    policies = [presets.build(one) for one in given]
+    rng = stream(config.seed, "routing")
+    for policy, capacity in zip(policies, capacities, strict=True):
+        slo = config.slo
+        setting = Setting(
+            kv_capacity_tokens=capacity,
+            training_prompt_tokens=training.prompt_tokens,
+            training_output_tokens=training.output_tokens,
+            num_bins=policy.queueing.num_bins,
+            batch_size=policy.sizing.max_batch_size,
+            slo_tpot_s=None if slo.tpot_ms is None else slo.tpot_ms / 1000,
+            slo_e2e_s=None if slo.e2e_ms is None else slo.e2e_ms / 1000,
+            rng=rng,
+        )
+        policy.queueing.prepare(setting)
+        bins: NDArray[np.int64] = np.array(
+            [policy.queueing.bin_of(tokens) for tokens in training.output_tokens.tolist()], dtype=np.int64
+        )
+        for sizer in {id(one): one for one in (policy.sizing, *policy.controllers)}.values():
+            sizer.prepare(replace(setting, training_bins=bins))
+        if policy.routing is not None:
+            policy.routing.prepare(setting)
+    return policies
+
+
+def _replica(config: RunConfig, given: ReplicaConfig, latency: AnyLatency | None) -> Replica:
+    cluster = config.cluster
+    model, gpu = load_model(given.model or cluster.model), load_gpu(given.gpu or cluster.gpu)
+    tensor_parallel = given.tensor_parallel or cluster.tensor_parallel
+    file = given.latency_file or config.latency.file
+    return Replica(
+        model,
+        gpu,
+        latency or _latency(file, model, gpu, tensor_parallel),
+        _replica_policy(config.policy, given, gpu),
+        given.num_kv_blocks or _num_kv_blocks(config, model, gpu, tensor_parallel),
+        tensor_parallel,
+    )
+
+
+def _replica_policy(policy: PolicyConfig, given: ReplicaConfig, gpu: GPUSpec) -> PolicyConfig:
+    """The run's policy within the replica's own limits, or those vLLM has for a GPU of its class."""
+    preset = presets.find_preset(policy.preset)
+    batch_size = given.batch_size or policy.batch_size
+    batching = dict(policy.batching)
+    if given.max_num_batched_tokens is not None:
+        batching["max_num_batched_tokens"] = given.max_num_batched_tokens
+    is_large = gpu.memory_bytes >= 70 * GIB and "a100" not in gpu.name
+    follows_vllm = preset.batching == ChunkedPrefill() and preset.sizing == FixedSize(256)
+    if is_large and follows_vllm and "kind" not in batching:
+        # vLLM V1 serving; all other GPUs have the 2048 tokens and 256 sequences of the preset.
+        batching.setdefault("max_num_batched_tokens", 8192)
+        if batch_size is None and not policy.sizing:
+            batch_size = min(1024, batching["max_num_batched_tokens"])
+    return policy.model_copy(update={"batch_size": batch_size, "batching": batching})
+
+
+def _num_kv_blocks(config: RunConfig, model: ModelSpec, gpu: GPUSpec, tensor_parallel: int) -> int:
+    engine, tokens = config.engine, config.cluster.kv_capacity_tokens
+    if engine.num_kv_blocks is not None:
+        return engine.num_kv_blocks
+    if tokens is None:
+        together = replace(gpu, memory_bytes=gpu.memory_bytes * tensor_parallel)
+        tokens = kv_capacity_tokens(model, together, 1 - engine.gpu_memory_utilization)
+    if tokens < engine.block_size:
+        raise ConfigError(
+            f"engine.block_size is {engine.block_size}, but the KV cache holds {tokens} tokens; a smaller "
+            "block is needed"
+        )
+    return tokens // engine.block_size
+
+
+def _latency(file: str | None, model: ModelSpec, gpu: GPUSpec, tensor_parallel: int) -> AnyLatency:
+    """The file that is named, or a derived model of the GPU whose memory counts."""
+    return default_latency(model, gpu, tensor_parallel) if file is None else load_latency(file)
+
+
+def _noisy(latency: IterationLatency, sigma: float, rng: np.random.Generator) -> IterationLatency:
+    return NoisyIterationLatency(latency, sigma, rng) if sigma else latency
