@@ -1,37 +1,21 @@
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
 from batchsim import ConfigError
-from batchsim.config import SweepConfig
 from batchsim.figures.mechanisms import saturated_throughput
 from batchsim.figures.plots import FIGURES, find_plot
 from batchsim.figures.results import SweepResults
 from batchsim.figures.schedulers import is_undominated, latency_throughput, scaling, slo_pareto
 from batchsim.figures.style import conditions
 from batchsim.sweep import load_sweep, plan
+from tests.figures.swept import results
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 
 RATE = "workload.request_rate_per_gpu"
-
-
-def results(grid: Mapping[str, list[Any]], **columns: list[Any]) -> SweepResults:
-    """A sweep whose runs have these columns."""
-    num = len(next(iter(columns.values())))
-    conditions = {
-        "case": "", "num_gpus": 1, "saturated": False, "seed": 0, "num_requests": 10, "predictor": "oracle",
-        "workload": "a trace", "workload_kind": "synthetic", "latency_model": "a model",
-        "latency_provenance": "derived", "e2e_mean_s": 1.0, "e2e_p99_s": 2.0, "e2e_mean_ci95_s": 0.1,
-        "slo_attainment": 1.0, "whole_run_request_throughput_per_s": 1.0,
-    }  # fmt: skip
-    runs = pd.DataFrame({name: [value] * num for name, value in conditions.items()} | columns)
-    sweep = SweepConfig(name="made-up", figure="scaling", base={"slo.e2e_ms": 20_000}, grid=dict(grid))
-    return SweepResults(Path(), sweep, runs)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -102,7 +86,7 @@ def test_the_footer_says_what_is_synthetic_and_what_derived() -> None:
 
     assert "a trace (synthetic)" in footer
     assert "a model (derived)" in footer
-    assert "SLO: E2E 20 s" in footer
+    assert "SLO: E2E 20 s, TPOT 0.05 s" in footer
 
 
 def test_a_point_is_dominated_by_one_at_least_as_high_in_all_and_higher_in_one() -> None:

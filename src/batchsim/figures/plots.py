@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.figures import mechanisms, schedulers
+from batchsim.figures import engines, mechanisms, schedulers
 from batchsim.figures.results import SweepResults
 
 
@@ -78,6 +78,59 @@ FIGURES: Mapping[str, Plot] = {
         "time per token that it measured, and the target it steers to. Where measured times stay "
         "below the target, the allowance rises to its limit and something else bounds the "
         "batches: memory, or too few requests waiting.",
+    ),
+    "continuous_vs_static": Plot(
+        engines.continuous_vs_static,
+        "Two ways to serve, on the same GPUs and the same requests. Dashed: padded batches that run "
+        "to completion, where nobody joins and everybody waits for the longest answer; static_fifo "
+        "takes at most eight. Solid: engines that let requests join and leave at every iteration. "
+        "Padded batches are simulated by another rule than iterations, so small differences between "
+        "a dashed and a solid line mean nothing.",
+    ),
+    "chunk_size": Plot(
+        engines.chunk_size,
+        "The most tokens that an iteration may process, prompt chunks and decodes together. A small "
+        "budget cuts prompts into many chunks: the first token waits, but iterations stay short, and "
+        "so do the gaps between tokens. A large budget lets whole prompts stall those who decode, as "
+        "they always do in vllm_v0, which does not chunk. Memory is plentiful here, so that sarathi "
+        "and vllm_v1 do the same and their lines coincide.",
+    ),
+    "memory_controller": Plot(
+        engines.memory_controller,
+        "All requests are there at the start. A fixed limit on running sequences wastes the GPU "
+        "where it is low, and where it is too high more is admitted than memory can hold to the end: "
+        "sequences are preempted and computed again. The memory-aware limit may go as high as the "
+        "fixed one, and stops where memory would not last if every answer were complete. Most are "
+        "under way, so it stays on the safe side: nobody is preempted, at the price of some "
+        "throughput where recomputing is cheap, as here.",
+    ),
+    "tbt_controller": Plot(
+        engines.tbt_controller,
+        "As the load grows, a high fixed limit lets the time between tokens grow past the target "
+        "(dotted), and a low one lets requests queue although the target would allow more of them. "
+        "The controller finds the limit that meets the target; a fixed limit of about that size, 64 "
+        "here, comes close without one. It is the mean that is steered: beyond that load most requests "
+        "are a little above the target.",
+    ),
+    "preemption_cliff": Plot(
+        engines.preemption_cliff,
+        "The same load with fewer and fewer KV blocks. Engines that admit by the prompt alone preempt "
+        "when answers outgrow memory, and compute again, or copy, what they had; orca reserves memory "
+        "for the longest answer instead, preempts nobody and runs fewer at once. vllm_v1 admits by "
+        "the first chunk of a prompt, so that long prompts push each other out before they are "
+        "complete; taking the blocks of the whole prompt avoids that. What was pushed out is computed "
+        "again from the start; an engine with prefix caching may still find part of it.",
+    ),
+    "routing": Plot(
+        engines.routing,
+        "Conversations over several replicas, each with a prefix cache of its own. Where a replica is "
+        "chosen by load alone, the next turn of a conversation seldom meets the replica that has its "
+        "earlier turns in the cache.",
+    ),
+    "prefix_caching": Plot(
+        engines.prefix_caching,
+        "Conversations whose prompts repeat all earlier turns. With prefix caching only what is new "
+        "is prefilled, as long as the blocks of earlier turns have not been evicted.",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from batchsim.figures.style import (
     color_of,
     draw_line,
     facet_title,
+    looks_of,
     marker_of,
     set_axis,
 )
@@ -30,18 +32,18 @@ THROUGHPUT = "throughput_per_gpu_per_s"
 def scheduler_comparison(results: SweepResults) -> Drawing:
     """Policies over the request rate."""
     metrics = ["e2e_mean_s", "e2e_p99_s", "slo_attainment", THROUGHPUT, "busy_fraction", "batch_size_mean"]
-    return _over(results, RATE, metrics)
+    return over(results, RATE, metrics)
 
 
 def scaling(results: SweepResults) -> Drawing:
     """Policies over the number of GPUs, at the same request rate per GPU."""
-    return _over(results, "cluster.num_gpus", [THROUGHPUT, "slo_attainment", "e2e_mean_s"], has_steps=True)
+    return over(results, "cluster.num_gpus", [THROUGHPUT, "slo_attainment", "e2e_mean_s"], has_steps=True)
 
 
 def bin_sensitivity(results: SweepResults) -> Drawing:
     """Policies over the number of their bins."""
     metrics = [THROUGHPUT, "e2e_mean_s", "slo_attainment", "padding_waste_output"]
-    return _over(results, "policy.num_bins", metrics, has_steps=True)
+    return over(results, "policy.num_bins", metrics, has_steps=True)
 
 
 def latency_throughput(results: SweepResults) -> Drawing:
@@ -49,13 +51,14 @@ def latency_throughput(results: SweepResults) -> Drawing:
     latencies = ["e2e_mean_s", "e2e_p99_s"]
     facets = results.facets(RATE)
     table = averages(results, [*facets, "policy", RATE], [THROUGHPUT, *latencies])
-    figure, panels = _panels(results, table, facets, latencies)
+    looks = looks_of(results.runs, "policy")
+    figure, panels = panels_of(results, table, facets, latencies)
     for part, metric, axes in panels:
         for policy, points in part.groupby("policy", sort=False):
-            draw_line(axes, points, THROUGHPUT, metric, str(policy))
+            draw_line(axes, points, THROUGHPUT, metric, looks[str(policy)])
         set_axis(axes, "x", THROUGHPUT)
         set_axis(axes, "y", metric)
-    add_legend(figure, list(table["policy"].unique()), saturated=bool(table["num_saturated"].any()))
+    add_legend(figure, looks, saturated=bool(table["num_saturated"].any()))
     return figure, table
 
 
@@ -78,7 +81,7 @@ def slo_pareto(results: SweepResults) -> Drawing:
         axes.plot(best[THROUGHPUT], best["slo_attainment"], lw=1.4, markersize=5, color=color, marker=marker)
     set_axis(axes, "x", THROUGHPUT)
     set_axis(axes, "y", "slo_attainment")
-    add_legend(figure, list(table["policy"].unique()), saturated=False)
+    add_legend(figure, looks_of(results.runs, "policy"), saturated=False)
     return figure, table
 
 
@@ -89,7 +92,7 @@ def seed_variance(results: SweepResults) -> Drawing:
     table = over_seeds(results.runs, [*facets, "policy"], metrics)
     policies = list(table["policy"].unique())
     runs = results.runs
-    figure, panels = _panels(results, runs, facets, metrics)
+    figure, panels = panels_of(results, runs, facets, metrics)
     for part, metric, axes in panels:
         means = over_seeds(part, ["policy"], [metric]).set_index("policy")
         for position, policy in enumerate(policies):
@@ -112,7 +115,7 @@ def seed_variance(results: SweepResults) -> Drawing:
         axes.set_xticks(range(len(policies)), policies, rotation=20, ha="right")
         axes.set_xlim(-0.5, len(policies) - 0.5)
         axes.grid(visible=False, axis="x")
-    add_legend(figure, policies, saturated=bool(runs["saturated"].any()))
+    add_legend(figure, looks_of(runs, "policy"), saturated=bool(runs["saturated"].any()))
     return figure, table
 
 
@@ -136,24 +139,43 @@ def is_undominated(points: pd.DataFrame) -> list[bool]:
     return [not ((values >= row).all(axis=1) & (values > row).any(axis=1)).any() for row in values]
 
 
-def _over(results: SweepResults, x: str, metrics: Sequence[str], *, has_steps: bool = False) -> Drawing:
-    """A panel for each metric over one setting, a row of them for each combination of the other settings."""
+def over(
+    results: SweepResults,
+    x: str,
+    metrics: Sequence[str],
+    *,
+    by: Literal["policy", "case"] = "policy",
+    has_steps: bool = False,
+    x_scale: str | None = None,
+) -> Drawing:
+    """Draw a panel for each metric over one setting, a row of them for each combination of the others.
+
+    Parameters
+    ----------
+    by
+        What has a line of its own.
+    has_steps
+        Ticks are where the values are.
+    x_scale
+        Instead of the setting's usual scale.
+    """
     facets = results.facets(x)
-    table = averages(results, [*facets, "policy", x], metrics)
-    figure, panels = _panels(results, table, facets, metrics)
+    table = averages(results, [*facets, by, x], metrics)
+    looks = looks_of(results.runs, by)
+    figure, panels = panels_of(results, table, facets, metrics)
     for part, metric, axes in panels:
-        for policy, points in part.groupby("policy", sort=False):
-            draw_line(axes, points, x, metric, str(policy))
-        set_axis(axes, "x", x, steps=table[x] if has_steps else None)
+        for name, points in part.groupby(by, sort=False):
+            draw_line(axes, points, x, metric, looks[str(name)])
+        set_axis(axes, "x", x, steps=table[x] if has_steps else None, scale=x_scale)
         set_axis(axes, "y", metric)
-    add_legend(figure, list(table["policy"].unique()), saturated=bool(table["num_saturated"].any()))
+    add_legend(figure, looks, saturated=bool(table["num_saturated"].any()))
     return figure, table
 
 
 Panel = tuple[pd.DataFrame, str, Axes]
 
 
-def _panels(
+def panels_of(
     results: SweepResults, table: pd.DataFrame, facets: Sequence[str], metrics: Sequence[str]
 ) -> tuple[Figure, list[Panel]]:
     """Lay out a row per combination of facets and a column per metric; a single row breaks at three."""
