@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 RESULTS ?= results
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 EXPERIMENTS ?= $(wildcard experiments/*.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures calibrate data test lint bench clean
+.PHONY: help setup sweep sweep-full figures calibrate data test lint bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,9 +55,18 @@ lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop of the same work in the same process
+bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop or exact iterations in the same process
 	$(BIN)/python tests/bench/run_to_completion.py
+	$(BIN)/python tests/bench/iteration_level.py
+
+# A peer that cannot be installed is left out of the table, not an error; a later call tries again.
+$(PEERS)/.installed: tests/bench/peers_requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	xargs -n 1 $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check < $< && touch $@ || true
+
+bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other serving simulators on the same trace
+	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(PEERS) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
