@@ -85,7 +85,7 @@ class IterationReport(NamedTuple):
 
     num_iterations: int
     duration_s: float
-    decode_seqs: int  # sequences that got a token in each; 0 where the decoding ones stalled
+    num_sequences: int  # that got a token in each, completed prompts too; 0 where the decoding ones stalled
     num_decoding: int  # sequences that wanted one
     total_tokens: Sequence[int]  # prompt + output of each request that finished at its end
 

@@ -279,9 +279,9 @@ class SloFeedback:
         if not report.num_decoding:
             return ()
         window.elapsed_s += report.duration_s
-        if report.decode_seqs:
+        if report.num_sequences:
             window.num_iterations += report.num_iterations
-            window.num_tokens += report.num_iterations * report.decode_seqs
+            window.num_tokens += report.num_iterations * report.num_sequences
         num = window.num_iterations
         if num < self.measure_iterations:
             return ()

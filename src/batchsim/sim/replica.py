@@ -298,7 +298,7 @@ class Replica:
         report = IterationReport(
             self._num,
             self._env.now - self._start_s,
-            decode_seqs,
+            decode_seqs and decode_seqs + len(self._running.completing),
             decode_seqs or self._running.decoding.num,
             [one.prompt_tokens + self._true_output_tokens[one.request_id] for one in finished],
         )
