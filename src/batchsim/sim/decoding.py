@@ -109,8 +109,9 @@ class Decoding:
 
     def iterations_within(self, num_blocks: int, num_iterations: int) -> int:
         """How many of the next iterations so many free blocks last for."""
-        most = self._num_growing * (num_iterations // self._block_size + 1)
-        if most <= num_blocks or self.growth_over(num_iterations) <= num_blocks:
+        if self._num_growing * (num_iterations // self._block_size + 1) <= num_blocks:
+            return num_iterations
+        if self.growth_over(num_iterations) <= num_blocks:
             return num_iterations
         cycles, num_blocks = divmod(num_blocks, self._num_growing)
         num = cycles * self._block_size

@@ -76,11 +76,6 @@ class Engine:
         num_below = inf if growth_s <= 0 else ceil((launch_s - first_s) / growth_s)
         return launch_s, 0.0, min(num_linear, num_below), launch_s - first_s, -growth_s
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether the latency model has a range."""
-        return self.latency.is_bounded
-
     def is_outside(self, shape: IterationShape, num_iterations: int) -> bool:
         """Tell whether iterations leave the model's range; raise `ConfigError` if they must not."""
         last = shape._replace(context_tokens=shape.context_tokens + (num_iterations - 1) * shape.decode_seqs)

@@ -65,6 +65,7 @@ class Replica:
         self.inbox = Mailbox(env)
         self.num_requests = 0
 
+        self._is_async, self._is_bounded = engine.is_async, engine.latency.is_bounded
         self._known_until_s = 0.0  # what happened later, the host does not know yet
         self._is_first = True  # the GPU idled before the next iteration
         self._is_stale = False  # the plan could not count on all that the next one can
@@ -154,7 +155,7 @@ class Replica:
             self._is_stale = bool(running.num_preempted or running.swap_blocks)
         else:
             self._is_stale = False
-        if self._engine.is_async:
+        if self._is_async:
             self._is_stale = self._is_stale or bool(running.retired or self.inbox.items)
             running.free_retired()
 
@@ -179,20 +180,26 @@ class Replica:
         if self._running.swap_blocks:
             self._first_s += self._running.swap_blocks * self._engine.swap_block_s
             num_linear = 1
-        self._num = self._most_iterations(num_linear)
-        if self._num > 1:
+        num = self._num = self._most_iterations(num_linear)
+        if num > 1:
             self._watch()
-        self._end = LateTimeout(self._env, self._seconds(self._num))
+            num = self._num
+        seconds = num * self._first_s + self._growth_s * (num * (num - 1) / 2)
+        self._end = LateTimeout(self._env, seconds)
 
     def _watch(self) -> None:
         """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""
-        self._running.on_leave = self._cut_for_who_waits
-        if not self._may_admit():
+        running, inbox = self._running, self.inbox
+        if running.num_waiting:
+            running.on_leave = self._cut_for_who_waits
+            if self._queue.is_fifo:
+                return  # the head of the queue does not fit, and nobody gets ahead of it
+        if running.num_running >= self._sizer.batch_size(0, running.decoding.num):
             return
-        if self.inbox.bring is None:
-            self.inbox.alert = self._cut_for_arrival
-        elif self.inbox.next_s < inf:
-            self._num = self._iterations_to_arrival(self.inbox.next_s)
+        if inbox.bring is None:
+            inbox.alert = self._cut_for_arrival
+        elif inbox.next_s < inf:
+            self._num = self._iterations_to_arrival(inbox.next_s)
 
     def _cut_for_who_waits(self) -> None:
         self._cut_span(self._iterations_to(self._env.now, self._num))
@@ -223,12 +230,15 @@ class Replica:
         num = decoding.iterations_within(self._kv.available, num)
         if num < 1:
             raise PlanError(f"{self._rule} left {decoding.num} decoding sequences without KV blocks")
+        if not self._running.num_waiting:
+            return num
         changes_s = self._queue.head_changes_s(self._start_s)
         return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
 
     def _iterations_to_arrival(self, arrival_s: float) -> int:
         """Iterations until the host knows of an arrival, if fewer than those under way."""
-        return min(self._num, self._iterations_to(arrival_s, self._num) + self._engine.is_async)
+        num = self._iterations_to(arrival_s, self._num)
+        return min(self._num, num + 1) if self._is_async else num
 
     def _iterations_to(self, time_s: float, most: int) -> int:
         """Iterations it takes to get to a time, or `most`."""
@@ -240,31 +250,24 @@ class Replica:
     def _seconds(self, num: int) -> float:
         return num * self._first_s + self._growth_s * (num * (num - 1) / 2)
 
-    def _may_admit(self) -> bool:
-        """Whether an arrival could join before the batch changes by itself."""
-        running = self._running
-        if running.num_waiting and self._queue.is_fifo:
-            return False  # the head of the queue does not fit, and nobody gets ahead of it
-        return running.num_running < self._sizer.batch_size(0, running.decoding.num)
-
     def _settle(self) -> None:
         """The iteration or span has ended: tokens out, ended requests out, blocks back."""
-        running, engine, now_s, num = self._running, self._engine, self._env.now, self._num
-        decoding, shape = running.decoding, self._shape
+        running, now_s, num = self._running, self._env.now, self._num
+        decoding, shape, kv = running.decoding, self._shape, self._kv
         self.inbox.alert = running.on_leave = None
         running.now_s = now_s
         num_running = running.num_running
         if shape[1]:
             growth = decoding.growth_over(num)
             if growth:
-                self._kv.take(growth)
+                kv.take(growth)
             decoding.advance(num)
-        used_blocks = self._kv.used
+        used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished()
         if running.completing:
             finished = [*finished, *running.complete_prompts()]
         for request in finished:
-            running.retire(request, is_known=not engine.is_async)
+            running.retire(request, is_known=not self._is_async)
             self._recorder.finish(request, self._replica_id, now_s)
         host_s = num * self._host_s
         if self._host_growth_s:
@@ -282,14 +285,14 @@ class Replica:
                 running.num_waiting,
                 used_blocks,
                 running.num_preempted,
-                engine.is_bounded and engine.is_outside(IterationShape._make(shape), num),
+                self._is_bounded and self._engine.is_outside(IterationShape._make(shape), num),
             )
         )
         if self._controllers:
             self._report(finished)
         self._is_first = False
         self._known_until_s = now_s
-        if engine.is_async:
+        if self._is_async:
             self._known_until_s -= self._first_s + (num - 1) * self._growth_s
 
     def _report(self, finished: Sequence[Request]) -> None:
