@@ -66,6 +66,11 @@ class KVCache(simpy.Container):
         """Blocks that somebody holds."""
         return self.num_blocks - self.available
 
+    @property
+    def free(self) -> int:
+        """Blocks that can be taken without evicting anything."""
+        return self.available - len(self._unused) * self.blocks_per_id
+
     def take(self, num_blocks: int) -> None:
         """Take blocks now; `PlanError` if there are fewer."""
         level = self.available - num_blocks

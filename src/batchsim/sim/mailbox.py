@@ -35,7 +35,7 @@ class Mailbox(simpy.Store):
         self.is_closed = False
         self.bring: Callable[[], None] | None = None  # set by one who fills it on demand
         self.next_s = -math.inf  # when the next item comes, if the one who fills it knows
-        self.alert: Callable[[], None] | None = None  # called at the next delivery
+        self.alert: Callable[[], None] | None = None  # called after each item that is delivered by itself
 
     def deliver(self, item: object) -> None:
         """Put one item now."""
@@ -49,8 +49,6 @@ class Mailbox(simpy.Store):
         """Put several items now, in order."""
         self.items.extend(items)
         self._wake()
-        if self.alert is not None:
-            self.alert()
 
     def close(self) -> None:
         """Say that no more will come from outside: whoever waits need not wait for more than there is."""

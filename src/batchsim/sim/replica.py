@@ -63,11 +63,13 @@ class Replica:
         # A rule names only requests it was shown, so those are `Request`, whatever else a `Step` could hold.
         self._step = cast("Step", self._running)
         self.inbox = Mailbox(env)
+        self.inbox.alert = self._notice
         self.num_requests = 0
 
         self._is_async, self._is_bounded = engine.is_async, engine.latency.is_bounded
         self._known_until_s = 0.0  # what happened later, the host does not know yet
         self._is_first = True  # the GPU idled before the next iteration
+        self._is_watching = False  # whether an arrival ends the span under way
         self._is_stale = False  # the plan could not count on all that the next one can
         # The iteration or span under way: `num` iterations of which the j-th takes first + j * growth
         # seconds, and of these host + j * host growth waiting for the host.
@@ -137,8 +139,21 @@ class Replica:
             if self.accepts(request):
                 self._running.enqueue(request)
             else:
-                tokens, held = self._most_tokens(request), self._usable_blocks * self._kv.block_size
-                self._recorder.refuse(request, f"may hold {tokens} KV tokens; a request can have {held}")
+                self._refuse(request)
+
+    def _notice(self) -> None:
+        """A request was delivered: refuse it at once if it can never fit, end a span that it might join."""
+        request = self.inbox.items[-1]
+        if not self.accepts(request):
+            self.inbox.items.pop()
+            self._refuse(request)
+        elif self._is_watching:
+            self._is_watching = False
+            self._cut_span(self._iterations_to_arrival(self._env.now))
+
+    def _refuse(self, request: Request) -> None:
+        tokens, held = self._most_tokens(request), self._usable_blocks * self._kv.block_size
+        self._recorder.refuse(request, f"may hold {tokens} KV tokens; a request can have {held}")
 
     def _most_tokens(self, request: Request) -> int:
         """KV tokens a request may come to hold; the last token of an answer is never stored."""
@@ -197,16 +212,12 @@ class Replica:
         if running.num_running >= self._sizer.batch_size(0, running.decoding.num):
             return
         if inbox.bring is None:
-            inbox.alert = self._cut_for_arrival
+            self._is_watching = True
         elif inbox.next_s < inf:
             self._num = self._iterations_to_arrival(inbox.next_s)
 
     def _cut_for_who_waits(self) -> None:
         self._cut_span(self._iterations_to(self._env.now, self._num))
-
-    def _cut_for_arrival(self) -> None:
-        self.inbox.alert = None
-        self._cut_span(self._iterations_to_arrival(self._env.now))
 
     def _cut_span(self, num: int) -> None:
         """End the span after fewer iterations."""
@@ -232,6 +243,8 @@ class Replica:
             raise PlanError(f"{self._rule} left {decoding.num} decoding sequences without KV blocks")
         if not self._running.num_waiting:
             return num
+        # What is cached of the first one's prefix counts for whether it fits: stop before it is evicted.
+        num = max(1, decoding.iterations_within(self._kv.free, num))
         changes_s = self._queue.head_changes_s(self._start_s)
         return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
 
@@ -254,7 +267,8 @@ class Replica:
         """The iteration or span has ended: tokens out, ended requests out, blocks back."""
         running, now_s, num = self._running, self._env.now, self._num
         decoding, shape, kv = running.decoding, self._shape, self._kv
-        self.inbox.alert = running.on_leave = None
+        self._is_watching = False
+        running.on_leave = None
         running.now_s = now_s
         num_running = running.num_running
         if shape[1]:
