@@ -77,11 +77,10 @@ class RooflineLatency:
         reduces_s, reduced_token_s = self._all_reduces()
         flop_per_s = self.gpu.flop_per_s * self.compute_efficiency * self.tensor_parallel
         bytes_per_s = self.gpu.memory_bytes_per_s * self.bandwidth_efficiency * self.tensor_parallel
-        weights = model.num_multiplied_parameters
         derived = {
-            "_token_s": 2 * weights / flop_per_s,
-            "_attended_s": 4 * model.num_layers * model.num_query_heads * model.head_dim / flop_per_s,
-            "_weights_s": weights * model.bytes_per_weight / bytes_per_s,
+            "_token_s": model.flop_per_token / flop_per_s,
+            "_attended_s": model.flop_per_pair / flop_per_s,
+            "_weights_s": model.multiplied_bytes / bytes_per_s,
             "_kv_s": model.kv_bytes_per_token / bytes_per_s,
             "_fixed_s": self.overhead_s + reduces_s,
             "_reduced_token_s": reduced_token_s,

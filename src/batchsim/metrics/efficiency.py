@@ -34,21 +34,6 @@ class Hardware:
         """Peak memory bandwidth of the replica's GPUs together."""
         return self.gpu.memory_bytes_per_s * self.tensor_parallel
 
-    @property
-    def flop_per_token(self) -> float:
-        """Two for each weight that a token is multiplied with."""
-        return 2.0 * self.model.num_multiplied_parameters
-
-    @property
-    def flop_per_pair(self) -> float:
-        """For each token that a token attends to: scores and values, over all layers and query heads."""
-        return 4.0 * self.model.num_layers * self.model.num_query_heads * self.model.head_dim
-
-    @property
-    def bytes_per_pass(self) -> float:
-        """Weights that an iteration reads."""
-        return self.model.num_multiplied_parameters * self.model.bytes_per_weight
-
 
 class Work(NamedTuple):
     """What the iterations of a window asked for.
@@ -92,7 +77,7 @@ def mfu(work: Work, hardware: Hardware, seconds: float) -> float:
     ``(2 P tokens + 4 layers query_heads head_dim pairs) / (seconds peak)``, with P the weights that a token
     is multiplied with. The seconds are ``work.busy_s``, while it ran, or replicas * window, by the clock.
     """
-    flop = hardware.flop_per_token * work.tokens + hardware.flop_per_pair * work.pairs
+    flop = hardware.model.flop_per_token * work.tokens + hardware.model.flop_per_pair * work.pairs
     return ratio(flop, seconds * hardware.flop_per_s)
 
 
@@ -101,5 +86,6 @@ def mbu(work: Work, hardware: Hardware, seconds: float) -> float:
 
     Left out: KV that is written, and KV that later chunks of a prompt read. Seconds as in `mfu`.
     """
-    read_bytes = hardware.bytes_per_pass * work.passes + hardware.model.kv_bytes_per_token * work.kv_tokens
+    model = hardware.model
+    read_bytes = model.multiplied_bytes * work.passes + model.kv_bytes_per_token * work.kv_tokens
     return ratio(read_bytes, seconds * hardware.bytes_per_s)

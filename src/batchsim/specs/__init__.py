@@ -43,6 +43,21 @@ class ModelSpec:
         return self.num_layers * (attention + feed_forward) + self.hidden_size * self.vocab_size
 
     @property
+    def flop_per_token(self) -> int:
+        """Two for each weight that a token is multiplied with."""
+        return 2 * self.num_multiplied_parameters
+
+    @property
+    def flop_per_pair(self) -> int:
+        """For each token that a token attends to: scores and values, over all layers and query heads."""
+        return 4 * self.num_layers * self.num_query_heads * self.head_dim
+
+    @property
+    def multiplied_bytes(self) -> float:
+        """Weights that a forward pass reads, whatever the batch."""
+        return self.num_multiplied_parameters * self.bytes_per_weight
+
+    @property
     def num_parameters(self) -> int:
         """All weights that lie in memory: also the layer norms and, unless tied, the input embedding."""
         norms = (2 * self.num_layers + 1) * self.hidden_size
