@@ -12,7 +12,7 @@ from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
 from batchsim.metrics.efficiency import Hardware, mbu, mfu, work
 from batchsim.metrics.system import Window, ratio
-from batchsim.metrics.tokens import itl, worst_gap_s
+from batchsim.metrics.tokens import itl_and_worst_gap_s
 from batchsim.records import FINISHED, Records
 
 PERCENTILES = (50, 90, 95, 99)
@@ -80,8 +80,8 @@ def engine_load(
 
 
 def _token_gaps(records: Records, finished: pd.DataFrame) -> dict[str, float]:
-    gaps = itl(finished, records.iterations, records.preemptions)
-    worst_s = worst_gap_s(finished, records.iterations, records.preemptions).dropna()
+    gaps, worst_s = itl_and_worst_gap_s(finished, records.iterations, records.preemptions)
+    worst_s = worst_s.dropna()
     worst = np.percentile(worst_s, (50, 99)) if len(worst_s) else (math.nan, math.nan)
     return {
         "itl_mean_s": gaps.mean,

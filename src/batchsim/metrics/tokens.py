@@ -23,36 +23,22 @@ def itl(requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFr
     Whatever held a token up is in its gap: prefills of others, preemption. Only finished requests among
     ``requests`` count; ``iterations`` and ``preemptions`` may hold those of others as well.
     """
-    runs, spans_of = _runs_and_spans(requests, iterations, preemptions)
-    apart_s = runs[["wait_s", "entry_s"]].to_numpy().ravel()
-    # Columns: the first gap, how many requests saw it, by how much each following one is longer, how many.
-    once: Ints = np.isfinite(apart_s).astype(np.int64)
-    rows: list[tuple[Floats, Ints, Floats, Ints]] = [(apart_s, once, np.zeros(len(once)), once)]
-    for gpu_id, spans in spans_of.items():
-        rows += _gaps_in_runs(spans, runs[runs["gpu_id"] == gpu_id])
-    return Weighted.of(*map(np.concatenate, zip(*rows, strict=True)))
+    return _pooled(*_runs_and_spans(requests, iterations, preemptions))
 
 
 def worst_gap_s(
     requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame
 ) -> pd.Series[float]:
     """Longest time between two successive tokens of each request; NaN for one-token answers, unfinished."""
+    return _worst(requests, *_runs_and_spans(requests, iterations, preemptions))
+
+
+def itl_and_worst_gap_s(
+    requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame
+) -> tuple[Weighted, pd.Series[float]]:
+    """Both of the above, for one reading of the log."""
     runs, spans_of = _runs_and_spans(requests, iterations, preemptions)
-    inside_s = np.full(len(runs), np.nan)
-    for gpu_id, spans in spans_of.items():
-        rows = np.flatnonzero((runs["gpu_id"] == gpu_id) & (runs["num_decoded"] > 0))
-        first, stop = runs["first_span"].to_numpy()[rows], runs["stop_span"].to_numpy()[rows]
-        longest_later_s = np.where(
-            spans.num_iterations > 1,
-            spans.first_s + np.maximum(spans.growth_s, spans.growth_s * (spans.num_iterations - 1)),
-            np.nan,
-        )
-        # Its first span's first gap reaches back to before the run: that one is ``entry_s``.
-        in_later_spans_s = _range_max(np.fmax(spans.gap_s, longest_later_s), first + 1, stop)
-        inside_s[rows] = np.fmax(longest_later_s[first], in_later_spans_s)
-    worst_s = runs.assign(inside_s=inside_s)[["wait_s", "entry_s", "inside_s"]].max(axis=1)
-    by_row = worst_s.groupby(runs["row"]).max()
-    return by_row.reindex(range(len(requests))).set_axis(requests.index).rename("worst_gap_s")
+    return _pooled(runs, spans_of), _worst(requests, runs, spans_of)
 
 
 def num_tokens(requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame) -> pd.Series[int]:
@@ -185,6 +171,34 @@ def _stays(requests: pd.DataFrame, preemptions: pd.DataFrame) -> pd.DataFrame:
     is_swapped_in &= stays["row"] == stays["row"].shift()
     stays["has_token_at_start"] = ~is_swapped_in
     return stays[has_run].drop(columns="is_swapped_out")
+
+
+def _pooled(runs: pd.DataFrame, spans_of: dict[Any, _Spans]) -> Weighted:
+    apart_s = runs[["wait_s", "entry_s"]].to_numpy().ravel()
+    # Columns: the first gap, how many requests saw it, by how much each following one is longer, how many.
+    once: Ints = np.isfinite(apart_s).astype(np.int64)
+    rows: list[tuple[Floats, Ints, Floats, Ints]] = [(apart_s, once, np.zeros(len(once)), once)]
+    for gpu_id, spans in spans_of.items():
+        rows += _gaps_in_runs(spans, runs[runs["gpu_id"] == gpu_id])
+    return Weighted.of(*map(np.concatenate, zip(*rows, strict=True)))
+
+
+def _worst(requests: pd.DataFrame, runs: pd.DataFrame, spans_of: dict[Any, _Spans]) -> pd.Series[float]:
+    inside_s = np.full(len(runs), np.nan)
+    for gpu_id, spans in spans_of.items():
+        rows = np.flatnonzero((runs["gpu_id"] == gpu_id) & (runs["num_decoded"] > 0))
+        first, stop = runs["first_span"].to_numpy()[rows], runs["stop_span"].to_numpy()[rows]
+        longest_later_s = np.where(
+            spans.num_iterations > 1,
+            spans.first_s + np.maximum(spans.growth_s, spans.growth_s * (spans.num_iterations - 1)),
+            np.nan,
+        )
+        # Its first span's first gap reaches back to before the run: that one is ``entry_s``.
+        in_later_spans_s = _range_max(np.fmax(spans.gap_s, longest_later_s), first + 1, stop)
+        inside_s[rows] = np.fmax(longest_later_s[first], in_later_spans_s)
+    worst_s = runs.assign(inside_s=inside_s)[["wait_s", "entry_s", "inside_s"]].max(axis=1)
+    by_row = worst_s.groupby(runs["row"]).max()
+    return by_row.reindex(range(len(requests))).set_axis(requests.index).rename("worst_gap_s")
 
 
 def _gaps_in_runs(spans: _Spans, runs: pd.DataFrame) -> list[tuple[Floats, Ints, Floats, Ints]]:
