@@ -10,11 +10,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchsim.errors import ConfigError
-from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest
+from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest, arrival_order
 
 
 @dataclass(frozen=True, slots=True)
-class PrefillFirst:
+class _Rule:
+    """What holds for a rule that keeps no block free and reserves none."""
+
+    def usable_blocks(self, num_blocks: int) -> int:
+        """All."""
+        return num_blocks
+
+    def reserved_tokens(self, request: WaitingRequest) -> int:
+        """None."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillFirst(_Rule):
     """Whole prompts first, in iterations of their own, while the decoding sequences stall: vLLM V0.
 
     Requests are admitted as long as their prompts fit the token budget and leave the watermark free; else all
@@ -49,7 +62,7 @@ class PrefillFirst:
             step.hold_decodes()
             return
         while step.growth_blocks > step.free_blocks:
-            victim = max(step.running, key=_by_arrival)
+            victim = max(step.running, key=arrival_order)
             step.preempt(victim, swap=self.preemption == "swap")
         if not step.num_preempted:
             self._swap_in(step)
@@ -57,10 +70,6 @@ class PrefillFirst:
     def usable_blocks(self, num_blocks: int) -> int:
         """All but the watermark."""
         return num_blocks - self._kept_blocks(num_blocks)
-
-    def reserved_tokens(self, request: WaitingRequest) -> int:
-        """None."""
-        return 0
 
     def _admit(self, step: Step) -> bool:
         kept, budget, has_admitted = self._kept_blocks(step.num_blocks), self.max_num_batched_tokens, False
@@ -75,7 +84,7 @@ class PrefillFirst:
         return has_admitted
 
     def _swap_in(self, step: Step) -> None:
-        for request in sorted(step.swapped, key=_by_arrival):
+        for request in sorted(step.swapped, key=arrival_order):
             if step.num_running >= step.max_running or not step.swap_in(request):
                 break
 
@@ -84,7 +93,7 @@ class PrefillFirst:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkedPrefill:
+class ChunkedPrefill(_Rule):
     """One token budget for decodes and prompt chunks alike; running requests first: vLLM V1.
 
     Every decoding sequence gets its token, then incomplete prompts go on in order of admission, then requests
@@ -142,14 +151,6 @@ class ChunkedPrefill:
         if not step.num_preempted:
             self._admit(step, budget, largest)
 
-    def usable_blocks(self, num_blocks: int) -> int:
-        """All."""
-        return num_blocks
-
-    def reserved_tokens(self, request: WaitingRequest) -> int:
-        """None."""
-        return 0
-
     def _admit(self, step: Step, budget: int, largest: int) -> None:
         growth = step.growth_blocks
         while budget > 0 and step.num_running < step.max_running and (request := step.next_waiting()):
@@ -178,11 +179,11 @@ class ChunkedPrefill:
     def _victim(self, step: Step) -> RunningRequest:
         if self.preempt == "last":
             return step.last_running()
-        return max(step.running, key=lambda request: (request.priority, *_by_arrival(request)))
+        return max(step.running, key=lambda request: (request.priority, *arrival_order(request)))
 
 
 @dataclass(frozen=True, slots=True)
-class StallFree:
+class StallFree(_Rule):
     """Decodes first, prompts chunked into what the budget leaves: Sarathi-Serve (OSDI'24).
 
     Unlike `ChunkedPrefill`, the blocks of the whole prompt are taken at admission, and admission goes on in
@@ -218,17 +219,9 @@ class StallFree:
                 break
             budget -= tokens
 
-    def usable_blocks(self, num_blocks: int) -> int:
-        """All."""
-        return num_blocks
-
-    def reserved_tokens(self, request: WaitingRequest) -> int:
-        """None."""
-        return 0
-
 
 @dataclass(frozen=True, slots=True)
-class ReserveWhole:
+class ReserveWhole(_Rule):
     """Whole prompts beside the decodes, with memory reserved for the longest answer: Orca (OSDI'22).
 
     Nothing is ever preempted as long as no answer outgrows its reservation; one that does takes blocks as it
@@ -262,20 +255,12 @@ class ReserveWhole:
             if not step.admit(request, tokens, blocks_for_tokens=whole, keep_free_blocks=growth):
                 break
 
-    def usable_blocks(self, num_blocks: int) -> int:
-        """All."""
-        return num_blocks
-
     def reserved_tokens(self, request: WaitingRequest) -> int:
         """Tokens of the longest answer that is reckoned with."""
         predicted = request.predicted_output_tokens
         if self.reserve == "max":
             return self.max_tokens
         return predicted if self.reserve == "predicted" else 1 << (predicted - 1).bit_length()
-
-
-def _by_arrival(request: WaitingRequest) -> tuple[float, int]:
-    return request.arrival_s, request.request_id
 
 
 def _check_budget(value: object) -> None:

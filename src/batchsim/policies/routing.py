@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -39,13 +39,15 @@ class RoundRobin:
 
 
 @dataclass(slots=True)
-class LeastLoaded:
-    """The replica with the smallest load."""
+class _ByLoad:
+    """What all routings that look at a load share."""
 
     by: Load = "requests"
 
     def __post_init__(self) -> None:
-        _check_load(self.by)
+        known = get_args(Load)
+        if self.by not in known:
+            raise ConfigError(f"by is {self.by!r}; {nearest(str(self.by), known)}")
 
     @property
     def load(self) -> Load:
@@ -55,27 +57,23 @@ class LeastLoaded:
     def prepare(self, setting: Setting) -> None:
         """Nothing to take."""
 
+
+@dataclass(slots=True)
+class LeastLoaded(_ByLoad):
+    """The replica with the smallest load."""
+
     def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
         """Index of the smallest load."""
         return _least(loads)
 
 
 @dataclass(slots=True)
-class PowerOfTwo:
+class PowerOfTwo(_ByLoad):
     """The less loaded of two replicas drawn at random (Mitzenmacher, 2001)."""
 
-    by: Load = "requests"
     _rng: np.random.Generator = field(
         default_factory=np.random.default_rng, init=False, repr=False, compare=False
     )
-
-    def __post_init__(self) -> None:
-        _check_load(self.by)
-
-    @property
-    def load(self) -> Load:
-        """What it compares."""
-        return self.by
 
     def prepare(self, setting: Setting) -> None:
         """Take the run's random stream."""
@@ -90,22 +88,10 @@ class PowerOfTwo:
 
 
 @dataclass(slots=True)
-class SessionAffinity:
+class SessionAffinity(_ByLoad):
     """The replica that had the session's earlier turns; the least loaded for a first turn or no session."""
 
-    by: Load = "requests"
     _replica_of: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        _check_load(self.by)
-
-    @property
-    def load(self) -> Load:
-        """What a first turn looks at."""
-        return self.by
-
-    def prepare(self, setting: Setting) -> None:
-        """Nothing to take."""
 
     def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
         """The session's replica."""
@@ -118,7 +104,7 @@ class SessionAffinity:
 
 
 @dataclass(slots=True)
-class PrefixAffinity:
+class PrefixAffinity(_ByLoad):
     """The replica that last got the longest known prefix of the prompt, unless it has too much to do.
 
     A new prefix goes to the least loaded replica, and so does one whose replica has more than `max_imbalance`
@@ -135,22 +121,13 @@ class PrefixAffinity:
         In units of that load; the default is that of SGLang's router, for requests.
     """
 
-    by: Load = "requests"
     max_imbalance: float = 64
     _replica_of: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_load(self.by)
+        _ByLoad.__post_init__(self)  # a slotted dataclass has no zero-argument super()
         if not self.max_imbalance >= 0:
             raise ConfigError(f"max_imbalance is {self.max_imbalance!r}; a number >= 0 is needed")
-
-    @property
-    def load(self) -> Load:
-        """What must not be too unequal."""
-        return self.by
-
-    def prepare(self, setting: Setting) -> None:
-        """Nothing to take."""
 
     def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
         """The prefix's replica, or the least loaded."""
@@ -165,9 +142,3 @@ class PrefixAffinity:
 
 def _least(loads: Sequence[int]) -> int:
     return loads.index(min(loads))
-
-
-def _check_load(by: str) -> None:
-    known = ("requests", "kv_blocks")
-    if by not in known:
-        raise ConfigError(f"by is {by!r}; {nearest(str(by), known)}")
