@@ -66,9 +66,7 @@ class IterationRecorder(Recorder):
         if request.num_preemptions:
             self._recomputed[request_id] = request.recomputed_tokens
         request.end(FINISHED)
-        self.num_ended += 1
-        if self.num_ended == self.num_requests:
-            self.all_ended.succeed()
+        self._count(1)
 
     def preempt(
         self,

@@ -195,12 +195,10 @@ class Replica:
         if self._running.swap_blocks:
             self._first_s += self._running.swap_blocks * self._engine.swap_block_s
             num_linear = 1
-        num = self._num = self._most_iterations(num_linear)
-        if num > 1:
+        self._num = self._most_iterations(num_linear)
+        if self._num > 1:
             self._watch()
-            num = self._num
-        seconds = num * self._first_s + self._growth_s * (num * (num - 1) / 2)
-        self._end = LateTimeout(self._env, seconds)
+        self._end = LateTimeout(self._env, self._seconds(self._num))
 
     def _watch(self) -> None:
         """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""

@@ -102,14 +102,12 @@ class RunningSet:
         """Let a request wait."""
         request.bin = self._queue.push(request)
         request.queue = self
-        self.num_waiting += 1
-        self.waiting_blocks += -(-request.prompt_tokens // self.block_size)
+        self._count_waiting(request, 1)
 
     def discard(self, request: Request, bin_: int) -> None:
         """Forget a waiting request that gave up."""
         self._queue.discard(request, bin_)
-        self.num_waiting -= 1
-        self.waiting_blocks -= -(-request.prompt_tokens // self.block_size)
+        self._count_waiting(request, -1)
         if self.on_leave is not None:
             self.on_leave()
 
@@ -230,15 +228,11 @@ class RunningSet:
             kv.lease(hits)
             request.shared_ids = list(hits)
             request.computed_tokens = cached_tokens
-        kv.take(new_blocks)
-        request.blocks = blocks
-        request.is_running = True
+        self._seat(request, blocks, new_blocks)
         if request.is_waiting:
             request.is_waiting = False
             request.scheduled_s = self.now_s
             request.cached_tokens = cached_tokens
-        self.num_running += 1
-        self._running[request.request_id] = request
         self.prefill(request, num_tokens)
         return True
 
@@ -296,8 +290,7 @@ class RunningSet:
             request.num_hits = 0
             request.most_computed_tokens = max(stored_tokens, request.most_computed_tokens)
             self._queue.push_back(request, request.bin)
-            self.num_waiting += 1
-            self.waiting_blocks += -(-request.prompt_tokens // self.block_size)
+            self._count_waiting(request, 1)
         lost_tokens = 0 if swap else stored_tokens
         self._recorder.preempt(
             request, self._replica_id, self.now_s, decode_start_s, lost_tokens, is_swap=swap
@@ -311,12 +304,8 @@ class RunningSet:
         if blocks + grows > self._kv.available - self.decoding.growth():
             return False
         del self._swapped[request.request_id]
-        self._kv.take(blocks)
-        request.blocks = blocks
-        request.is_running = True
+        self._seat(request, blocks, blocks)
         self.swap_blocks += blocks
-        self.num_running += 1
-        self._running[request.request_id] = request
         self.decode(request, stored_tokens)
         return True
 
@@ -337,8 +326,19 @@ class RunningSet:
             raise PlanError(f"request {request.request_id} was admitted, but it is not the next in the queue")
         self._queue.pop(self._head_bin, self.now_s)
         self._head = None
-        self.num_waiting -= 1
-        self.waiting_blocks -= -(-request.prompt_tokens // self.block_size)
+        self._count_waiting(request, -1)
+
+    def _count_waiting(self, request: Request, by: int) -> None:
+        self.num_waiting += by
+        self.waiting_blocks += by * -(-request.prompt_tokens // self.block_size)
+
+    def _seat(self, request: Request, blocks: int, new_blocks: int) -> None:
+        """Let a request run with so many blocks, some of which the prefix cache may have had."""
+        self._kv.take(new_blocks)
+        request.blocks = blocks
+        request.is_running = True
+        self.num_running += 1
+        self._running[request.request_id] = request
 
     def _share(self, request: Request, start: int, stop: int) -> None:
         """Let the prefix cache have the blocks that a chunk fills."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import simpy
 from numpy.typing import NDArray
 
@@ -26,8 +25,9 @@ from batchsim.sim.replica import Replica
 from batchsim.sim.router import Queue, Router
 from batchsim.sim.scheduler import Scheduler
 from batchsim.sim.source import RequestSource
-from batchsim.workload.prefixes import prefix_ids
+from batchsim.workload.prefixes import PrefixIds, prefix_ids
 from batchsim.workload.request import Workload
+from batchsim.workload.sessions import session_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,9 @@ def run_simulation(
         for policy, share in zip(policies, shares, strict=True)
     ]  # fmt: skip
     arrivals, routers = _connect(env, policies, schedulers)
+    details = _details(workload, prefix_ids(workload))
     source = RequestSource(
-        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, _details(workload), clients
+        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, details, clients
     )
     _run(env, [*gpus, *schedulers, *routers, source], schedulers, recorder, on_start)
     records = recorder.records(
@@ -143,8 +144,9 @@ def run_replicas(
         kv = KVCache(env, engine.num_blocks, engine.block_size, tokens_per_id)
         replicas.append(Replica(env, replica_id, policy, engine, kv, true_output_tokens, recorder))
     arrivals, routers = _connect(env, policies, replicas)
+    details = _details(workload, prefixes)
     source = RequestSource(
-        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, _details(workload), clients
+        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, details, clients
     )
     _run(env, [*replicas, *routers, source], replicas, recorder, on_start)
     records = recorder.iteration_records(
@@ -191,14 +193,13 @@ def _run(
         raise StalledSimulation(_who_waits(env.now, recorder, schedulers)) from error
 
 
-def _details(workload: Workload) -> dict[str, Sequence[Any]]:
+def _details(workload: Workload, prefixes: PrefixIds | None) -> dict[str, Sequence[Any]]:
     """What a request carries besides its lengths, by attribute, where the workload has it."""
     details: dict[str, Sequence[Any]] = {}
-    prefixes = prefix_ids(workload)
     if prefixes is not None:
         details["prefix_ids"] = prefixes.ids
     if "session_id" in workload.extra:
-        details["session_id"] = pd.factorize(workload.extra["session_id"])[0].tolist()
+        details["session_id"] = session_numbers(workload).tolist()
     if "priority" in workload.extra:
         details["priority"] = workload.extra["priority"].tolist()
     return details
