@@ -31,7 +31,7 @@ from batchsim.results.cluster import (
     replicas,
     with_noise,
 )
-from batchsim.results.store import save_run
+from batchsim.results.store import ITERATION_TABLES, TABLES, save_run
 from batchsim.sim.client import make_clients
 from batchsim.sim.recorder import Recorder
 from batchsim.sim.simulation import run_replicas, run_simulation
@@ -100,10 +100,8 @@ class SimulationResult:
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """The tables of the run's world, by name."""
-        tables = {"requests": self.requests, "controllers": self.controllers}
-        if self.records.is_iteration_level:
-            return {**tables, "iterations": self.iterations, "preemptions": self.preemptions}
-        return {**tables, "batches": self.batches}
+        names = ITERATION_TABLES if self.records.is_iteration_level else TABLES
+        return {name: getattr(self, name) for name in names}
 
     def with_warmup(self, num_requests: int) -> SimulationResult:
         """Summarise again with this many requests cut as warm-up."""
@@ -112,8 +110,7 @@ class SimulationResult:
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
         """Write the run directory, which appears whole or not at all; return its path."""
-        tables = dict(self.tables)
-        save_run(Path(directory), dict(self.manifest), dict(self.summary), tables, overwrite=overwrite)
+        save_run(Path(directory), dict(self.manifest), dict(self.summary), self.tables, overwrite=overwrite)
         return Path(directory)
 
 
