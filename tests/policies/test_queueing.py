@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting
-from batchsim.policies.queueing import EarliestDeadline, Fifo, MultiBin, ShortestFirst
+from batchsim.policies.queueing import EarliestDeadline, Fifo, HighestPriority, MultiBin, ShortestFirst
 from tests.policies.worlds import Waiting, waiting
 
 LATER_S = 100.0
@@ -239,3 +239,11 @@ def test_queues_neither_lose_nor_invent_requests(make: Any, history: list[tuple[
         assert queue.waiting(bin_) == len(expected)
         taken = queue.take(bin_, len(expected), LATER_S)
         assert sorted(request.request_id for request in taken) == expected
+
+
+def test_highest_priority_goes_by_the_smallest_number_then_by_arrival() -> None:
+    queue = HighestPriority()
+    for index, priority in enumerate([1, 0, 2, 0]):
+        queue.push(Waiting(index, float(index), priority=priority))
+
+    assert emptied(queue) == [1, 3, 0, 2]

@@ -1,8 +1,5 @@
 """Where the next request goes, by what the router knows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,25 +10,16 @@ from batchsim.policies.base import Setting
 from batchsim.policies.routing import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin, SessionAffinity
 from tests.policies.worlds import Waiting
 
-
-@dataclass
-class Turn(Waiting):
-    """A request with what affinity goes by."""
-
-    session_id: int = -1
-    prefix_ids: Sequence[int] = ()
-
-
-REQUEST = Turn(0)
+REQUEST = Waiting(0)
 BY_LOAD = [LeastLoaded, PowerOfTwo, SessionAffinity, PrefixAffinity]
 
 
-def of_session(session_id: int) -> Turn:
-    return Turn(0, session_id=session_id)
+def of_session(session_id: int) -> Waiting:
+    return Waiting(0, session_id=session_id)
 
 
-def with_prefix(*ids: int) -> Turn:
-    return Turn(0, prefix_ids=ids)
+def with_prefix(*ids: int) -> Waiting:
+    return Waiting(0, prefix_ids=ids)
 
 
 def test_round_robin_takes_replicas_in_turn_whatever_their_load() -> None:
@@ -151,7 +139,7 @@ def test_affinity_never_goes_beyond_the_imbalance_and_never_splits_a_session(
     replica_of: dict[int, int] = {}
 
     for session_id, ids, loads in arrivals:
-        request = Turn(0, session_id=session_id, prefix_ids=ids)
+        request = Waiting(0, session_id=session_id, prefix_ids=ids)
         assert loads[by_prefix.choose(request, loads)] <= min(loads) + max_imbalance
         chosen = by_session.choose(request, loads)
         assert chosen == (

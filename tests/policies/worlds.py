@@ -1,5 +1,6 @@
 """Requests as policies see them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -9,6 +10,9 @@ class Waiting:
     arrival_s: float = 0.0
     prompt_tokens: int = 1
     predicted_output_tokens: int = 1
+    priority: int = 0
+    session_id: int = -1
+    prefix_ids: Sequence[int] = ()
 
 
 def waiting(*predicted_output_tokens: int) -> list[Waiting]:
