@@ -100,6 +100,8 @@ class Decoding:
 
     def growth_over(self, num_iterations: int) -> int:
         """Blocks that the next iterations take."""
+        if num_iterations == 1:
+            return self._growing[-self.step % self._block_size]
         cycles, rest = divmod(num_iterations, self._block_size)
         first = -self.step % self._block_size
         growing, after = self._growing, first + 1

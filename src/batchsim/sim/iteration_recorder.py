@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from batchsim.sim.recorder import Recorder
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 
-#: What a finished request writes, besides its row: all fit a double exactly, so it is one append.
+#: What a finished request writes, besides its row. All values here fit a double exactly.
 _FINISHED_VALUES = (
     "gpu_id",
     "bin",
@@ -33,6 +34,9 @@ _FINISHED_VALUES = (
     "finish_s",
     "cached_tokens",
 )
+# Packing a whole row costs half of appending its values to an array, and they are written for every event.
+_pack_finished = Struct(f"{1 + len(_FINISHED_VALUES)}d").pack
+_pack_span = Struct(f"{len(ITERATION_COLUMNS)}d").pack
 
 
 class IterationRecorder(Recorder):
@@ -40,28 +44,28 @@ class IterationRecorder(Recorder):
 
     def __init__(self, env: simpy.Environment, num_requests: int) -> None:
         super().__init__(env, num_requests)
-        self._finished = array("d")
-        self._spans = array("d")
-        #: A span has ended; its values are `ITERATION_COLUMNS`.
-        self.span: Callable[[Iterable[float]], None] = self._spans.extend
+        self._finished = bytearray()
+        self._spans = bytearray()
         self._preemptions = array("d")
         self._recomputed: dict[int, int] = {}
         self._num_preemptions: dict[int, int] = {}
 
+    def span(self, *values: float) -> None:
+        """A span has ended; its values are `ITERATION_COLUMNS`."""
+        self._spans += _pack_span(*values)
+
     def finish(self, request: Request, replica_id: int, now_s: float) -> None:
         """A request has its last token."""
         request_id = request.request_id
-        self._finished.extend(
-            (
-                request_id,
-                replica_id,
-                request.bin,
-                request.scheduled_s,
-                request.first_token_s,
-                request.decode_start_s,
-                now_s,
-                request.cached_tokens,
-            )
+        self._finished += _pack_finished(
+            request_id,
+            replica_id,
+            request.bin,
+            request.scheduled_s,
+            request.first_token_s,
+            request.decode_start_s,
+            now_s,
+            request.cached_tokens,
         )
         if request.num_preemptions:
             self._recomputed[request_id] = request.recomputed_tokens
@@ -126,6 +130,6 @@ class IterationRecorder(Recorder):
         return table(ITERATION_REQUEST_COLUMNS, columns)
 
 
-def _columns(rows: array[float], names: Sequence[str]) -> dict[str, Any]:
-    values = np.frombuffer(rows).reshape(-1, len(names))
+def _columns(rows: array[float] | bytearray, names: Sequence[str]) -> dict[str, Any]:
+    values = np.frombuffer(rows, dtype=np.float64).reshape(-1, len(names))
     return {name: values[:, index] for index, name in enumerate(names)}

@@ -285,20 +285,18 @@ class Replica:
         if self._host_growth_s:
             host_s += self._host_growth_s * (num * (num - 1) / 2)
         self._recorder.span(
-            (
-                self._replica_id,
-                self._start_s,
-                now_s,
-                num,
-                self._first_s,
-                host_s,
-                *shape,
-                num_running,
-                running.num_waiting,
-                used_blocks,
-                running.num_preempted,
-                self._is_bounded and self._engine.is_outside(IterationShape._make(shape), num),
-            )
+            self._replica_id,
+            self._start_s,
+            now_s,
+            num,
+            self._first_s,
+            host_s,
+            *shape,
+            num_running,
+            running.num_waiting,
+            used_blocks,
+            running.num_preempted,
+            self._is_bounded and self._engine.is_outside(IterationShape._make(shape), num),
         )
         if self._controllers:
             self._report(finished)
