@@ -35,7 +35,15 @@ MODELS = [
     RooflineLatency(QWEN, L4, 0.5, 0.7, 0.002, info=LatencyInfo("r", "derived")),
     RooflineLatency(replace(QWEN, num_layers=5), replace(L4, name="mine"), 0.5, 0.7, 0.0, tensor_parallel=2),
     LinearIterationLatency(
-        0.1 / 3, 1e-5, 0, 1e-3, 1e-8, Domain((1, 8)), IterationDomain((0, 512), context_tokens=(0, 9)), INFO
+        0.1 / 3,
+        1e-5,
+        0,
+        1e-3,
+        1e-8,
+        2e-3,
+        Domain((1, 8)),
+        IterationDomain((0, 512), context_tokens=(0, 9)),
+        INFO,
     ),
     TableIterationLatency(
         (0, 64), (0, 4), (10, 99), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Domain((1, 4)), INFO
@@ -92,7 +100,7 @@ def test_whole_batch_model_cannot_tell_the_time_of_an_iteration(model: BatchLate
 
     assert str(refusal.value) == (
         "latency model a model tells the time of whole batches only; this policy needs that of single "
-        "iterations: choose a model of one of the families roofline, linear, iteration_table"
+        "iterations: choose a model of one of the families roofline, linear, iteration_table, operators"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -23,6 +23,7 @@ from batchsim.latency.base import (
 from batchsim.latency.grid import TableLatency
 from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.operators import TABLES, OperatorTable, OperatorTableLatency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.table import PROVENANCES
 from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model, parse_spec
@@ -34,6 +35,7 @@ Model = (
     | RooflineLatency
     | LinearIterationLatency
     | TableIterationLatency
+    | OperatorTableLatency
 )
 
 FAMILIES: Mapping[str, type[Model]] = {
@@ -43,6 +45,7 @@ FAMILIES: Mapping[str, type[Model]] = {
     "roofline": RooflineLatency,
     "linear": LinearIterationLatency,
     "iteration_table": TableIterationLatency,
+    "operators": OperatorTableLatency,
 }
 
 #: What `load_latency` gives when no file is named.
@@ -182,8 +185,9 @@ def _parse(tree: Any) -> Model:
     kind = FAMILIES[family]
     coefficients = _object(tree["coefficients"], "coefficients")
     names = _coefficient_names(kind)
+    optional = {field.name for field in fields(kind) if field.default is not MISSING}
     for name in names:
-        if name not in coefficients:
+        if name not in coefficients and name not in optional:
             raise ConfigError(f"coefficient {name} of the family {family} is missing")
     for name in coefficients:
         if name not in names:
@@ -250,6 +254,11 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def _operator_table(value: Any) -> OperatorTable:
+    axes, seconds = _tuple(value) if isinstance(value, list) and len(value) == 2 else ([], [])
+    return OperatorTable(_axes(axes), _tuple(seconds))
+
+
 def _model(value: Any) -> ModelSpec:
     return (
         load_model(value)
@@ -266,6 +275,7 @@ def _gpu(value: Any) -> GPUSpec:
 _READ: Mapping[str, Callable[[Any], Any]] = {
     "axes": _axes,
     **dict.fromkeys(("total_s", "grid_s", "prefill_tokens", "decode_seqs", "mean_context_tokens"), _tuple),
+    **dict.fromkeys(TABLES, _operator_table),
     "model": _model,
     "gpu": _gpu,
 }

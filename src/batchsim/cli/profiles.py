@@ -1,0 +1,101 @@
+"""``batchsim import-profile``: what others measured, as a latency file of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import click
+import numpy as np
+from numpy.typing import ArrayLike
+
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
+from batchsim.cli.output import echo_json, echo_table, warn
+from batchsim.errors import ConfigError
+from batchsim.latency.fit import Family
+from batchsim.latency.import_profile import (
+    Kind,
+    Wanted,
+    import_distserve,
+    import_operators,
+    import_splitwise,
+    kind_of,
+)
+from batchsim.latency.store import Model, save_latency
+from batchsim.workload.formats import read_trace
+
+
+@click.command(name="import-profile")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option("-o", "--output-file", type=OUTPUT_PATH, default=Path("latency.json"), show_default=True)
+@click.option("--kind", type=click.Choice(get_args(Kind)), help="Left out: by what the source looks like.")
+@click.option("--model-config", type=INPUT_FILE, help="config.json of the model, for operators.")
+@click.option("--model", metavar="NAME", help="Which model of the file.")
+@click.option("--hardware", metavar="NAME", help="Which hardware of the file.")
+@click.option("--tensor-parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N")
+@click.option("--expert-parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N")
+@click.option("--link-bytes-per-s", type=float, metavar="X", help="Rate of the link between the GPUs.")
+@click.option("--link-latency-s", type=float, default=0.0, show_default=True, metavar="S")
+@click.option(
+    "--family",
+    type=click.Choice(["phase", "linear", "iteration_table"]),
+    default="phase",
+    show_default=True,
+    help="What to fit to splitwise-sim's table.",
+)
+@click.option("--trace", type=INPUT_FILE, help="Requests whose lengths tell how uneven decodes are.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def import_profile(
+    source: Path,
+    output_file: Path,
+    kind: Kind | None,
+    model_config: Path | None,
+    model: str | None,
+    hardware: str | None,
+    tensor_parallel: int,
+    expert_parallel: int,
+    link_bytes_per_s: float | None,
+    link_latency_s: float,
+    family: Family,
+    trace: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a latency file of an operator profile, of DistServe's coefficients or of splitwise-sim's table."""
+    kind = kind or kind_of(source)
+    wanted = Wanted(model, hardware, tensor_parallel)
+    imported: Model
+    if kind == "operators":
+        imported = import_operators(
+            source,
+            model_config,
+            wanted,
+            expert_parallel=expert_parallel,
+            link_bytes_per_s=link_bytes_per_s,
+            link_latency_s=link_latency_s,
+            lengths=_lengths(trace),
+        )
+    elif model_config is not None or trace is not None:
+        raise ConfigError(f"--model-config and --trace are for operators; {source.name} is of kind {kind}")
+    elif kind == "distserve":
+        imported = import_distserve(source, wanted)
+    else:
+        imported = import_splitwise(source, wanted, family)
+    save_latency(imported, output_file)
+    info = imported.info
+    notices = info.details.get("notices") or info.details.get("warnings") or []
+    if as_json:
+        echo_json({"name": info.name, "provenance": info.provenance, "details": info.details})
+    else:
+        shown = ("gpu", "model", "engine", "tensor_parallel", "expert_parallel", "num_layers")
+        rows = [(key.replace("_", " "), str(info.details[key])) for key in shown if info.details.get(key)]
+        echo_table(f"{info.name} ({info.provenance})", ("", "value"), rows)
+    for sentence in notices if isinstance(notices, list) else []:
+        warn(sentence)
+    click.echo(f"written: {output_file}", err=True)
+
+
+def _lengths(trace: Path | None) -> tuple[ArrayLike, ArrayLike] | None:
+    if trace is None:
+        return None
+    workload = read_trace(trace)
+    return np.asarray(workload.prompt_tokens), np.asarray(workload.output_tokens)

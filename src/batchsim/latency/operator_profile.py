@@ -1,0 +1,218 @@
+"""Reading a profile of operators, one layer's kernels over their shapes, for a model of many layers.
+
+A profile is a folder of CSV tables (or ``.csv.gz``), ``time_us`` the GPU's microseconds for one call in one
+layer on one of ``N`` GPUs that share the model:
+
+- ``tp<N>/dense.csv``: ``layer, tokens``;
+- ``tp<N>/per_sequence.csv``: ``layer, sequences``;
+- ``tp<N>/attention.csv``: ``prefill_chunk, kv_prefill, n_decode, kv_decode`` (tokens before the chunk and the
+  context of each decode; 0 where there is none);
+- ``tp<N>/moe.csv`` for mixtures of experts: ``tokens, activated_experts``, in ``tp1`` the whole experts;
+- ``tp<N>/skew.csv``, not needed: ``regime, n, t_mean_us, t_max_us, t_skew_us``, see `latency.uneven`.
+
+A ``meta.json`` beside the ``tp<N>`` folders names the GPU and the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from batchsim.errors import TraceError
+from batchsim.latency.base import Domain, LatencyInfo
+from batchsim.latency.layer_sharing import Group, LayerStack
+from batchsim.latency.operators import OperatorTable, OperatorTableLatency, interpolate_all
+from batchsim.latency.profile_grid import Floats, fill_gaps, interpolation_errors
+from batchsim.latency.profile_tables import ProfileTables, profile_folder
+from batchsim.latency.uneven import lag_by_seqs, longest_over_mean, with_uneven_contexts
+from batchsim.specs import ModelSpec
+
+#: How often a pass runs an operator: once altogether, or so often in each layer; all others once in each.
+ONCE_PER_PASS = ("embedding", "final_layernorm")
+PER_LAYER = {"layernorm": 2}
+
+
+def read_operator_profile(
+    directory: str | Path,
+    model: ModelSpec | Mapping[str, Any],
+    *,
+    tensor_parallel: int = 1,
+    expert_parallel: int = 1,
+    link_bytes_per_s: float | None = None,
+    link_latency_s: float = 0.0,
+    lengths: tuple[ArrayLike, ArrayLike] | None = None,
+) -> OperatorTableLatency:
+    """Sum a profile over the layers of a model, with the exchanges between the GPUs that share it.
+
+    Each layer adds up activations twice, after attention and after its feed-forward block: ``link_latency_s``
+    and ``2 (N - 1) / N`` times the activations over the link, overlapped by nothing. Tokens choose experts as
+    if by lot: ``E (1 - (1 - k / E) ^ tokens)`` of them are read.
+
+    Parameters
+    ----------
+    directory
+        A ``tp<N>`` folder, or any folder above that holds exactly one for ``tensor_parallel``.
+    model
+        Its layers and hidden size; for a mixture of experts the mapping of a ``config.json``.
+    expert_parallel
+        GPUs that share out whole experts; 1: every GPU holds a slice of each. More than ``tensor_parallel``
+        are shared by so many replicas as it takes.
+    link_bytes_per_s
+        Rate of the link between the GPUs, one direction.
+    link_latency_s
+        Seconds of an exchange besides its transfers.
+    lengths
+        Prompt and output tokens of the requests to come: decodes are then as uneven as drawn from them, and
+        lag as the profile's ``skew.csv`` says. Left out: decodes are of one context.
+
+    Raises
+    ------
+    ConfigError
+        If no profile, or more than one, is found, or what is asked for makes no sense.
+    TraceError
+        If a table lacks a column, or holds what is no time or count, or too few points.
+    """
+    group = Group(tensor_parallel, expert_parallel, link_bytes_per_s, link_latency_s)
+    stack = LayerStack.of(model)
+    tables = ProfileTables(profile_folder(directory, tensor_parallel))
+
+    dense = tables.read("dense", "layer", "tokens")
+    by_tokens = _sum_of_layers(
+        dense,
+        "tokens",
+        lambda name: 1 if name in ONCE_PER_PASS else PER_LAYER.get(name, 1) * stack.num_layers,
+    )
+    tokens = np.array(by_tokens.axes[0], dtype=np.float64)
+    seconds = np.array(by_tokens.seconds)
+    seconds += stack.num_layers * (
+        group.exchange_s(tokens, tensor_parallel, stack.hidden_size)
+        + group.exchange_s(tokens * group.num_replicas, group.num_gpus, stack.hidden_size)
+    )
+    if stack.num_experts:
+        seconds += stack.num_layers * _experts_s(tables, tokens, stack, group)
+    by_sequences = _sum_of_layers(tables.read("per_sequence", "layer", "sequences"), "sequences", lambda _: 1)
+
+    errors: dict[str, object] = {}
+    attention = _attention(tables, stack.num_layers, errors)
+    uneven = {} if lengths is None else _make_uneven(tables, attention, lengths)
+    meta = tables.meta()
+    details = {
+        "gpu": meta.get("gpu", meta.get("hardware")),
+        "model": meta.get("model"),
+        "engine": f"vLLM {meta['vllm_version']}" if "vllm_version" in meta else None,
+        "num_layers": stack.num_layers,
+        "tensor_parallel": tensor_parallel,
+        "expert_parallel": expert_parallel,
+        "link_bytes_per_s": link_bytes_per_s,
+        "link_latency_s": link_latency_s,
+        "operators": sorted(dense["layer"].unique().tolist()),
+        "interpolation": errors,
+        "longest_over_mean_context": uneven,
+        "sha256": tables.sha256,
+        "notices": tables.notices,
+    }
+    return OperatorTableLatency(
+        OperatorTable(by_tokens.axes, tuple(seconds.tolist())),
+        by_sequences,
+        **attention,
+        domain=_domain(by_tokens, attention["decode"]),
+        info=LatencyInfo(tables.name(), "derived", details),
+    )
+
+
+def _sum_of_layers(frame: pd.DataFrame, axis: str, times: Callable[[str], int]) -> OperatorTable:
+    """Add up operators at every whole number up to where all were measured.
+
+    Between two points the time is that of the next, as matrix products work by tiles of 16 rows and more. How
+    that fares where every number was measured is told in ``docs/operator-profiles.md``.
+    """
+    curves = {str(name): one for name, one in frame.groupby("layer")}
+    numbers = np.arange(1, min(int(one[axis].max()) for one in curves.values()) + 1)
+    total_s = np.zeros(len(numbers))
+    for name, one in curves.items():
+        total_s += times(name) * one["seconds"].to_numpy()[np.searchsorted(one[axis], numbers)]
+    return OperatorTable((tuple(numbers.tolist()),), tuple(total_s.tolist()))
+
+
+def _attention(tables: ProfileTables, num_layers: int, errors: dict[str, object]) -> dict[str, OperatorTable]:
+    """Return the three attention tables of a pass, and note how well their points tell of each other."""
+    columns = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+    frame = tables.read("attention", *columns)
+    has_prefill, has_decode = frame["prefill_chunk"] > 0, frame["n_decode"] > 0
+    grids = {}
+    for name, rows, axes in (
+        ("prefill", has_prefill & ~has_decode, columns[:2]),
+        ("decode", has_decode & ~has_prefill, columns[2:]),
+        ("mixed", has_prefill & has_decode, columns),
+    ):
+        times = frame[rows].set_index(list(axes))["seconds"]
+        if times.empty:
+            raise TraceError(
+                f"{tables.find('attention')}: no points of {name} attention; a profile needs some"
+            )
+        points = [np.unique(times.index.get_level_values(axis)) for axis in axes]
+        known = times.reindex(pd.MultiIndex.from_product(points)).to_numpy(dtype=np.float64)
+        known = known.reshape([len(axis) for axis in points])
+        errors[name] = interpolation_errors(points, known)
+        seconds = num_layers * fill_gaps(points, known)
+        grids[name] = OperatorTable(
+            tuple(tuple(axis.tolist()) for axis in points), tuple(seconds.ravel().tolist())
+        )
+    return grids
+
+
+def _make_uneven(
+    tables: ProfileTables, attention: dict[str, OperatorTable], lengths: tuple[ArrayLike, ArrayLike]
+) -> dict[str, float]:
+    """Change the tables with decodes; return how uneven these are, by their number."""
+    if tables.find("skew") is None:
+        tables.notices.append("no skew.csv: decodes of uneven contexts take the time of even ones")
+        return {}
+    skew = tables.read_raw("skew", "regime", "n", "t_mean_us", "t_max_us", "t_skew_us")
+    longest: dict[str, float] = {}
+    for name, regime in (("decode", "pure"), ("mixed", "mixed")):
+        rows = skew[(skew["regime"] == regime) & (skew["t_max_us"] > skew["t_mean_us"])]
+        if rows.empty:
+            continue
+        seqs = np.array(attention[name].axes[-2], dtype=np.float64)
+        over_mean = longest_over_mean(*lengths, seqs)
+        attention[name] = with_uneven_contexts(attention[name], lag_by_seqs(rows, seqs), over_mean)
+        longest |= {f"{num:.0f}": ratio for num, ratio in zip(seqs, over_mean.tolist(), strict=True)}
+    return longest
+
+
+def _experts_s(tables: ProfileTables, tokens: Floats, stack: LayerStack, group: Group) -> Floats:
+    """Seconds of a layer's experts on one GPU, over the tokens of one replica."""
+    whole = tables.folder.parent / "tp1"
+    slices = 1
+    if group.expert_parallel > 1:
+        folder = whole
+    elif tables.find("moe") is not None:
+        folder = tables.folder
+    else:
+        folder, slices = whole, group.tensor_parallel
+        if slices > 1:
+            tables.notices.append(
+                f"slices of experts were not profiled: 1/{slices} of the time of whole ones is taken"
+            )
+    frame = tables.read("moe", "tokens", "activated_experts", folder=folder)
+    # A few tokens cannot reach many experts: such points take the time of the next more tokens that can.
+    grid = frame.pivot_table(index="tokens", columns="activated_experts", values="seconds").bfill().ffill()
+    together = tokens * group.num_replicas
+    reached = stack.num_experts * (1 - (1 - stack.experts_per_token / stack.num_experts) ** together)
+    table = OperatorTable(
+        (tuple(map(int, grid.index)), tuple(map(int, grid.columns))), tuple(grid.to_numpy().ravel().tolist())
+    )
+    return (
+        interpolate_all(table, [together / group.expert_parallel, reached / group.expert_parallel]) / slices
+    )
+
+
+def _domain(by_tokens: OperatorTable, decode: OperatorTable) -> Domain:
+    (tokens,), (sequences, context) = by_tokens.axes, decode.axes
+    return Domain(batch_size=(1, sequences[-1]), prompt_tokens=(1, tokens[-1]), length=(2, context[-1]))

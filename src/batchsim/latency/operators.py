@@ -1,0 +1,351 @@
+"""An iteration model that sums the measured times of a forward pass's operators."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchsim.errors import ConfigError
+from batchsim.latency.base import (
+    BatchShape,
+    BatchTime,
+    DecodeLine,
+    Domain,
+    IterationDomain,
+    IterationShape,
+    LatencyInfo,
+    padded_batch_time,
+)
+from batchsim.latency.grid import interpolate
+from batchsim.latency.iteration_grid import DecodeRow
+from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.regression import Floats, Regime
+
+
+class OperatorTable(NamedTuple):
+    """Seconds at each point of a complete grid, last axis fastest."""
+
+    axes: tuple[tuple[int, ...], ...]
+    seconds: tuple[float, ...]
+
+
+#: The tables of the model, and what their axes count.
+TABLES = {
+    "by_tokens": ("tokens",),
+    "by_sequences": ("sequences",),
+    "prefill": ("chunk", "tokens before it"),
+    "decode": ("sequences", "mean context"),
+    "mixed": ("chunk", "tokens before it", "sequences", "mean context"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTableLatency:
+    """What follows the tokens of a pass, plus what follows its sequences, plus its attention.
+
+    Seconds of whole passes, all layers together; linear between the points. The attention of prompt chunks
+    beside decodes is a table of its own, as an engine runs other kernels for it: it can take twice the time
+    of both alone. The chunks of a pass count as one of as many tokens and pairs; several prompts, which have
+    fewer pairs than one so long, as one with nothing before it. Decodes count with their mean context.
+    Below the first point of an axis the time is that of the first point: kernels work by tiles.
+
+    Attributes
+    ----------
+    by_tokens
+        Projections, feed-forward blocks or experts, norms, exchanges between GPUs: over prompt tokens and
+        decodes. Beyond the last point the slope is that from half of it on; so for ``by_sequences``.
+    by_sequences
+        Output head and sampler, over decodes and prompt chunks.
+    prefill, decode, mixed
+        Attention, over the axes that `TABLES` names. Beyond the last points the outer cells go on.
+    domain
+        The range of whole batches; that of iterations is where all tables have points.
+    """
+
+    by_tokens: OperatorTable
+    by_sequences: OperatorTable
+    prefill: OperatorTable
+    decode: OperatorTable
+    mixed: OperatorTable
+    domain: Domain = field(default_factory=Domain)
+    info: LatencyInfo = field(default_factory=lambda: LatencyInfo("operators", "derived"))
+    # Seconds at every whole number up to the end of the axis, and per unit beyond it.
+    _tokens_s: list[float] = field(init=False, repr=False, compare=False)
+    _sequences_s: list[float] = field(init=False, repr=False, compare=False)
+    _beyond_s: tuple[float, float] = field(init=False, repr=False, compare=False)
+    _rows: dict[int, DecodeRow] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in TABLES:
+            _check_table(name, getattr(self, name))
+        if self.info.provenance == "measured":
+            raise ConfigError(
+                "a sum of operators is computed, not measured; its provenance must be derived or synthetic"
+            )
+        tokens_s, sequences_s = _at_whole_numbers(self.by_tokens), _at_whole_numbers(self.by_sequences)
+        object.__setattr__(self, "_tokens_s", tokens_s)
+        object.__setattr__(self, "_sequences_s", sequences_s)
+        object.__setattr__(self, "_beyond_s", (_last_slope(tokens_s), _last_slope(sequences_s)))
+
+    @property
+    def is_bounded(self) -> bool:
+        """Tables: they end somewhere."""
+        return True
+
+    def covers(self, shape: IterationShape) -> bool:
+        """Whether no axis of the tables that tell of the shape ends before it."""
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs = shape
+        if prefill_tokens + decode_seqs >= len(self._tokens_s) or prefill_seqs + decode_seqs >= len(
+            self._sequences_s
+        ):
+            return False
+        if not prefill_tokens:
+            seqs, context = self.decode.axes
+            return decode_seqs <= seqs[-1] and context_tokens <= context[-1] * decode_seqs
+        chunk, before = _one_chunk(prefill_tokens, prefill_pairs)
+        axes = self.mixed.axes if decode_seqs else self.prefill.axes
+        inside = chunk <= axes[0][-1] and before <= axes[1][-1]
+        if decode_seqs:
+            inside = inside and decode_seqs <= axes[2][-1] and context_tokens <= axes[3][-1] * decode_seqs
+        return inside
+
+    def batch_time(self, shape: BatchShape) -> BatchTime:
+        """Seconds to the first token and to the end of the batch; its prefill is one pass, without chunks."""
+        return padded_batch_time(self, shape)
+
+    def iteration_s(self, shape: IterationShape) -> float:
+        """Seconds for one forward pass.
+
+        Raises
+        ------
+        ConfigError
+            Outside the tables, where their slope leads below zero.
+        """
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs = shape
+        if not prefill_tokens:
+            return self.decode_line(decode_seqs, context_tokens).first_s
+        position: tuple[float, ...] = _one_chunk(prefill_tokens, prefill_pairs)
+        table = self.prefill
+        if decode_seqs:
+            position = (*position, decode_seqs, context_tokens / decode_seqs)
+            table = self.mixed
+        axes, seconds = table
+        position = tuple(max(axis[0], value) for axis, value in zip(axes, position, strict=True))
+        time_s = interpolate(axes, seconds, position) + self._beside_attention_s(
+            prefill_tokens + decode_seqs, (prefill_seqs or 1) + decode_seqs
+        )
+        if time_s <= 0:
+            raise self._too_far(shape, time_s)
+        return time_s
+
+    def iterations_s(self, shapes: Sequence[IterationShape] | Floats) -> Floats:
+        """Seconds of many passes: shapes ``(num_shapes, 5)`` in the order of `IterationShape`'s fields."""
+        columns = np.asarray(shapes, dtype=np.float64).reshape(-1, 5).T
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, pairs = columns
+        is_prefill, is_decode = prefill_tokens > 0, decode_seqs > 0
+        chunk = np.where(is_prefill, prefill_tokens, 1.0)
+        before = np.maximum(pairs / chunk - chunk / 2, 0)
+        context = context_tokens / np.where(is_decode, decode_seqs, 1.0)
+
+        sequences = decode_seqs + np.where(is_prefill, np.maximum(prefill_seqs, 1), prefill_seqs)
+        total_s = self._lookup_all(0, prefill_tokens + decode_seqs) + self._lookup_all(1, sequences)
+        for table, rows, position in (
+            (self.prefill, is_prefill & ~is_decode, (chunk, before)),
+            (self.decode, is_decode & ~is_prefill, (decode_seqs, context)),
+            (self.mixed, is_decode & is_prefill, (chunk, before, decode_seqs, context)),
+        ):
+            if rows.any():
+                total_s[rows] += interpolate_all(table, [values[rows] for values in position])
+        return total_s
+
+    def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
+        """Seconds of the following decode iterations, up to the next point of the mean context.
+
+        Raises
+        ------
+        ConfigError
+            As `iteration_s`.
+        """
+        row = self._rows.get(decode_seqs) or self._row(decode_seqs)
+        start_tokens, start_s, end_tokens, slope_s = row.cells[bisect_right(row.inner_tokens, context_tokens)]
+        first_s = start_s + slope_s * (context_tokens - start_tokens)
+        growth_s = slope_s * decode_seqs
+        if first_s <= 0:
+            raise self._too_far(IterationShape(0, decode_seqs, context_tokens), first_s)
+        num_linear = math.inf if end_tokens == math.inf else (end_tokens - context_tokens) // decode_seqs + 1
+        if growth_s < 0:  # up to where it would reach zero
+            num_linear = min(num_linear, math.ceil(first_s / -growth_s))
+        return DecodeLine(first_s, growth_s, num_linear)
+
+    def _row(self, decode_seqs: int) -> DecodeRow:
+        axes, seconds = self.decode
+        beside_s = self._beside_attention_s(decode_seqs, decode_seqs)
+        seqs = max(axes[0][0], decode_seqs)
+        knots = [
+            (decode_seqs * mean, beside_s + interpolate(axes, seconds, (seqs, mean))) for mean in axes[1]
+        ]
+        cells = [(0, knots[0][1], float(knots[0][0]), 0.0)]
+        cells += [
+            (start_tokens, start_s, float(end_tokens), (end_s - start_s) / (end_tokens - start_tokens))
+            for (start_tokens, start_s), (end_tokens, end_s) in pairwise(knots)
+        ]
+        cells[-1] = (*cells[-1][:2], math.inf, cells[-1][3])
+        row = self._rows[decode_seqs] = DecodeRow(tuple(tokens for tokens, _ in knots[:-1]), tuple(cells))
+        return row
+
+    def _beside_attention_s(self, tokens: int, sequences: int) -> float:
+        total_s = 0.0
+        for times_s, number, slope_s in zip(
+            (self._tokens_s, self._sequences_s), (tokens, sequences), self._beyond_s, strict=True
+        ):
+            last = len(times_s) - 1
+            total_s += times_s[number] if number <= last else times_s[last] + slope_s * (number - last)
+        return total_s
+
+    def _lookup_all(self, which: int, numbers: Floats) -> Floats:
+        times_s = np.asarray((self._tokens_s, self._sequences_s)[which])
+        last = len(times_s) - 1
+        inside = times_s[np.minimum(numbers, last).astype(np.int64)]
+        return np.asarray(inside + self._beyond_s[which] * np.maximum(numbers - last, 0), dtype=np.float64)
+
+    def _too_far(self, shape: IterationShape, time_s: float) -> ConfigError:
+        return ConfigError(
+            f"{self.info.name}: extrapolated to {time_s:.3g} s for {shape.prefill_tokens} prompt tokens, "
+            f"{shape.decode_seqs} decoding sequences and {shape.context_tokens} context tokens, too far from "
+            "the tables"
+        )
+
+
+def linear_from_shapes(
+    table: OperatorTableLatency,
+    shapes: Sequence[IterationShape] | Floats,
+    num_iterations: Sequence[int] | NDArray[np.int64] | None = None,
+) -> LinearIterationLatency:
+    """Fit the linear model to the table's seconds at the iterations that a replay runs.
+
+    By least squares of seconds, not of relative errors, with coefficients of at least 0: with a constant
+    among them, the iterations' total is then that of the table. A coefficient that the shapes do not tell
+    apart from those before it stays 0.
+
+    Parameters
+    ----------
+    shapes
+        ``(num_shapes, 5)``, in the order of `IterationShape`'s fields.
+    num_iterations
+        How often each occurs; once by default.
+
+    Raises
+    ------
+    ConfigError
+        If there are no shapes.
+    """
+    rows = np.asarray(shapes, dtype=np.float64).reshape(-1, 5)
+    if not len(rows):
+        raise ConfigError("no shapes to fit a linear model to; those of a replay are needed")
+    weights = np.ones(len(rows)) if num_iterations is None else np.asarray(num_iterations, dtype=np.float64)
+    seconds = table.iterations_s(rows)
+    columns = {
+        "fixed_s": np.ones(len(rows)),
+        "per_prefill_token_s": rows[:, 0],
+        "per_prefill_pair_s": rows[:, 4],
+        "per_decode_seq_s": rows[:, 1],
+        "per_context_token_s": rows[:, 2],
+        "per_prefill_seq_s": rows[:, 3],
+    }
+    columns = {name: column for name, column in columns.items() if hasattr(LinearIterationLatency, name)}
+    names = _independent(columns)
+    design = np.column_stack([columns[name] for name in names])
+    root = np.sqrt(weights)
+    regime = Regime("shapes", names, design * root[:, None], seconds * root, rows[:, 1], rows[:, 2])
+    values, warnings = regime.solve()
+    coefficients = dict.fromkeys(columns, 0.0) | dict(zip(names, values, strict=True))
+    errors = np.abs(design @ values / seconds - 1)
+    quality = {
+        "num_shapes": len(rows),
+        "num_iterations": float(weights.sum()),
+        "mape": float(np.average(errors, weights=weights)),
+        "max_error": float(errors.max()),
+        "total_error": float((weights * (design @ values)).sum() / (weights * seconds).sum() - 1),
+        "warnings": warnings,
+    }
+    ranges = ((int(column.min()), int(column.max())) for column in rows[:, :3].T)
+    details = {**table.info.details, "fitted_to": table.info.name, "fit": quality}
+    return LinearIterationLatency(
+        **coefficients,
+        domain=table.domain,
+        iteration_domain=IterationDomain(*ranges),
+        info=LatencyInfo(f"{table.info.name}, linear", "derived", details),
+    )
+
+
+def _independent(columns: Mapping[str, Floats]) -> tuple[str, ...]:
+    """Return the columns that are no sums of others before them."""
+    names: tuple[str, ...] = ()
+    for name, column in columns.items():
+        scaled = [columns[one] / columns[one].max() for one in names]
+        if column.any() and np.linalg.matrix_rank([*scaled, column / column.max()]) > len(names):
+            names = (*names, name)
+    return names
+
+
+def _one_chunk(tokens: int, pairs: float) -> tuple[float, float]:
+    """Return the chunk, and the tokens before it, that stand for all chunks of a pass."""
+    return tokens, max(0.0, pairs / tokens - tokens / 2)
+
+
+def interpolate_all(table: OperatorTable, position: Sequence[Floats]) -> Floats:
+    """Do as `interpolate` for many positions at once, held at the first point of each axis."""
+    values = np.asarray(table.seconds).reshape([len(axis) for axis in table.axes])
+    lows, shares = [], []
+    for axis, numbers in zip(table.axes, position, strict=True):
+        points, clipped = np.asarray(axis, dtype=np.float64), np.maximum(numbers, axis[0])
+        low = np.clip(np.searchsorted(points, clipped, side="right") - 1, 0, len(axis) - 2)
+        lows.append(low)
+        shares.append((clipped - points[low]) / (points[low + 1] - points[low]))
+    total_s = np.zeros(len(position[0]))
+    for steps in product((0, 1), repeat=len(table.axes)):
+        weight = np.ones(len(total_s))
+        for step, share in zip(steps, shares, strict=True):
+            weight *= share if step else 1 - share
+        total_s += weight * values[tuple(low + step for low, step in zip(lows, steps, strict=True))]
+    return total_s
+
+
+def _at_whole_numbers(table: OperatorTable) -> list[float]:
+    (axis,), seconds = table
+    return np.interp(np.arange(axis[-1] + 1), axis, seconds).tolist()
+
+
+def _last_slope(times_s: Sequence[float]) -> float:
+    last = len(times_s) - 1
+    return max(0.0, (times_s[last] - times_s[last // 2]) / (last - last // 2))
+
+
+def _check_table(name: str, table: OperatorTable) -> None:
+    axes, seconds = table
+    if len(axes) != len(TABLES[name]):
+        raise ConfigError(
+            f"{name} has {len(axes)} axes; {len(TABLES[name])} are needed: {', '.join(TABLES[name])}"
+        )
+    for axis, counted in zip(axes, TABLES[name], strict=True):
+        is_whole = all(type(value) is int and value >= 0 for value in axis)
+        if len(axis) < 2 or not is_whole or list(axis) != sorted(set(axis)):
+            raise ConfigError(
+                f"{name}: {counted} are {list(axis)!r}; two or more increasing whole numbers >= 0 are needed"
+            )
+    num_points = math.prod(map(len, axes))
+    if len(seconds) != num_points:
+        raise ConfigError(f"{name} holds {len(seconds)} times; its axes ask for {num_points}")
+    try:
+        times_s = np.asarray(seconds, dtype=np.float64)
+    except (TypeError, ValueError):
+        times_s = np.full(1, np.nan)
+    if not (np.isfinite(times_s) & (times_s > 0)).all():
+        raise ConfigError(f"{name} holds a time that is not a finite number > 0")
