@@ -1,0 +1,126 @@
+"""``batchsim validate``: measured runs beside what the simulator makes of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from batchsim.cli.options import OUTPUT_PATH
+from batchsim.cli.output import echo_json, echo_table, warn
+from batchsim.files import write_whole
+from batchsim.metrics.validation import MAPE, THROUGHPUT
+from batchsim.results.validate import Case, Validation
+from batchsim.results.validate import validate as validate_runs
+
+_METRICS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E", THROUGHPUT: "Throughput"}
+_GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to end"}
+
+
+@click.command()
+@click.argument("measured", nargs=-1, required=True, type=OUTPUT_PATH)
+@click.argument("predicted", type=OUTPUT_PATH)
+@click.option("-o", "--output-dir", type=OUTPUT_PATH, help="Write validation.csv, .json and figures here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def validate(measured: tuple[Path, ...], predicted: Path, output_dir: Path | None, as_json: bool) -> None:
+    """Compare MEASURED runs with PREDICTED: a latency file, or the directory of a run.
+
+    MEASURED are run directories of `batchsim-calibrate replay`, or folders of such. With a latency file,
+    three gates are judged: scheduling logic, latency model, both together. Exit status 1 if the logic fails.
+    """
+    validation = validate_runs(measured, predicted)
+    if as_json:
+        echo_json(validation.to_json())
+    else:
+        _echo(validation)
+    if output_dir is not None:
+        _write(validation, output_dir)
+    if not validation.is_logic_sound:
+        raise SystemExit(1)
+
+
+def _echo(validation: Validation) -> None:
+    for case in validation.cases:
+        echo_table(_title(case, validation.prediction), _COLUMNS, _rows(case.comparison.errors))
+    runs = validation.runs
+    echo_table("Runs", _RUN_COLUMNS[: runs.shape[1]], [_run_row(row) for row in runs.to_dict("records")])
+    if validation.gates:
+        gates = [(_GATES[gate], *rest) for gate, *rest in validation.gates]
+        echo_table("Gates", ("gate", "of", "verdict", "finding"), gates)
+    for case in validation.cases:
+        for side, ids in (
+            ("measured", case.comparison.only_measured),
+            ("predicted", case.comparison.only_predicted),
+        ):
+            if ids:
+                named = ", ".join(map(str, ids[:5])) + (" ..." if len(ids) > 5 else "")
+                warn(f"{case.name}: {len(ids)} requests finished in the {side} run only: {named}")
+        if case.num_extrapolated:
+            warn(
+                f"{case.name}: {case.num_extrapolated} simulated operations lie outside the calibrated range "
+                "of the latency model"
+            )
+
+
+_COLUMNS = ("metric", "statistic", "measured", "predicted", "unit", "error", "repeats vary by", "verdict")
+_RUN_COLUMNS = ("run", "case", "requests", "operations", "load", "bias of total time", "outside the range")
+
+
+def _title(case: Case, prediction: str) -> str:
+    num = len(case.recordings)
+    return (
+        f"{case.name}: {case.comparison.num_requests:,} requests, {num} measured run{'s' if num > 1 else ''} "
+        f"({case.measured_on}), predicted by {prediction}"
+    )
+
+
+def _rows(errors: pd.DataFrame) -> list[tuple[str, ...]]:
+    return [_rate_or_time_row(row) for row in errors.to_dict("records")]
+
+
+def _rate_or_time_row(row: dict[Any, Any]) -> tuple[str, ...]:
+    metric, statistic = _METRICS[row["metric"]], row["statistic"]
+    if statistic == MAPE:
+        return metric, "of single requests, mean", "", "", "", f"{row['error']:.1%}", "", ""
+    factor, unit = 1000, "ms"
+    if row["metric"] == THROUGHPUT:
+        factor, unit, statistic = 1, f"{statistic}/s", ""
+    return (
+        metric,
+        statistic if statistic in ("", "mean") else statistic.upper(),
+        f"{row['measured'] * factor:,.2f}",
+        f"{row['predicted'] * factor:,.2f}",
+        unit,
+        f"{row['error']:+.1%}",
+        _share(row["spread"]),
+        row["verdict"],
+    )
+
+
+def _run_row(row: dict[Any, Any]) -> tuple[str, ...]:
+    shares = {
+        name: f"{row[name]:{form}}" for name, form in (("load", ".0%"), ("bias", "+.1%")) if name in row
+    }
+    return tuple(map(str, {**row, **shares}.values()))
+
+
+def _share(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.1%}"
+
+
+def _write(validation: Validation, folder: Path) -> None:
+    # Loading the plotting libraries takes longer than many a validation.
+    from batchsim.figures.validation import plot_validation
+
+    write_whole(folder / "validation.csv", validation.errors.to_csv(index=False, lineterminator="\n"))
+    text = json.dumps(validation.to_json(), indent=2, allow_nan=False)
+    write_whole(folder / "validation.json", f"{text}\n")
+    pictures = plot_validation(validation, folder)
+    named = ", ".join(
+        str(path) for path in (folder / "validation.csv", folder / "validation.json", *pictures)
+    )
+    click.echo(f"written: {named}", err=True)

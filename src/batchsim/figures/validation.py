@@ -1,0 +1,122 @@
+"""Measured runs beside their prediction: the distributions of TTFT, TPOT and E2E time."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from batchsim.figures.style import color_of, look
+from batchsim.files import write_whole
+from batchsim.metrics.validation import TIMES
+from batchsim.results.validate import Case, Validation
+
+_LABELS = {"ttft": "TTFT (s)", "tpot": "TPOT (s)", "e2e": "E2E (s)"}
+_MEASURED = ".25"
+
+
+def plot_validation(validation: Validation, folder: str | Path) -> list[Path]:
+    """Draw one figure per case, ``validation_<case>``, as PDF and PNG.
+
+    Returns
+    -------
+    list of Path
+        The PNGs; the PDFs lie beside them.
+    """
+    return [
+        _draw(case, validation.prediction, Path(folder) / f"validation_{case.name}")
+        for case in validation.cases
+    ]
+
+
+def distributions(case: Case) -> Mapping[str, tuple[list[pd.Series[float]], pd.Series[float]]]:
+    """Return, for each time that both sides know, its values in each repeat and as predicted."""
+    return {
+        name: ([known.dropna() for known in measured], predicted.dropna())
+        for name, metric in TIMES.items()
+        for measured, predicted in [
+            ([metric(one.requests) for one in case.recordings], metric(case.predicted))
+        ]
+        if predicted.notna().any() and all(one.notna().any() for one in measured)
+    }
+
+
+def _draw(case: Case, prediction: str, stem: Path) -> Path:
+    drawn = distributions(case)
+    figure = Figure(figsize=(3.7 * max(len(drawn), 2), 3.9))
+    figure.set_layout_engine("constrained", rect=(0, 0.14, 1, 0.71))
+    with look():
+        panels = figure.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
+        for axes, (name, (measured, predicted)) in zip(panels, drawn.items(), strict=True):
+            _draw_panel(axes, measured, predicted, color_of(case.policy))
+            axes.set_xlabel(_LABELS[name])
+            axes.set_title(_errors(case, name), loc="left", fontsize=8)
+        panels[0].set_ylabel("Requests")
+        panels[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        width = figure.get_figwidth()
+        figure.text(0.1 / width, 0.98, f"{case.name}: measured and predicted", va="top", fontweight="bold")
+        figure.legend(
+            handles=_handles(case),
+            loc="upper left",
+            bbox_to_anchor=(0, 0.94),
+            ncols=2,
+            frameon=False,
+        )
+        footer = textwrap.fill(_conditions(case, prediction), int(17 * width))
+        figure.text(0.1 / width, 0.02, footer, va="bottom", fontsize=7.5, color=".35")
+        for suffix, metadata in (
+            ("pdf", {"CreationDate": None, "ModDate": None}),
+            ("png", {"Software": None}),
+        ):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
+            write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
+    return stem.with_name(f"{stem.name}.png")
+
+
+def _draw_panel(
+    axes: Axes, measured: list[pd.Series[float]], predicted: pd.Series[float], color: object
+) -> None:
+    axes.ecdf(predicted.to_numpy(), color=color, lw=2.4)
+    for values in measured:
+        axes.ecdf(values.to_numpy(), color=_MEASURED, lw=0.8)
+    low, high = np.quantile(np.concatenate([*measured, predicted]), (0.01, 0.99))
+    if low > 0 and high > 10 * low:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.1, high * 1.1)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        margin = 0.05 * (high - low) or 0.05 * high
+        axes.set_xlim(low - margin, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _errors(case: Case, metric: str) -> str:
+    errors = case.comparison.errors
+    of_metric = errors[errors["metric"] == metric].set_index("statistic")["error"]
+    return ", ".join(f"{name.capitalize()} {of_metric[name]:+.1%}" for name in ("mean", "p50", "p99"))
+
+
+def _handles(case: Case) -> list[Line2D]:
+    num = len(case.recordings)
+    return [
+        Line2D([], [], color=_MEASURED, lw=0.8, label=f"measured ({num} run{'s' if num > 1 else ''})"),
+        Line2D([], [], color=color_of(case.policy), lw=2.4, label="predicted"),
+    ]
+
+
+def _conditions(case: Case, prediction: str) -> str:
+    return (
+        f"Measured: {case.measured_on}. Predicted: {prediction}. {case.comparison.num_requests:,} requests, "
+        f"load {case.load:.0%}. Above the panels: predicted / measured - 1. Axes span 98 % of the values."
+    )

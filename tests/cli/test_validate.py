@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+from click.testing import CliRunner
+
+from batchsim.cli import main
+from batchsim.latency.store import save_latency
+from tests.results.measured_worlds import engine, measure
+
+
+def runs_and_model(folder: Path, changes: dict[str, object] | None = None) -> list[str]:
+    for number in (1, 2):
+        measure(
+            folder / "runs" / f"static_fifo-{number}",
+            "static_fifo",
+            trace=(40, 2.0),
+            seed=number,
+            changes=changes,
+        )
+    save_latency(engine(), folder / "latency.json")
+    return [str(folder / "runs"), str(folder / "latency.json")]
+
+
+def test_errors_runs_and_gates_are_printed_and_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    result = CliRunner().invoke(main, ["validate", *runs_and_model(tmp_path), "-o", str(out)])
+
+    assert result.exit_code == 0, result.output
+    for printed in ("static_fifo: 40 requests, 2 measured runs", "TTFT", "(a) logic", "(b) model", "(c) end"):
+        assert printed in result.stdout
+    names = {"validation.csv", "validation.json", "validation_static_fifo.pdf", "validation_static_fifo.png"}
+    assert {path.name for path in out.iterdir()} == names
+    assert (out / "validation_static_fifo.png").read_bytes().startswith(b"\x89PNG")
+    table = pd.read_csv(out / "validation.csv")
+    assert list(table.columns)[:6] == ["case", "metric", "statistic", "measured", "predicted", "error"]
+    assert len(table) == 3 * 6 + 2
+
+
+def test_json_is_one_object_and_the_file_holds_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    result = CliRunner().invoke(main, ["validate", *runs_and_model(tmp_path), "--json", "-o", str(out)])
+
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed == json.loads((out / "validation.json").read_text(encoding="utf-8"))
+    assert [run["run"] for run in printed["runs"]] == ["static_fifo-1", "static_fifo-2"]
+
+
+def test_exit_status_is_1_where_the_logic_fails_and_all_is_written_all_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = runs_and_model(tmp_path, changes={"policy.batch_size": 1})
+
+    result = CliRunner().invoke(main, ["validate", *given, "-o", str(out)])
+
+    assert result.exit_code == 1
+    assert "first difference" in result.stdout
+    assert (out / "validation.json").is_file()
+
+
+def test_a_folder_without_measured_runs_is_bad_usage(tmp_path: Path) -> None:
+    model = runs_and_model(tmp_path)[1]
+    (tmp_path / "empty").mkdir()
+
+    result = CliRunner().invoke(main, ["validate", str(tmp_path / "empty"), model])
+
+    assert result.exit_code == 2
+    assert "no measured run in it" in result.stderr
