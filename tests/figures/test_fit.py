@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from batchsim.figures.fit import fit_table, plot_fit
-from batchsim.latency.fit import fit
+from batchsim.latency.fit import Family, fit
 from batchsim.latency.table import Calibration, read_calibration
+from tests.latency.synthetic import kneed, write_calibration
 
 RAW = "kind,batch_size,prompt_tokens,output_tokens,context_tokens,trial,wall_s,status\n"
 
@@ -52,10 +53,23 @@ def test_length_of_an_aggregated_point_is_the_one_in_the_file(tmp_path: Path, le
     assert sorted(set(table["length"])) == [10, 20, 40]
 
 
-def test_picture_is_written_in_both_forms_under_a_dotted_name(tmp_path: Path) -> None:
-    calibration = phase_calibration(tmp_path)
+@pytest.mark.parametrize("family", ["phase", "linear", "iteration_table"])
+def test_whole_batches_that_were_not_fitted_are_shown_too(tmp_path: Path, family: Family) -> None:
+    calibration = read_calibration(write_calibration(tmp_path / "kneed.csv", kneed))
+    report = fit(calibration, family)
 
-    picture = plot_fit(calibration, fit(calibration, "phase"), tmp_path / "qwen2.5")
+    table = fit_table(calibration, report)
+
+    batches = table[table["kind"] == "batch"]
+    assert len(batches) == len(calibration.of_kind("batch"))
+    assert set(batches["prompt_tokens"]) == {16, 64}
+    assert batches["error"].abs().max() == pytest.approx(report.qualities[-1].max_error, rel=1e-9)
+
+
+def test_picture_is_written_in_both_forms_under_a_dotted_name(tmp_path: Path) -> None:
+    calibration = read_calibration(write_calibration(tmp_path / "kneed.csv", kneed))
+
+    picture = plot_fit(calibration, fit(calibration, "linear"), tmp_path / "qwen2.5")
 
     assert picture == tmp_path / "qwen2.5.png"
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -164,6 +164,16 @@ def test_fit_recovers_the_coefficients_of_both_phases() -> None:
     assert report.model.domain == Domain(batch_size=(1, 8), prompt_tokens=(64, 2048), length=(64, 4098))
 
 
+def test_phases_are_fitted_by_relative_errors() -> None:
+    # Twice the time at the smallest prefill: least squares of seconds would hardly see it.
+    first, *others = phases()
+    longer = [{**first, "mean_s": 2 * first["mean_s"]}, *others]
+
+    model = fit(calibration(longer), "phase").model
+
+    assert model.batch_time(BatchShape(1, 64, 1)).first_token_s / first["mean_s"] > 1.2
+
+
 def test_coefficient_that_comes_out_negative_is_held_at_zero_and_told() -> None:
     rows = batches(lambda size, length: -0.1 + 0.01 * length * (1 + 0.5 * (size - 1) / size))
 
@@ -196,7 +206,12 @@ def test_errors_that_cannot_be_known_are_called_unknown() -> None:
         (phases(sizes=(2, 4, 8)), "phase", "decode: more batch sizes, 1 among them"),
         (batches(affine_s)[1:], "table", "the grid lacks the point"),
         (batches(lambda size, length: 9.0 - 0.001 * length), "affine", "gamma has no meaning"),
-        (phases(sizes=(2, 4)), "auto", "allows no fit; affine: .*; phase: .*; table: "),
+        (phases()[:12], "auto", "allows no fit; affine: .*; phase: .*; table: .*; linear: no decode"),
+        (
+            batches(affine_s),
+            "auto-iteration",
+            "allows no fit; linear: no prefill points.*; iteration_table: ",
+        ),
         (phases()[:1], "auto", "batch size 1 alone; at least two are needed"),
         (batches(affine_s, sizes=(8,)), "table", "batch size 8 alone; at least two are needed"),
         (batches(affine_s), "linear", "no prefill points"),

@@ -13,7 +13,7 @@ from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.store import as_iteration_latency
 from tests.latency.test_fit import calibration, phases
 
-TRUE = LinearIterationLatency(0.012, 3e-5, 2e-9, 2.2e-4, 1.5e-8)
+TRUE = LinearIterationLatency(0.012, 3e-5, 2e-9, 2.2e-4, 1.5e-8, 3e-4)
 Row = Mapping[str, Any]
 
 
@@ -56,6 +56,7 @@ def test_fit_recovers_the_coefficients_of_a_linear_engine() -> None:
             "per_prefill_pair_s": 2e-9,
             "per_decode_seq_s": 2.2e-4,
             "per_context_token_s": 1.5e-8,
+            "per_prefill_seq_s": 3e-4,
         },
         rel=1e-9,
     )
@@ -127,8 +128,49 @@ def test_table_meets_every_decode_and_mixed_point() -> None:
             assert model.iteration_s(shape) == pytest.approx(TRUE.iteration_s(shape), rel=1e-12)
 
 
-def test_auto_stays_with_models_made_for_whole_batches() -> None:
-    assert fit(calibration(rows())).family == "phase"
+def test_prompts_cost_nothing_besides_their_tokens_where_one_batch_size_cannot_tell() -> None:
+    alone = [row for row in rows() if row["kind"] != "prefill" or row["batch_size"] == 1]
+
+    report = fit(calibration(alone), "linear")
+
+    assert "per_prefill_seq_s" not in report.coefficients
+    assert isinstance(report.model, LinearIterationLatency)
+    assert report.model.per_prefill_seq_s == 0
+
+
+def test_negative_cost_of_a_prompt_is_held_at_zero_and_told() -> None:
+    cheaper = [
+        {**row, "mean_s": row["mean_s"] - 1e-3 * row["batch_size"]} if row["kind"] == "prefill" else row
+        for row in rows()
+    ]
+
+    report = fit(calibration(cheaper), "linear")
+
+    assert report.coefficients["per_prefill_seq_s"] == 0
+    assert "iterations: per_prefill_seq_s comes out negative and was held at 0" in report.warnings
+
+
+def test_table_tells_how_far_prefills_of_equally_many_tokens_differ() -> None:
+    # A prompt of 512 takes 0.02 s, four of 128 take 0.03 s: each is a fifth off their average.
+    shapes = [(1, 128, 0.01), (1, 512, 0.02), (4, 128, 0.03)]
+    prefills = [
+        {"kind": "prefill", "batch_size": size, "prompt_tokens": prompt, "mean_s": time_s}
+        for size, prompt, time_s in shapes
+    ]
+
+    report = fit(calibration([*prefills, *rows(mixed=False)[9:]]), "iteration_table")
+
+    assert report.warnings[0].startswith(
+        "prefills of equally many tokens, from one prompt or several, take up to 25% more or less"
+    )
+
+
+def test_mixed_points_off_the_grid_are_counted() -> None:
+    odd: Row = {"kind": "mixed", "batch_size": 3, "prompt_tokens": 100, "context_tokens": 64, "mean_s": 0.02}
+
+    report = fit(calibration([*rows(), odd]), "iteration_table")
+
+    assert any(warning.startswith("1 mixed points are not used") for warning in report.warnings)
 
 
 @pytest.mark.parametrize(

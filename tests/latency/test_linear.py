@@ -18,6 +18,17 @@ def test_iteration_takes_the_sum_of_its_parts() -> None:
     assert LINEAR.iteration_s(shape) == 0.5 + 0.25 * 6 + 0.125 * 42 + 0.0625 * 3 + 0.03125 * 20
 
 
+def test_prompt_may_cost_something_besides_its_tokens() -> None:
+    latency = LinearIterationLatency(0.5, 0.25, 0.125, 0.0625, 0.03125, 2.0)
+
+    more_s = latency.iteration_s(IterationShape(6, 3, 20, 2, 42)) - LINEAR.iteration_s(
+        IterationShape(6, 3, 20, 2, 42)
+    )
+
+    assert more_s == 2 * 2.0
+    assert latency.decode_line(4, 100) == LINEAR.decode_line(4, 100)
+
+
 def test_all_decode_iterations_lie_on_one_line() -> None:
     assert LINEAR.decode_line(4, 100) == (0.5 + 0.25 + 3.125, 0.125, math.inf)
 
@@ -70,6 +81,7 @@ def test_range_is_inclusive_and_only_where_it_is_given() -> None:
         ((-1, 0, 0, 0, 0), "fixed_s is -1"),
         ((1, 0, math.nan, 0, 0), "per_prefill_pair_s is nan"),
         ((1, 0, 0, "2", 0), "per_decode_seq_s is '2'"),
+        ((1, 0, 0, 0, 0, -2), "per_prefill_seq_s is -2"),
         ((0, 0, 0, 1, 0), "fixed_s and all prefill coefficients are 0"),
         ((0, 1, 0, 0, 0), "fixed_s and all decode coefficients are 0"),
     ],

@@ -61,6 +61,17 @@ def test_model_is_the_same_after_it_was_written_and_read(model: BatchLatency, tm
     assert [entry.name for entry in tmp_path.iterdir()] == ["latency.json"]
 
 
+def test_linear_file_that_knows_no_cost_of_a_prompt_is_read_as_before(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    tree = affine_file(family="linear", coefficients=dict.fromkeys(LINEAR_COEFFICIENTS, 1.0))
+    path.write_text(json.dumps(tree), encoding="utf-8")
+
+    model = load_latency(path)
+
+    assert isinstance(model, LinearIterationLatency)
+    assert (model.per_context_token_s, model.per_prefill_seq_s) == (1.0, 0.0)
+
+
 def test_shipped_specs_are_written_by_name(tmp_path: Path) -> None:
     save_latency(MODELS[3], tmp_path / "latency.json")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from batchsim.figures.style import look
 from batchsim.files import write_whole
 from batchsim.latency.base import BatchLatency, BatchShape
-from batchsim.latency.fit import FitReport
+from batchsim.latency.fit import ITERATION_FAMILIES, FitReport
 from batchsim.latency.fit_iterations import iteration_shapes
 from batchsim.latency.store import as_iteration_latency
 from batchsim.latency.table import Calibration
@@ -45,7 +47,8 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
         for kind, quality, upper, lower in zip(kinds, report.qualities, *panels, strict=True):
             _draw(table[table["kind"] == kind], upper, lower)
             upper.set_title(
-                f"{kind}: R2 {quality.r2:.4f}, held out {quality.heldout_batch_size_mape:.1%} (batch size), "
+                f"{kind}{', not fitted to' if quality.is_unseen else ''}: R2 {quality.r2:.4f}\n"
+                f"held out {quality.heldout_batch_size_mape:.1%} (batch size), "
                 f"{quality.heldout_length_mape:.1%} (length)",
                 loc="left",
                 fontsize=8,
@@ -66,12 +69,17 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
 
 
 def fit_table(calibration: Calibration, report: FitReport) -> pd.DataFrame:
-    """Return one row per point used: kind, batch size, length, seconds given and fitted, relative error."""
+    """Return one row per point: kind, batch size, prompt, length, seconds given and fitted, relative error.
+
+    A prompt is given where the length is not that of prompts: of whole batches and mixed iterations.
+    """
     parts = []
     for quality in report.qualities:
         points = calibration.of_kind(quality.kind)
         length, fitted_s = _fitted(points, quality.kind, report)
-        columns = points[["kind", "batch_size", "mean_s", "std_s"]]
+        columns = points[["kind", "batch_size", "prompt_tokens", "mean_s", "std_s"]]
+        if quality.kind not in ("batch", "mixed"):
+            columns = columns.assign(prompt_tokens=np.nan)
         parts.append(columns.assign(length=length, fitted_s=fitted_s))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(error=table["fitted_s"] / table["mean_s"] - 1)
@@ -79,7 +87,7 @@ def fit_table(calibration: Calibration, report: FitReport) -> pd.DataFrame:
 
 def _fitted(points: pd.DataFrame, kind: str, report: FitReport) -> tuple[list[int], list[float]]:
     """Return the length of each point, and the fit's seconds for it."""
-    if report.family in ("linear", "iteration_table"):
+    if kind != "batch" and report.family in ITERATION_FAMILIES:
         model = as_iteration_latency(report.model)
         length = points["prompt_tokens" if kind == "prefill" else "context_tokens"].astype("int64")
         return length.tolist(), [model.iteration_s(shape) for shape in iteration_shapes(points)]
@@ -114,19 +122,35 @@ def _fitted_s(model: BatchLatency, kind: str, shape: BatchShape) -> float:
 
 
 def _draw(points: pd.DataFrame, upper: Axes, lower: Axes) -> None:
-    sizes = sorted(points["batch_size"].unique())
-    for size, color in zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True):
-        row: Any = points[points["batch_size"] == size].sort_values("length")
-        upper.errorbar(
-            row["length"], row["mean_s"], row["std_s"].fillna(0), fmt="o", ms=3.5, capsize=2, color=color
+    sizes, prompts = (sorted(points[name].unique()) for name in ("batch_size", "prompt_tokens"))
+    colors = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
+    markers = dict(zip(prompts, cycle("os^Dv<>"), strict=False))
+    for (size, prompt), row in points.groupby(["batch_size", "prompt_tokens"], dropna=False):
+        line: Any = row.sort_values("length")
+        look: dict[str, Any] = {"color": colors[size], "marker": markers.get(prompt, "o"), "ms": 3.5}
+        upper.errorbar(line["length"], line["mean_s"], line["std_s"].fillna(0), ls="", capsize=2, **look)
+        upper.plot(line["length"], line["fitted_s"], color=colors[size], lw=1)
+        lower.plot(line["length"], line["error"], lw=0.6, **look)
+    upper.set(xscale="log", ylabel="Seconds (points: calibration, lines: fit)")
+    upper.set_yscale("log", nonpositive="clip")
+    upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    upper.yaxis.set_major_formatter("{x:g}")
+    upper.yaxis.set_minor_formatter(NullFormatter())
+    handles = [Line2D([], [], color=color, label=f"{size}") for size, color in colors.items()]
+    upper.legend(handles=handles, title="batch size", fontsize=7, title_fontsize=7)
+    if len(markers) > 1:
+        handles = [
+            Line2D([], [], color=".4", ls="", marker=marker, ms=3.5, label=f"{prompt:.0f}")
+            for prompt, marker in markers.items()
+        ]
+        lower.legend(
+            handles=handles, title="prompt (tokens)", fontsize=7, title_fontsize=7, ncols=len(handles)
         )
-        upper.plot(row["length"], row["fitted_s"], color=color, lw=1.2, label=f"{size}")
-        lower.plot(row["length"], row["error"], "o-", ms=3, lw=0.8, color=color)
-    top_s = points[["mean_s", "fitted_s"]].to_numpy().max() + np.nan_to_num(points["std_s"]).max()
-    upper.set(ylabel="Seconds (points: calibration, lines: fit)", ylim=(0, 1.05 * top_s))
-    upper.legend(title="batch size", fontsize=7, title_fontsize=7)
     lower.axhline(0, color=".4", lw=0.8)
     lower.set_ylabel("Error of the fit")
     lower.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     largest = float(np.abs(points["error"]).max())
     lower.set_ylim(-max(1.1 * largest, 0.01), max(1.1 * largest, 0.01))
+    lengths = sorted(points["length"].unique())
+    lower.set_xticks(lengths, [f"{length}" for length in lengths], rotation=45)
+    lower.set_xticks([], minor=True)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pandas as pd
 
+from batchsim.errors import ConfigError
 from batchsim.latency.base import Domain, IterationDomain, IterationShape, LatencyInfo
-from batchsim.latency.fit_report import FitReport, batch_domain, column, fit_info, points_of
+from batchsim.latency.fit_report import (
+    NOTABLE_ERROR,
+    FitReport,
+    batch_domain,
+    column,
+    fit_info,
+    need_two_sizes,
+    points_of,
+    unseen_batches,
+)
 from batchsim.latency.iteration_grid import TableIterationLatency, iteration_table
-from batchsim.latency.linear import LINEAR_COEFFICIENTS, LinearIterationLatency
-from batchsim.latency.regression import Floats, Mask, Regime, qualities_of
+from batchsim.latency.linear import LINEAR_COEFFICIENTS, PER_PREFILL_SEQ, LinearIterationLatency
+from batchsim.latency.regression import Floats, Mask, Regime, intervals_of, qualities_of
 from batchsim.latency.table import Calibration
 
 
@@ -30,33 +42,55 @@ def iteration_shapes(points: pd.DataFrame) -> list[IterationShape]:
 
 
 def fit_linear(calibration: Calibration) -> FitReport:
-    """Fit by least squares of relative errors, with coefficients >= 0."""
+    """Fit by least squares of relative errors, with coefficients >= 0.
+
+    What a prompt costs besides its tokens is told only where prefills of several batch sizes tell it.
+    """
+    need_two_sizes(calibration)
     points = _iterations(calibration)
     shapes = np.array(iteration_shapes(points))
     mean_s, batch_size, length = _measured(points)
-    design = np.column_stack([np.ones(len(points)), shapes[:, [0, 4, 1, 2]]])
-    relative = Regime(
-        "iterations", LINEAR_COEFFICIENTS, design / mean_s[:, None], np.ones(len(points)), batch_size, length
-    )
-    values, warnings = relative.solve()
+    design = np.column_stack([np.ones(len(points)), shapes[:, [0, 4, 1, 2, 3]]])
+
+    def form(names: tuple[str, ...]) -> Regime:
+        columns = design[:, : len(names)]
+        return Regime("iterations", names, columns, mean_s, batch_size, length, is_relative=True)
+
+    regime = form(LINEAR_COEFFICIENTS)
+    if len(calibration.of_kind("prefill")["batch_size"].unique()) > 1:
+        wider = form((*LINEAR_COEFFICIENTS, PER_PREFILL_SEQ))
+        with suppress(ConfigError):
+            wider.solve()
+            regime = wider
+    values, warnings = regime.solve()
+    domain = _domain(calibration)
+    iteration_domain = IterationDomain(*((int(axis.min()), int(axis.max())) for axis in shapes[:, :3].T))
+
+    def model(values: list[float], info: LatencyInfo) -> LinearIterationLatency:
+        coefficients = dict(zip(regime.names, values, strict=True))
+        return LinearIterationLatency(
+            **coefficients, domain=domain, iteration_domain=iteration_domain, info=info
+        )
 
     def predict(shown: Mask, asked: Mask) -> Floats:
-        return design[asked] @ relative.solve(shown)[0]
+        return regime.design[asked] @ regime.solve(shown)[0]
+
+    def without(sizes: Floats) -> LinearIterationLatency:
+        return model(regime.solve(~np.isin(batch_size, sizes))[0], LatencyInfo())
 
     qualities = qualities_of(points["kind"].to_numpy(dtype=np.str_), predict, mean_s, batch_size, length)
+    qualities += unseen_batches(calibration, without)
     if not (points["kind"] == "mixed").any():
         warnings.append("no mixed points: prompts and decodes in one iteration are only presumed to add up")
-    info = fit_info(calibration, qualities, warnings)
-    ranges = ((int(axis.min()), int(axis.max())) for axis in shapes[:, :3].T)
-    coefficients = dict(zip(LINEAR_COEFFICIENTS, values, strict=True))
-    model = LinearIterationLatency(
-        **coefficients, domain=_domain(calibration), iteration_domain=IterationDomain(*ranges), info=info
-    )
-    return FitReport("linear", model, coefficients, qualities, tuple(warnings))
+    intervals = intervals_of(regime.names, regime.refits())
+    fitted = model(values, fit_info(calibration, qualities, warnings, intervals))
+    coefficients = dict(zip(regime.names, values, strict=True))
+    return FitReport("linear", fitted, coefficients, qualities, tuple(warnings), intervals)
 
 
 def fit_iteration_table(calibration: Calibration) -> FitReport:
     """Make a table of the points, see `iteration_table`."""
+    need_two_sizes(calibration)
     points, domain = _iterations(calibration), _domain(calibration)
     shapes = iteration_shapes(points)
     mean_s, batch_size, length = _measured(points)
@@ -68,16 +102,41 @@ def fit_iteration_table(calibration: Calibration) -> FitReport:
         model, _ = table(shown, LatencyInfo(calibration.name))
         return np.array([model.iteration_s(shapes[row]) for row in np.flatnonzero(asked)])
 
+    def without(sizes: Floats) -> TableIterationLatency:
+        return table(~np.isin(batch_size, sizes), LatencyInfo(calibration.name))[0]
+
     qualities = qualities_of(points["kind"].to_numpy(dtype=np.str_), predict, mean_s, batch_size, length)
+    qualities += unseen_batches(calibration, without)
     warnings: list[str] = []
-    _, measured = table(slice(None), LatencyInfo())
+    model, measured = table(slice(None), LatencyInfo())
+    averaged = next(quality.max_error for quality in qualities if quality.kind == "prefill")
+    if averaged > NOTABLE_ERROR:
+        warnings.append(
+            f"prefills of equally many tokens, from one prompt or several, take up to {averaged:.0%} more or "
+            "less than their average, which the table holds"
+        )
     if measured < 1:
         warnings.append(
             f"mixed points tell {measured:.0%} of the grid's iterations with prompts and decodes; the others "
             "are prefill plus decode less the shortest pass"
         )
+    num_off_grid = _num_off_grid(calibration.of_kind("mixed"), model)
+    if num_off_grid:
+        warnings.append(
+            f"{num_off_grid} mixed points are not used: no prefill has as many tokens, or no decode their "
+            "batch size and context"
+        )
     model, _ = table(slice(None), fit_info(calibration, qualities, warnings))
     return FitReport("iteration_table", model, {}, qualities, tuple(warnings))
+
+
+def _num_off_grid(mixed: pd.DataFrame, model: TableIterationLatency) -> int:
+    is_on_grid = (
+        mixed["prompt_tokens"].isin(model.prefill_tokens)
+        & mixed["batch_size"].isin(model.decode_seqs)
+        & mixed["context_tokens"].isin(model.mean_context_tokens)
+    )
+    return int((~is_on_grid).sum())
 
 
 def _iterations(calibration: Calibration) -> pd.DataFrame:

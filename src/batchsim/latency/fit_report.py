@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.latency.base import BatchLatency, Domain, LatencyInfo
-from batchsim.latency.regression import Floats, Quality
+from batchsim.latency.base import BatchLatency, BatchShape, Domain, LatencyInfo
+from batchsim.latency.regression import Floats, Intervals, Mask, Quality, quality_of
 from batchsim.latency.table import Calibration
 
 #: Relative error from which on a fit is warned of.
@@ -30,9 +30,11 @@ class FitReport:
     coefficients
         By name, units included; empty for tables.
     qualities
-        One per kind of points used. The properties give the worst of them.
+        One per kind of points used or checked against. The properties give the worst of them.
     warnings
         Sentences a user should see.
+    intervals
+        95 % intervals of the coefficients, see `intervals_of`; empty if unknown.
     """
 
     family: str
@@ -40,11 +42,12 @@ class FitReport:
     coefficients: Mapping[str, float]
     qualities: tuple[Quality, ...]
     warnings: tuple[str, ...]
+    intervals: Intervals = field(default_factory=dict)
 
     @property
     def num_points(self) -> int:
-        """Points used, of all kinds."""
-        return sum(quality.num_points for quality in self.qualities)
+        """Points fitted, of all kinds."""
+        return sum(quality.num_points for quality in self.qualities if not quality.is_unseen)
 
     @property
     def r2(self) -> float:
@@ -72,7 +75,12 @@ class FitReport:
         return float(np.fmax(self.heldout_batch_size_mape, self.heldout_length_mape))
 
 
-def fit_info(calibration: Calibration, qualities: tuple[Quality, ...], warnings: list[str]) -> LatencyInfo:
+def fit_info(
+    calibration: Calibration,
+    qualities: tuple[Quality, ...],
+    warnings: list[str],
+    intervals: Intervals | None = None,
+) -> LatencyInfo:
     """Say what is known about a fit, after adding what its quality warns of to ``warnings``."""
     for quality in qualities:
         for what, error in (
@@ -95,10 +103,40 @@ def fit_info(calibration: Calibration, qualities: tuple[Quality, ...], warnings:
             {name: None if value != value else value for name, value in asdict(quality).items()}
             for quality in qualities
         ],
+        "intervals_95": {name: list(ends) for name, ends in (intervals or {}).items()},
         "warnings": list(warnings),
     }
     named = [str(calibration.details[key]) for key in ("model", "gpu") if key in calibration.details]
     return LatencyInfo(" on ".join(named) or calibration.name, calibration.provenance, details)
+
+
+def unseen_batches(
+    calibration: Calibration, without: Callable[[Floats], BatchLatency]
+) -> tuple[Quality, ...]:
+    """Tell how well a model of phases or iterations meets the whole batches, if any were measured.
+
+    Parameters
+    ----------
+    without
+        Makes the model of all its points but those of these batch sizes. Where it cannot be made without, it
+        is taken with them: the whole batches are unseen in any case.
+    """
+    points = calibration.of_kind("batch").dropna(subset=["prompt_tokens", "output_tokens"])
+    if points.empty:
+        return ()
+    columns = points[["batch_size", "prompt_tokens", "output_tokens"]].astype("int64")
+    shapes = [BatchShape(*shape) for shape in columns.itertuples(index=False)]
+    batch_size, prompt, output = (column(columns[name]) for name in columns)
+
+    def predict(shown: Mask, asked: Mask) -> Floats:
+        try:
+            model = without(np.setdiff1d(batch_size[asked], batch_size[shown]))
+        except ConfigError:
+            model = without(np.array([]))
+        return np.array([model.batch_time(shapes[row]).total_s for row in np.flatnonzero(asked)])
+
+    quality = quality_of("batch", predict, column(points["mean_s"]), batch_size, prompt + output)
+    return (replace(quality, is_unseen=True),)
 
 
 def points_of(calibration: Calibration, kind: str) -> pd.DataFrame:
@@ -107,6 +145,16 @@ def points_of(calibration: Calibration, kind: str) -> pd.DataFrame:
     if points.empty:
         raise ConfigError(f"no {kind} points; this family needs them")
     return points
+
+
+def need_two_sizes(calibration: Calibration) -> None:
+    """Raise `ConfigError` if all points share one batch size."""
+    sizes = calibration.points["batch_size"].unique()
+    if len(sizes) < 2:
+        raise ConfigError(
+            f"{calibration.name}: batch size {', '.join(map(str, sizes))} alone; at least two are needed "
+            "to tell how the time grows with it"
+        )
 
 
 def column(values: pd.Series[Any]) -> Floats:

@@ -1,4 +1,4 @@
-"""The linear iteration model: five coefficients, which `latency.fit` finds."""
+"""The linear iteration model: a few coefficients, which `latency.fit` finds."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ LINEAR_COEFFICIENTS = (
     "per_decode_seq_s",
     "per_context_token_s",
 )
+#: One more, 0 where it is not given.
+PER_PREFILL_SEQ = "per_prefill_seq_s"
 
 
 @dataclass(frozen=True, slots=True)
 class LinearIterationLatency:
-    """``c0 + c_p * prefill tokens + c_pp * prefill pairs + c_d * decode sequences + c_kv * context tokens``.
+    """``c0 + c_p prefill tokens + c_pp pairs + c_d decodes + c_kv context tokens + c_s prefill chunks``.
 
-    Pairs and context tokens are those of `IterationShape`. The usual form for engines that batch at every
+    The counts are those of `IterationShape`. The usual form for engines that batch at every
     iteration; arXiv 2503.05248 has ``0.03 + 0.00022 * decode sequences``. It has no knee where a prefill
     turns from memory-bound to compute-bound; near it, it errs most.
 
@@ -39,6 +41,9 @@ class LinearIterationLatency:
     ----------
     fixed_s, per_prefill_token_s, per_prefill_pair_s, per_decode_seq_s, per_context_token_s
         c0, c_p, c_pp, c_d, c_kv; each at least 0, in seconds.
+    per_prefill_seq_s
+        c_s, at least 0: what a prompt costs besides its tokens, as where each is attended to by a kernel of
+        its own.
     domain, iteration_domain
         The range of whole batches, and that of iterations.
     """
@@ -48,15 +53,16 @@ class LinearIterationLatency:
     per_prefill_pair_s: float
     per_decode_seq_s: float
     per_context_token_s: float
+    per_prefill_seq_s: float = 0.0
     domain: Domain = field(default_factory=Domain)
     iteration_domain: IterationDomain = field(default_factory=IterationDomain)
     info: LatencyInfo = field(default_factory=LatencyInfo)
 
     def __post_init__(self) -> None:
-        for name in LINEAR_COEFFICIENTS:
+        for name in (*LINEAR_COEFFICIENTS, PER_PREFILL_SEQ):
             check_number(name, getattr(self, name))
         if not self.fixed_s:
-            if self.per_prefill_token_s == self.per_prefill_pair_s == 0:
+            if self.per_prefill_token_s == self.per_prefill_pair_s == self.per_prefill_seq_s == 0:
                 raise ConfigError("fixed_s and all prefill coefficients are 0; an iteration must take time")
             if self.per_decode_seq_s == self.per_context_token_s == 0:
                 raise ConfigError("fixed_s and all decode coefficients are 0; an iteration must take time")
@@ -76,13 +82,14 @@ class LinearIterationLatency:
 
     def iteration_s(self, shape: IterationShape) -> float:
         """Seconds for one forward pass."""
-        prefill_tokens, decode_seqs, context_tokens, _, prefill_pairs = shape
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs = shape
         return (
             self.fixed_s
             + self.per_prefill_token_s * prefill_tokens
             + self.per_prefill_pair_s * prefill_pairs
             + self.per_decode_seq_s * decode_seqs
             + self.per_context_token_s * context_tokens
+            + self.per_prefill_seq_s * prefill_seqs
         )
 
     def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:

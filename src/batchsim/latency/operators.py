@@ -259,7 +259,6 @@ def linear_from_shapes(
         "per_context_token_s": rows[:, 2],
         "per_prefill_seq_s": rows[:, 3],
     }
-    columns = {name: column for name, column in columns.items() if hasattr(LinearIterationLatency, name)}
     names = _independent(columns)
     design = np.column_stack([columns[name] for name in names])
     root = np.sqrt(weights)

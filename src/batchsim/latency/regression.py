@@ -1,4 +1,4 @@
-"""Least squares for forms that are linear in their coefficients, and held-out errors of any fit."""
+"""Least squares for forms that are linear in their coefficients, their intervals, and errors of any fit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from batchsim.errors import ConfigError
+from batchsim.streams import stream
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Rows = Mask | NDArray[np.int64]
 #: Seconds at the points asked for, from a fit to the points shown; raises ConfigError where these do not do.
 Predictor = Callable[[Mask, Mask], Floats]
+#: By coefficient, the ends of its 95 % interval.
+Intervals = dict[str, tuple[float, float]]
+
+#: Refits from which an interval is taken.
+NUM_REFITS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,8 @@ class Quality:
         sizes (lengths) without which it can still be made; NaN if there is none.
     largest_batch_bias
         Mean signed error at the largest batch size when that is held out; NaN if it cannot be.
+    is_unseen
+        Whether the fit was not shown these points at all.
     """
 
     kind: str
@@ -43,27 +52,40 @@ class Quality:
     heldout_batch_size_mape: float
     heldout_length_mape: float
     largest_batch_bias: float
+    is_unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Regime:
-    """A form that is linear in its coefficients, and the points of one kind."""
+    """A form that is linear in its coefficients, and the points of one kind.
+
+    Attributes
+    ----------
+    design
+        Shape ``(num_points, num_coefficients)``.
+    is_relative
+        Whether to minimise relative errors, so that short times count as much as long ones.
+    """
 
     kind: str
     names: tuple[str, ...]
-    design: Floats  # (num_points, num_coefficients)
+    design: Floats
     mean_s: Floats
     batch_size: Floats
     length: Floats
+    is_relative: bool = False
 
-    def solve(self, shown: Mask | None = None) -> tuple[list[float], list[str]]:
+    def solve(self, shown: Rows | None = None) -> tuple[list[float], list[str]]:
         """Least squares; where that makes a coefficient negative, the same with all held at 0 or above."""
         rows = slice(None) if shown is None else shown
-        scale = np.abs(self.design[rows]).max(axis=0)
-        scaled = self.design[rows] / np.where(scale > 0, scale, 1)
+        design, target = self.design[rows], self.mean_s[rows]
+        if self.is_relative:
+            design, target = design / target[:, None], np.ones(len(target))
+        scale = np.abs(design).max(axis=0, initial=0)
+        scaled = design / np.where(scale > 0, scale, 1)
         if np.linalg.matrix_rank(scaled) < len(self.names):
             raise ConfigError(self._why_not(rows))
-        scaled_values = np.linalg.lstsq(scaled, self.mean_s[rows])[0]
+        scaled_values = np.linalg.lstsq(scaled, target)[0]
         scaled_values[np.abs(scaled_values) < 1e-12 * np.abs(scaled_values).max()] = 0
         warnings = [
             f"{self.kind}: {name} comes out negative and was held at 0"
@@ -71,7 +93,7 @@ class Regime:
             if value < 0
         ]
         if warnings:
-            scaled_values = nnls(scaled, self.mean_s[rows])[0]
+            scaled_values = nnls(scaled, target)[0]
         return (scaled_values / scale).tolist(), warnings
 
     def quality(self) -> Quality:
@@ -84,7 +106,19 @@ class Regime:
             self.length,
         )
 
-    def _why_not(self, rows: slice | Mask) -> str:
+    def refits(self) -> Floats:
+        """Coefficients of fits to points drawn anew with replacement: ``(num_refits, num_coefficients)``.
+
+        Draws that cannot tell the coefficients apart are left out.
+        """
+        num_points, rng = len(self.mean_s), stream(0, f"refits of {self.kind}")
+        fits = []
+        for drawn in rng.integers(num_points, size=(NUM_REFITS, num_points)):
+            with suppress(ConfigError):
+                fits.append(self.solve(drawn)[0])
+        return np.array(fits, dtype=np.float64).reshape(-1, len(self.names))
+
+    def _why_not(self, rows: slice | Rows) -> str:
         wanted = f"to tell {', '.join(self.names)} apart"
         if len(self.mean_s[rows]) < len(self.names):
             return f"{self.kind}: {len(self.mean_s[rows])} points are too few {wanted}"
@@ -92,6 +126,18 @@ class Regime:
             if np.ptp(values) == 0:
                 return f"{self.kind}: all points have {what} {values[0]:g}; another one is needed {wanted}"
         return f"{self.kind}: more batch sizes, 1 among them, and more lengths are needed {wanted}"
+
+
+def intervals_of(names: tuple[str, ...], refits: Floats) -> Intervals:
+    """Return the middle 95 % of the refits of each coefficient; none if half of the refits failed.
+
+    That is how far coefficients move with the choice of points and the noise in them, if the form is right: a
+    machine that changes its speed between runs, or a form that does not hold, moves them further.
+    """
+    if len(refits) <= NUM_REFITS / 2:
+        return {}
+    low, high = np.percentile(refits, (2.5, 97.5), axis=0).tolist()
+    return dict(zip(names, zip(low, high, strict=True), strict=True))
 
 
 def quality_of(kind: str, predict: Predictor, mean_s: Floats, batch_size: Floats, length: Floats) -> Quality:
@@ -112,8 +158,6 @@ def qualities_of(
         errors = np.full(len(mean_s), np.nan)
         for value in np.unique(groups):
             asked = groups == value
-            if asked.all():
-                continue
             with suppress(ConfigError):  # what is left does not determine the model
                 errors[asked] = predict(~asked, asked) / mean_s[asked] - 1
         return errors

@@ -1,0 +1,141 @@
+"""``batchsim fit``: measurements to a latency model, after a look at all families side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
+from batchsim.cli.output import echo_json, echo_table, warn
+from batchsim.errors import ConfigError
+from batchsim.latency.fit import ITERATION_FAMILIES, Family, FamilyComparison, FitReport, compare_families
+from batchsim.latency.grid import TableLength
+from batchsim.latency.store import save_latency
+from batchsim.latency.table import read_calibration
+
+
+@click.command()
+@click.argument("calibration", type=INPUT_FILE)
+@click.option("-o", "--output-file", type=OUTPUT_PATH, default=Path("latency.json"), show_default=True)
+@click.option(
+    "--family",
+    type=click.Choice(get_args(Family)),
+    default="auto",
+    show_default=True,
+    help="auto: best for whole batches; auto-iteration: best for policies that batch at every iteration.",
+)
+@click.option(
+    "--length",
+    type=click.Choice(get_args(TableLength)),
+    default="prompt+output",
+    show_default=True,
+    help="What L counts; prompt,output: both, in a table.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def fit(calibration: Path, output_file: Path, family: Family, length: TableLength, as_json: bool) -> None:
+    """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
+    from batchsim.figures.fit import plot_fit
+
+    if output_file.resolve() == calibration.with_suffix(".json").resolve():
+        raise ConfigError(
+            f"{output_file}: is where the provenance of {calibration.name} lies; choose another name"
+        )
+    points = read_calibration(calibration)
+    comparison = compare_families(points, family, length)
+    chosen = comparison.chosen
+    save_latency(chosen.model, output_file)
+    picture = plot_fit(points, chosen, output_file.with_suffix(""))
+    classic = next((one for one in comparison.reports if one.family == "affine" != chosen.family), None)
+    if as_json:
+        echo_json(_tree(comparison, classic))
+    else:
+        _echo_families(comparison, f"{points.name} ({points.provenance})")
+        if chosen.coefficients:
+            echo_table(f"{chosen.family}, 95 % intervals", ("", "value"), _coefficients(chosen))
+        if classic is not None:
+            echo_table("For comparison, the classic form, not written", ("", "value"), _coefficients(classic))
+    for sentence in comparison.warnings:
+        warn(sentence)
+    if chosen.family not in ITERATION_FAMILIES:
+        click.echo(
+            f"Notice: {chosen.family} tells whole batches only; policies that batch at every iteration need "
+            "--family auto-iteration",
+            err=True,
+        )
+    click.echo(f"written: {output_file}, {picture}", err=True)
+
+
+def _tree(comparison: FamilyComparison, classic: FitReport | None) -> dict[str, Any]:
+    chosen = comparison.chosen
+    return {
+        "family": chosen.family,
+        "coefficients": dict(chosen.coefficients),
+        "classic": classic and dict(classic.coefficients),
+        "compared_by": list(comparison.kinds),
+        "families": {
+            report.family: [_known(asdict(quality)) for quality in report.qualities]
+            for report in comparison.reports
+        },
+        "scores": _known(dict(comparison.scores)),
+        "not_fitted": dict(comparison.reasons),
+        **chosen.model.info.details,
+        "warnings": list(comparison.warnings),
+    }
+
+
+def _echo_families(comparison: FamilyComparison, source: str) -> None:
+    columns = ("family", "score", "points", "", "R2", "largest error", *_HELD_OUT)
+    rows = [row for report in comparison.reports for row in _rows(report, comparison)]
+    echo_table(f"Fits of {source}", columns, rows)
+    kinds = ", ".join(comparison.kinds)
+    click.echo(
+        f"* chosen. Score: mean held-out MAPE, by batch size and by length, of {kinds} points. "
+        "Unseen: the model was not fitted to these."
+    )
+    for name, reason in comparison.reasons.items():
+        click.echo(f"{name} cannot be fitted: {reason}")
+
+
+def _rows(report: FitReport, comparison: FamilyComparison) -> Iterator[tuple[str, ...]]:
+    mark = " *" if report is comparison.chosen else ""
+    head = (f"{report.family}{mark}", _share(comparison.scores.get(report.family, math.nan)))
+    for quality in report.qualities:
+        bias = quality.largest_batch_bias
+        yield (
+            *head,
+            f"{quality.kind}{', unseen' if quality.is_unseen else ''}",
+            f"{quality.num_points}",
+            f"{quality.r2:.4f}",
+            _share(quality.max_error),
+            _share(quality.heldout_batch_size_mape),
+            _share(quality.heldout_length_mape),
+            "unknown" if math.isnan(bias) else f"{bias:+.1%}",
+        )
+        head = ("", "")
+
+
+def _coefficients(report: FitReport) -> list[tuple[str, str]]:
+    """Under the names of their formula, with the ends of their intervals."""
+    rows = []
+    for name, value in report.coefficients.items():
+        interval = report.intervals.get(name)
+        ends = f"  [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "  [unknown]"
+        rows.append((_SYMBOLS.get(name, name), f"{value:.6g}{ends}"))
+    return rows
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value != value else value for name, value in values.items()}
+
+
+def _share(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.1%}"
+
+
+_HELD_OUT = ("held-out MAPE, batch size", "held-out MAPE, length", "bias at largest batch")
+_SYMBOLS = {"alpha_s": "alpha (s)", "beta_s_per_token": "beta (s per token)", "gamma": "gamma"}

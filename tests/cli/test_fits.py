@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from batchsim.cli import main
+from tests.latency.synthetic import kneed, write_calibration
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_calibration(tmp_path_factory.mktemp("fits") / "kneed.csv", kneed)
+
+
+def test_fit_shows_all_families_and_why_others_are_missing(measured: Path, tmp_path: Path) -> None:
+    phases = measured.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "phases.csv").write_text(
+        "\n".join(line for line in phases if not line.startswith("batch,")), encoding="utf-8"
+    )
+
+    result = CliRunner().invoke(
+        main, ["fit", str(tmp_path / "phases.csv"), "-o", str(tmp_path / "latency.json")]
+    )
+
+    assert result.exit_code == 0, result.output
+    assert "iteration_table *" in result.stdout
+    assert all(family in result.stdout for family in ("phase", "linear", "of prefill, decode points"))
+    assert "table cannot be fitted: no batch points" in result.stdout
+
+
+def test_fit_prints_intervals_and_says_where_the_classic_form_fails(measured: Path, tmp_path: Path) -> None:
+    out = tmp_path / "latency.json"
+
+    result = CliRunner().invoke(main, ["fit", str(measured), "--family", "phase", "-o", str(out)])
+
+    assert result.exit_code == 0, result.output
+    low, high = json.loads(out.read_text(encoding="utf-8"))["details"]["intervals_95"]["decode_s"]
+    assert f"[{low:.4g}, {high:.4g}]" in result.stdout
+    assert "saturates in the batch size: batches of 64" in result.stderr
+    assert "policies that batch at every iteration need --family auto-iteration" in result.stderr
+
+
+def test_json_holds_the_comparison(measured: Path, tmp_path: Path) -> None:
+    arguments = ["fit", str(measured), "--family", "auto-iteration", "--json"]
+
+    result = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / "latency.json")])
+
+    told = json.loads(result.stdout)
+    assert told["family"] == "iteration_table"
+    assert told["compared_by"] == ["prefill", "decode", "mixed"]
+    assert told["scores"].keys() == {"linear", "iteration_table"}
+    assert told["families"]["phase"][2]["is_unseen"]
+    assert told["families"].keys() == {"affine", "phase", "table", "linear", "iteration_table"}
+    assert told["not_fitted"] == {}
+
+
+def test_fit_for_iterations_runs_a_policy_that_batches_at_every_iteration(
+    measured: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "latency.json"
+    CliRunner().invoke(main, ["fit", str(measured), "--family", "auto-iteration", "-o", str(out)])
+
+    run = ["run", "--latency", str(out), "--policy", "vllm_v1", "--extrapolate", "--num-requests", "20"]
+    result = CliRunner().invoke(main, [*run, "--json"])
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["num_covered"] > 0
