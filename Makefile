@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+CALIBRATION := .venv-calibration
+DEVICE ?= cuda
+FIDELITY_DATA ?= data/fidelity
 RESULTS ?= results
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 EXPERIMENTS ?= $(wildcard experiments/*.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures calibrate data test lint bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity test test-calibration lint bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,14 +43,35 @@ figures: $(VENV)/.installed  ## Draw the figures again from the results that are
 data: $(VENV)/.installed  ## Download and check the public BurstGPT trace
 	$(BIN)/batchsim trace download --output-dir data
 
-calibrate:  ## Measure a GPU (package still to come)
-	@echo 'The measuring package is not here yet. Until it is, fit your own measurements:'
-	@echo '  batchsim fit GRID.csv -o latency.json      (columns: see docs/latency.md)'
-	@exit 1
+# torch and transformers stay out of the simulator's environment.
+$(CALIBRATION)/.installed: setup.cfg calibration/setup.cfg calibration/requirements.txt
+	$(PYTHON) -m venv $(CALIBRATION)
+	$(CALIBRATION)/bin/python -m pip install --quiet --disable-pip-version-check -r calibration/requirements.txt
+	$(CALIBRATION)/bin/python -m pip install --quiet --disable-pip-version-check -e . -e './calibration[dev]'
+	@touch $@
+
+calibrate: $(CALIBRATION)/.installed  ## Measure this machine's GPU; DEVICE=cpu: its processor, with a small model (minutes)
+	$(CALIBRATION)/bin/batchsim-calibrate measure --device $(DEVICE) --random-weights -o $(RESULTS)/calibration
+
+# Small enough for a laptop's processor; a GPU takes longer prompts and more at once.
+REPLAY ?= --num-requests 40 --rate 1.6 --max-prompt 128 --max-output 32 --max-num-seqs 8 --repeats 3
+
+validate: $(CALIBRATION)/.installed $(VENV)/.installed  ## Calibrate, serve a trace for real, simulate it, compare (DEVICE=cpu: minutes)
+	$(CALIBRATION)/bin/batchsim-calibrate replay --device $(DEVICE) --random-weights $(REPLAY) \
+		--policy static_fifo --policy multi_bin_dynamic --policy vllm_v1 --overwrite \
+		--calibrate-between $(RESULTS)/validation/calibration.csv -o $(RESULTS)/validation/measured
+	$(BIN)/batchsim fit $(RESULTS)/validation/calibration.csv --family auto-iteration -o $(RESULTS)/validation/latency.json
+	$(BIN)/batchsim validate $(RESULTS)/validation/measured $(RESULTS)/validation/latency.json -o $(RESULTS)/validation
+
+fidelity: $(VENV)/.installed  ## Predict the measured runs in FIDELITY_DATA (runs/ profiles/ models/ workloads/); write docs/fidelity.md
+	$(BIN)/batchsim fidelity-report $(FIDELITY_DATA) -o docs
 
 test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/lint-imports
+
+test-calibration: $(CALIBRATION)/.installed  ## Run the tests of the measuring package
+	HF_HUB_OFFLINE=1 $(CALIBRATION)/bin/python -m pytest calibration
 
 lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
 	$(BIN)/ruff format --check
@@ -68,5 +92,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(PEERS) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(PEERS) $(CALIBRATION) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

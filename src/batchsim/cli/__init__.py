@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batchsim._version import __version__
-from batchsim.cli import studies, traces
+from batchsim.cli import fidelity, fits, profiles, studies, traces, validation
 from batchsim.cli.options import OUTPUT_PATH, overrides, run_options
 from batchsim.cli.output import (
     echo_json,
@@ -191,5 +191,9 @@ def policies(verbose: bool) -> None:
 
 main.add_command(studies.sweep)
 main.add_command(studies.figures)
-main.add_command(studies.fit)
+main.add_command(fits.fit)
+main.add_command(profiles.import_profile)
+main.add_command(validation.validate)
+main.add_command(fidelity.fidelity)
+main.add_command(fidelity.fidelity_report)
 main.add_command(traces.trace)

@@ -1,0 +1,3 @@
+from batchsim_calibration.cli import main
+
+main(prog_name="batchsim-calibrate")

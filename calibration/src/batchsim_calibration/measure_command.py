@@ -1,0 +1,100 @@
+"""``batchsim-calibrate measure``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from batchsim_calibration.grid import Profile
+from batchsim_calibration.measure import MeasureSettings
+from batchsim_calibration.measure import measure as measure_calibration
+from batchsim_calibration.protocol import OnProgress
+
+STDERR = Console(stderr=True)
+
+
+@click.command()
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="A shipped shape, or a Hugging Face model by name or path.  [default: by device]",
+)
+@click.option("--random-weights", is_flag=True, help="Build the model from its configuration alone.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="[default: bf16 on CUDA, else fp32]"
+)
+@click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", show_default=True)
+@click.option("--full", "profile", flag_value="full", default="full", help="The whole grid (the default).")
+@click.option("--quick", "profile", flag_value="quick", help="A small grid, about five minutes.")
+@click.option("--smoke", "profile", flag_value="smoke", help="A handful of points, to try things out.")
+@click.option("--trials", "num_trials", type=click.IntRange(min=1), metavar="N", help="Trials of each point.")
+@click.option("--max-batch-size", type=click.IntRange(min=2), metavar="B", help="Where the grid ends.")
+@click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Longest context and prompt.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the order of points, and of random weights."
+)
+@click.option("--name", metavar="STEM", help="Name of the table.  [default: model_device_dtype]")
+@click.option(
+    "-o",
+    "--output-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    show_default="here",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a table that is there.")
+@click.pass_context
+def measure(
+    ctx: click.Context, /, output_dir: Path, name: str | None, overwrite: bool, profile: Profile, **given: Any
+) -> None:
+    """Measure a calibration table, with its provenance beside it.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
+    settings = MeasureSettings(profile=profile, **given)
+    try:
+        with _progress() as on_progress:
+            path, outcome = measure_calibration(
+                settings,
+                output_dir,
+                name=name,
+                overwrite=overwrite,
+                say=lambda sentence: STDERR.print(sentence, highlight=False, soft_wrap=True),
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt:
+        click.echo(
+            f"Interrupted: what was measured so far is kept in {output_dir} (*.csv.partial); "
+            "the same command goes on from there",
+            err=True,
+        )
+        ctx.exit(1)
+    for sentence in outcome.warnings():
+        STDERR.print(f"[bold yellow]Warning:[/] {sentence}", highlight=False, soft_wrap=True)
+    rows = ", ".join(f"{count} {status}" for status, count in outcome.rows_by_status.items())
+    click.echo(
+        f"{outcome.num_points} points, {rows}; spread {outcome.median_spread:.1%} "
+        f"(median interquartile range), drift {outcome.drift:.1%}; {outcome.taken_s:.0f} s",
+        err=True,
+    )
+    click.echo(str(path))
+
+
+@contextmanager
+def _progress() -> Iterator[OnProgress]:
+    columns = (TextColumn("{task.description:12}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=STDERR) as progress:
+        bars: dict[str, Any] = {}
+
+        def on_progress(what: str, done: float, total: float) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield on_progress

@@ -1,0 +1,175 @@
+"""A replay on disk: a directory with the files and tables of a simulated run, marked as measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchsim.config import RunConfig
+from batchsim.errors import ConfigError
+from batchsim.files import cleanly, sibling
+from batchsim.policies import presets
+from batchsim.records import (
+    BATCH_COLUMNS,
+    CONTROLLER_COLUMNS,
+    FINISHED,
+    ITERATION_COLUMNS,
+    ITERATION_REQUEST_COLUMNS,
+    PREEMPTION_COLUMNS,
+    REQUEST_COLUMNS,
+    STATUSES,
+    table,
+)
+from batchsim.workload.formats import write_trace
+from batchsim.workload.request import Workload
+from batchsim_calibration.inbox import Log
+from batchsim_calibration.replay import Trace
+
+
+def tables_of(log: Log, workload: Workload, *, is_iteration_level: bool) -> dict[str, pd.DataFrame]:
+    """Put the tables of the replay's world together, by name."""
+    decisions = [(time_s, gpu_id, *decision) for time_s, gpu_id, decision in log.decisions]
+    names = ("time_s", "gpu_id", "controller", "bin", "batch_size", "low", "high", "measured")
+    controllers = table(CONTROLLER_COLUMNS, _by_name(names, decisions))
+    if not is_iteration_level:
+        return {
+            "requests": table(REQUEST_COLUMNS, _requests(log, workload)),
+            "batches": table(BATCH_COLUMNS, _by_name(BATCH_COLUMNS, log.batches)),
+            "controllers": controllers,
+        }
+    requests = {**_requests(log, workload), "cached_tokens": np.zeros(len(workload))}
+    for name in ("decode_start_s", "recomputed_tokens", "num_preemptions"):
+        requests[name] = np.array([getattr(request, name) for request in log.requests])
+    preemptions = _by_name(PREEMPTION_COLUMNS, log.preemptions)
+    preemptions["mode"] = pd.Categorical(preemptions["mode"], categories=["recompute", "swap"])
+    return {
+        "requests": table(ITERATION_REQUEST_COLUMNS, requests),
+        "iterations": table(ITERATION_COLUMNS, _by_name(ITERATION_COLUMNS, log.iterations)),
+        "preemptions": table(PREEMPTION_COLUMNS, preemptions),
+        "controllers": controllers,
+    }
+
+
+def check_vacant(directory: Path, *, overwrite: bool) -> None:
+    """Raise `ConfigError` before a long run where `write_run` would raise it after."""
+    if directory.exists() and not (overwrite and (directory / "manifest.json").is_file()):
+        raise ConfigError(
+            f"{directory}: is there; choose another directory, or allow overwriting (--overwrite) if it "
+            "holds a run"
+        )
+
+
+def write_run(
+    directory: Path,
+    log: Log,
+    trace: Trace,
+    config: RunConfig,
+    provenance: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a replay, which appears whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If the directory is there and may not be replaced, or cannot be written.
+    """
+    check_vacant(directory, overwrite=overwrite)
+    is_iteration_level = presets.find_preset(config.policy.preset).is_iteration_level
+    world = "iteration level" if is_iteration_level else "run to completion"
+    tables = tables_of(log, trace.workload, is_iteration_level=is_iteration_level)
+    summary = {
+        "kind": "measured",
+        "policy": config.policy.preset,
+        "world": world,
+        "num_requests": len(trace.workload),
+        "num_finished": sum(request.status == FINISHED for request in log.requests),
+    }
+    partial = sibling(directory)
+    with cleanly(directory, partial):
+        partial.mkdir(parents=True)
+        _write_json(partial / "manifest.json", _manifest(log, trace, config, provenance))
+        _write_json(partial / "summary.json", summary)
+        write_trace(trace.workload, partial / "workload.csv")
+        for name, frame in tables.items():
+            # Without pandas' own metadata, which would make the bytes depend on its version.
+            arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+            pq.write_table(arrow, partial / f"{name}.parquet", compression="zstd")
+        _move_into_place(partial, directory)
+
+
+def _manifest(log: Log, trace: Trace, config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    source, engine, cluster = trace.workload.source, config.engine, config.cluster
+    blocks = engine.num_kv_blocks
+    return {
+        "kind": "measured",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": {name: version(name) for name in ("batchsim", "batchsim-calibration")},
+        "workload": {
+            "name": source.name,
+            "kind": source.kind,
+            "sha256": source.sha256,
+            "num_requests": len(trace.workload),
+            "dropped": dict(source.dropped),
+            "notices": list(source.notices),
+            **trace.changes,
+        },
+        "latency": None,
+        "kv_capacity_tokens": cluster.kv_capacity_tokens if blocks is None else blocks * engine.block_size,
+        "refusals": {str(one.request_id): one.refusal for one in log.requests if one.refusal},
+        "provenance": dict(provenance),
+    }
+
+
+def _requests(log: Log, workload: Workload) -> dict[str, Any]:
+    requests = log.requests
+    names = ("bin", "batch_id", "batch_size", "scheduled_s", "first_token_s", "finish_s", "num_evictions")
+    return {
+        "request_id": workload.request_id,
+        "arrival_s": workload.arrival_s,
+        "prompt_tokens": workload.prompt_tokens,
+        "output_tokens": workload.output_tokens,
+        "predicted_output_tokens": log.predicted_output_tokens,
+        "gpu_id": np.array([0 if request.status == FINISHED else -1 for request in requests]),
+        **{name: np.array([getattr(request, name) for request in requests]) for name in names},
+        "status": pd.Categorical([request.status for request in requests], categories=STATUSES),
+    }
+
+
+def _by_name(names: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    names = list(names)
+    columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(names)
+    return dict(zip(names, columns, strict=True))
+
+
+def _move_into_place(partial: Path, directory: Path) -> None:
+    """Rename; an old directory steps aside first, because not every system replaces one by renaming."""
+    if not directory.exists():
+        partial.rename(directory)
+        return
+    old = sibling(directory)
+    directory.rename(old)
+    try:
+        partial.rename(directory)
+    except OSError:
+        old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(f"{text}\n", encoding="utf-8", newline="\n")
