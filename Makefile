@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 CALIBRATION := .venv-calibration
 DEVICE ?= cuda
+PROFILE ?= $(if $(filter cpu,$(DEVICE)),quick,full)
 FIDELITY_DATA ?= data/fidelity
 RESULTS ?= results
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
@@ -51,7 +52,7 @@ $(CALIBRATION)/.installed: setup.cfg calibration/setup.cfg calibration/requireme
 	@touch $@
 
 calibrate: $(CALIBRATION)/.installed  ## Measure this machine's GPU; DEVICE=cpu: its processor, with a small model (minutes)
-	$(CALIBRATION)/bin/batchsim-calibrate measure --device $(DEVICE) --random-weights -o $(RESULTS)/calibration
+	$(CALIBRATION)/bin/batchsim-calibrate measure --device $(DEVICE) --$(PROFILE) --random-weights -o $(RESULTS)/calibration
 
 # Small enough for a laptop's processor; a GPU takes longer prompts and more at once.
 REPLAY ?= --num-requests 40 --rate 1.6 --max-prompt 128 --max-output 32 --max-num-seqs 8 --repeats 3
@@ -72,6 +73,7 @@ test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 
 test-calibration: $(CALIBRATION)/.installed  ## Run the tests of the measuring package
 	HF_HUB_OFFLINE=1 $(CALIBRATION)/bin/python -m pytest calibration
+	cd calibration && ../$(CALIBRATION)/bin/mypy
 
 lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
 	$(BIN)/ruff format --check

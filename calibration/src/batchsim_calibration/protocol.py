@@ -98,6 +98,8 @@ class Measurement:
         Of the finished table; see `RowFile` for where it lies until then.
     max_extra_trials
         Of a point whose trials spread too widely for their number.
+    max_attempts
+        Samples taken of a trial until one is not disturbed.
     configuration
         What must be the same for rows to lie in one table. Points, number of trials and seed are added here.
 
@@ -115,6 +117,7 @@ class Measurement:
         *,
         num_trials: int,
         max_extra_trials: int = 8,
+        max_attempts: int = MAX_ATTEMPTS,
         configuration: Mapping[str, Any],
         seed: int = 0,
         overwrite: bool = False,
@@ -129,6 +132,7 @@ class Measurement:
         self._points = list(points)
         self._num_trials = num_trials
         self._max_extra_trials = max_extra_trials
+        self._max_attempts = max_attempts
         everything = {**configuration, "points": self._points, "num_trials": num_trials, "seed": seed}
         self._file = RowFile(path, hash_of(everything))
         self._engine = engine
@@ -234,7 +238,7 @@ class Measurement:
         a table, and ``cpu_share`` tells which rows to trust less.
         """
         timings: list[Timing] = []
-        while len(timings) < MAX_ATTEMPTS:
+        while len(timings) < self._max_attempts:
             timing = self._try(task.point)
             if timing is None:
                 return [Row(task, None, "oom")]

@@ -34,6 +34,8 @@ Say = Callable[[str], None]
 class Interleaved:
     """A calibration whose trials are spread over rounds, so that it sees the machine the replays saw.
 
+    Nor does it take disturbed samples again: a replay cannot choose its moments either.
+
     Parameters
     ----------
     path
@@ -70,6 +72,7 @@ class Interleaved:
             points,
             path,
             num_trials=num_rounds * self._trials_per_round,
+            max_attempts=1,
             configuration={
                 **model_identity(loaded),
                 **machine(loaded.device),
