@@ -81,6 +81,6 @@ def _echo(agreement: Agreement, title: str) -> None:
     hidden = max((kinds["high"] / kinds["ratio"]).max(), (kinds["ratio"] / kinds["low"]).max()) - 1
     verdict = "agree" if agreement.agrees else "DISAGREE"
     click.echo(
-        f"The runs {verdict}: {len(stray) / len(points):.0%} of the points are off, {STRAY_POINTS:.0%} may be "
-        f"by chance. Their own spread hides differences up to {hidden:.0%}."
+        f"The runs {verdict}: {len(stray) / len(points):.0%} of the points are off, "
+        f"{STRAY_POINTS:.0%} may be by chance. Their own spread hides differences up to {hidden:.0%}."
     )
