@@ -41,7 +41,12 @@ def test_ending_that_nobody_waits_for_costs_no_event_and_is_still_told_later() -
 def test_request_carries_its_predicted_length_and_no_other() -> None:
     request = Request(simpy.Environment(), 0, 0.0, 10, 20)
 
-    names = [name for name in {*dir(request), *vars(request)} if "token" in name or "output" in name]
+    names = [name for name in dir(request) if "token" in name or "output" in name]
 
     assert [name for name in names if "output" in name] == ["predicted_output_tokens"]
-    assert {name for name in names if vars(request).get(name)} == {"predicted_output_tokens", "prompt_tokens"}
+    assert {name for name in names if getattr(request, name, None)} == {
+        "predicted_output_tokens",
+        "prompt_tokens",
+        "remaining_tokens",
+    }
+    assert request.remaining_tokens == request.prompt_tokens

@@ -26,36 +26,73 @@ class Request(simpy.Event):
     """An event that fires when the request ends, with one of `records.STATUSES`: ``yield request`` waits.
 
     It carries what a scheduler may know. How many tokens it will really produce only the GPU finds out.
+
+    Attributes
+    ----------
+    is_waiting
+        Whether it is not part of a running batch.
+    queue, bin
+        What it was put into, if it was, and where there.
+    counted_by
+        The queue it was routed to.
+    num_evictions
+        Times it was thrown out of a batch.
+    is_running
+        Whether it holds KV blocks on a replica; what follows is what a replica keeps about it.
+    blocks
+        KV blocks it holds, shared ones included; while it grows, `Decoding` knows.
+    generated_tokens, computed_tokens
+        Of its answer, and of its prompt and, after a preemption, its answer so far; up to date until it
+        decodes.
+    most_computed_tokens, recomputed_tokens, num_preemptions
+        Before a preemption; a second time; how often.
+    num_hits, cached_tokens, shared_ids
+        Ids of its prefix that the cache held when last looked up, tokens of them when it was first admitted,
+        and ids whose KV blocks belong to the cache.
+    chunk_tokens, chunk_number
+        Its last prompt chunk, and the number of the iteration that it was for.
+    finish_step, offset, is_growing
+        See `Decoding`; `finish_step` is -1 while it does not decode.
     """
 
-    bin = -1
-    num_evictions = 0
-    is_waiting = True  # not part of a running batch
-    queue: Leavable | None = None  # what it was put into, if it was
-    counted_by: Counter | None = None  # the queue it was routed to
-    priority = 0
-    session_id = -1
-    prefix_ids: Sequence[int] = ()
-
-    # What a `Replica` keeps about it; class attributes, so that a new request costs nothing for them.
-    is_running = False  # holds KV blocks on a GPU
-    num_preemptions = 0
-    generated_tokens = 0  # up to date but while it decodes
-    computed_tokens = (
-        0  # of its prompt and, after a preemption, its answer so far; up to date until it decodes
+    # Slots are read and written in a third of the time of a dictionary, and every request has them all.
+    __slots__ = (
+        "arrival_s",
+        "bin",
+        "blocks",
+        "cached_tokens",
+        "chunk_number",
+        "chunk_tokens",
+        "computed_tokens",
+        "counted_by",
+        "decode_start_s",
+        "finish_step",
+        "first_token_s",
+        "generated_tokens",
+        "is_growing",
+        "is_running",
+        "is_waiting",
+        "most_computed_tokens",
+        "num_evictions",
+        "num_hits",
+        "num_preemptions",
+        "offset",
+        "predicted_output_tokens",
+        "prefix_ids",
+        "priority",
+        "prompt_tokens",
+        "queue",
+        "recomputed_tokens",
+        "request_id",
+        "scheduled_s",
+        "session_id",
+        "shared_ids",
     )
-    most_computed_tokens = 0  # before a preemption
-    recomputed_tokens = 0
-    cached_tokens = 0  # when first admitted
-    num_hits = 0  # ids of its prefix that the cache held when last looked up
-    shared_ids: Sequence[int] = ()  # of its prefix, whose KV blocks belong to the cache
-    blocks = 0  # KV blocks it holds, shared ones included; while it grows, `Decoding` knows
-    is_growing = False
-    offset = 0
-    finish_step = -1
-    scheduled_s = math.nan
-    first_token_s = math.nan
-    decode_start_s = math.nan
+    # Set before they are read: when it is admitted, given a chunk, has a token, decodes.
+    scheduled_s: float
+    chunk_tokens: int
+    first_token_s: float
+    offset: int
 
     def __init__(
         self,
@@ -71,6 +108,19 @@ class Request(simpy.Event):
         self.arrival_s = arrival_s
         self.prompt_tokens = prompt_tokens
         self.predicted_output_tokens = predicted_output_tokens
+        self.priority = 0
+        self.session_id = -1
+        self.prefix_ids: Sequence[int] = ()
+        self.is_waiting = True
+        self.queue: Leavable | None = None
+        self.counted_by: Counter | None = None
+        self.bin = self.chunk_number = self.finish_step = -1
+        self.is_running = self.is_growing = False
+        self.num_evictions = self.num_preemptions = self.num_hits = 0
+        self.generated_tokens = self.computed_tokens = self.most_computed_tokens = 0
+        self.recomputed_tokens = self.cached_tokens = self.blocks = 0
+        self.shared_ids: Sequence[int] = ()
+        self.decode_start_s = math.nan
 
     @property
     def remaining_tokens(self) -> int:
