@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Any
 
@@ -24,19 +24,45 @@ from batchsim.sim.recorder import Recorder
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 
-#: What a finished request writes, besides its row. All values here fit a double exactly.
-_FINISHED_VALUES = (
-    "gpu_id",
-    "bin",
-    "scheduled_s",
-    "first_token_s",
-    "decode_start_s",
-    "finish_s",
-    "cached_tokens",
-)
-# Packing a whole row costs half of appending its values to an array, and they are written for every event.
-_pack_finished = Struct(f"{1 + len(_FINISHED_VALUES)}d").pack
-_pack_span = Struct(f"{len(ITERATION_COLUMNS)}d").pack
+
+class _Rows:
+    """Rows of numbers, packed one by one and read back as columns.
+
+    They are written for every event. Packing a row costs a fraction of appending its values to an array, and
+    a whole number costs most where a float is stored, so each has the type of its column.
+    """
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self._dtype = np.dtype(list(columns.items()))
+        self._packed = bytearray()
+        self.add = self._packed.extend
+        codes = (_STRUCT_CODES[self._dtype[name]] for name in columns)
+        self.pack = Struct("=" + "".join(codes)).pack
+
+    def columns(self) -> dict[str, Any]:
+        """What was written, by column."""
+        rows = np.frombuffer(self._packed, dtype=self._dtype)
+        return {name: rows[name] for name in self._dtype.names or ()}
+
+
+_STRUCT_CODES = dict(zip(map(np.dtype, ("?", "i2", "i4", "i8", "f8")), "?hiqd", strict=True))
+
+#: What a finished request writes.
+_FINISHED_COLUMNS = {
+    "row": np.int64,
+    **{
+        name: ITERATION_REQUEST_COLUMNS[name]
+        for name in (
+            "gpu_id",
+            "bin",
+            "scheduled_s",
+            "first_token_s",
+            "decode_start_s",
+            "finish_s",
+            "cached_tokens",
+        )
+    },
+}
 
 
 class IterationRecorder(Recorder):
@@ -44,28 +70,30 @@ class IterationRecorder(Recorder):
 
     def __init__(self, env: simpy.Environment, num_requests: int) -> None:
         super().__init__(env, num_requests)
-        self._finished = bytearray()
-        self._spans = bytearray()
+        self._finished = _Rows(_FINISHED_COLUMNS)
+        self._spans = _Rows(ITERATION_COLUMNS)
         self._preemptions = array("d")
         self._recomputed: dict[int, int] = {}
         self._num_preemptions: dict[int, int] = {}
 
     def span(self, *values: float) -> None:
         """A span has ended; its values are `ITERATION_COLUMNS`."""
-        self._spans += _pack_span(*values)
+        self._spans.add(self._spans.pack(*values))
 
     def finish(self, request: Request, replica_id: int, now_s: float) -> None:
         """A request has its last token."""
-        request_id = request.request_id
-        self._finished += _pack_finished(
-            request_id,
-            replica_id,
-            request.bin,
-            request.scheduled_s,
-            request.first_token_s,
-            request.decode_start_s,
-            now_s,
-            request.cached_tokens,
+        request_id, rows = request.request_id, self._finished
+        rows.add(
+            rows.pack(
+                request_id,
+                replica_id,
+                request.bin,
+                request.scheduled_s,
+                request.first_token_s,
+                request.decode_start_s,
+                now_s,
+                request.cached_tokens,
+            )
         )
         if request.num_preemptions:
             self._recomputed[request_id] = request.recomputed_tokens
@@ -91,8 +119,9 @@ class IterationRecorder(Recorder):
         self, workload: Workload, predicted: NDArray[np.int64], kv_blocks: Sequence[int], block_size: int
     ) -> Records:
         """Put the tables together."""
-        spans = _columns(self._spans, tuple(ITERATION_COLUMNS))
-        preemptions = _columns(self._preemptions, tuple(PREEMPTION_COLUMNS))
+        spans = self._spans.columns()
+        rows = np.frombuffer(self._preemptions).reshape(-1, len(PREEMPTION_COLUMNS))
+        preemptions: dict[str, Any] = dict(zip(PREEMPTION_COLUMNS, rows.T, strict=True))
         preemptions["request_id"] = workload.request_id[preemptions["request_id"].astype(np.int64)]
         modes = pd.CategoricalDtype(["recompute", "swap"])
         preemptions["mode"] = pd.Categorical.from_codes(preemptions["mode"].astype(np.int8), dtype=modes)
@@ -112,8 +141,8 @@ class IterationRecorder(Recorder):
 
     def _iteration_requests(self, requests: pd.DataFrame) -> pd.DataFrame:
         """Fill in what finished requests have written."""
-        values = _columns(self._finished, ("row", *_FINISHED_VALUES))
-        rows = values.pop("row").astype(np.int64)
+        values = self._finished.columns()
+        rows = values.pop("row")
         columns: dict[str, Any] = {str(name): requests[name] for name in requests.columns}
         missing = {"bin": -1, "gpu_id": -1, "cached_tokens": 0}
         for name, column in values.items():
@@ -128,8 +157,3 @@ class IterationRecorder(Recorder):
             filled[list(counts)] = list(counts.values())
             columns[name] = filled
         return table(ITERATION_REQUEST_COLUMNS, columns)
-
-
-def _columns(rows: array[float] | bytearray, names: Sequence[str]) -> dict[str, Any]:
-    values = np.frombuffer(rows, dtype=np.float64).reshape(-1, len(names))
-    return {name: values[:, index] for index, name in enumerate(names)}
