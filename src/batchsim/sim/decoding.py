@@ -5,7 +5,6 @@ It makes a span of iterations cost as much as one: nothing here is done per toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import sqrt
 
@@ -73,12 +72,10 @@ class Decoding:
         request.finish_step = -1
         return stored_tokens
 
-    def take_finished(self) -> Sequence[Request]:
+    def take_finished(self) -> list[Request]:
         """Take out the sequences that have decoded their last token."""
         finishes, step = self._finishes, self.step
-        if not finishes or finishes[0][0] > step:
-            return ()
-        finished = []
+        finished: list[Request] = []
         while finishes and finishes[0][0] <= step:
             finish_step, _, request = heappop(finishes)
             if request.finish_step == finish_step:
@@ -98,10 +95,8 @@ class Decoding:
         """Blocks that the next iteration takes."""
         return self._growing[-self.step % self._block_size]
 
-    def growth_over(self, num_iterations: int) -> int:
+    def _growth_over(self, num_iterations: int) -> int:
         """Blocks that the next iterations take."""
-        if num_iterations == 1:
-            return self._growing[-self.step % self._block_size]
         cycles, rest = divmod(num_iterations, self._block_size)
         first = -self.step % self._block_size
         growing, after = self._growing, first + 1
@@ -113,7 +108,7 @@ class Decoding:
         """How many of the next iterations so many free blocks last for."""
         if self._num_growing * (num_iterations // self._block_size + 1) <= num_blocks:
             return num_iterations
-        if self.growth_over(num_iterations) <= num_blocks:
+        if self._growth_over(num_iterations) <= num_blocks:
             return num_iterations
         cycles, num_blocks = divmod(num_blocks, self._num_growing)
         num = cycles * self._block_size
@@ -124,16 +119,24 @@ class Decoding:
             num += 1
         return num
 
-    def advance(self, num_iterations: int) -> None:
-        """Every sequence has decoded so many tokens more."""
-        self.step += num_iterations
+    def advance(self, num_iterations: int) -> int:
+        """Every sequence decodes so many tokens more; return the blocks that takes."""
+        step = self.step
+        blocks = (
+            self._growing[-step % self._block_size]
+            if num_iterations == 1
+            else self._growth_over(num_iterations)
+        )
+        self.step = step = step + num_iterations
         self.context_tokens += num_iterations * self.num
-        while self._outgrow and self._outgrow[0][0] <= self.step:
-            at_step, _, request = heappop(self._outgrow)
+        outgrow = self._outgrow
+        while outgrow and outgrow[0][0] <= step:
+            at_step, _, request = heappop(outgrow)
             # A request that left and came back may stand here twice.
             is_due = request.finish_step > at_step == request.blocks * self._block_size - request.offset
             if is_due and not request.is_growing:
                 self._start_growing(request)
+        return blocks
 
     def _start_growing(self, request: Request) -> None:
         request.is_growing = True

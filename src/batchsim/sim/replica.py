@@ -105,7 +105,7 @@ class Replica:
             if inbox.items or inbox.next_s <= now_s:
                 self._take_in()
             self._plan()
-            if running.chunks:
+            if running.prefill_seqs:
                 self._start_iteration()
             elif running.decoding.num:
                 self._start_span()
@@ -270,10 +270,7 @@ class Replica:
         running.now_s = now_s
         num_running = running.num_running
         if shape[1]:
-            growth = decoding.growth_over(num)
-            if growth:
-                kv.take(growth)
-            decoding.advance(num)
+            kv.take(decoding.advance(num))
         used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished()
         if running.completing:

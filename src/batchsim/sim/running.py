@@ -32,9 +32,46 @@ class RunningSet:
         KV blocks copied between GPU and host before the next iteration.
     num_waiting, waiting_blocks
         Requests in the queue, and KV blocks that the prompts of waiting requests will take.
+    prefill_tokens, prefill_seqs, prefill_pairs
+        The chunks of the next iteration, as `IterationShape` counts them.
     now_s
         The time of the iteration boundary, set by the replica.
     """
+
+    __slots__ = (
+        "_has_one_bin",
+        "_head",
+        "_head_bin",
+        "_holds_decodes",
+        "_is_caching",
+        "_kv",
+        "_number",
+        "_prefilling",
+        "_queue",
+        "_recorder",
+        "_replica_id",
+        "_running",
+        "_stored",
+        "_swapped",
+        "_true_output_tokens",
+        "block_size",
+        "completing",
+        "decoding",
+        "growth_blocks",
+        "max_running",
+        "now_s",
+        "num_blocks",
+        "num_preempted",
+        "num_running",
+        "num_waiting",
+        "on_leave",
+        "prefill_pairs",
+        "prefill_seqs",
+        "prefill_tokens",
+        "retired",
+        "swap_blocks",
+        "waiting_blocks",
+    )
 
     def __init__(
         self,
@@ -51,6 +88,7 @@ class RunningSet:
         self._recorder = recorder
         self.on_leave: Callable[[], None] | None = None  # called when one gives up waiting
         self._is_caching = kv.tokens_per_id > 0
+        self._has_one_bin = queue.num_bins == 1
         self.decoding = Decoding(kv.block_size)
         self.retired: list[Request] = []
         self.completing: list[Request] = []
@@ -63,8 +101,11 @@ class RunningSet:
         self.num_preempted = 0
         self.max_running = 0
         self.swap_blocks = 0
-        self.chunks: dict[int, tuple[int, float]] = {}  # tokens and pairs by request
-        self._stored: dict[int, list[int]] = {}  # ids that the chunks will fill
+        self.growth_blocks = 0
+        self.prefill_tokens = self.prefill_seqs = 0
+        self.prefill_pairs = 0.0
+        self._number = 0  # of the next iteration
+        self._stored: dict[int, list[int]] = {}  # by request, ids that the chunks will fill
         self._holds_decodes = False
         self._head: WaitingRequest | None = None
         self._head_bin = 0
@@ -75,28 +116,27 @@ class RunningSet:
     def start_step(self) -> None:
         """Begin a new iteration, empty but for the decodes."""
         self.num_preempted = self.swap_blocks = 0
-        if self.chunks:
-            self.chunks = {}
-            self._stored = {}
-            self.completing = []
+        self.growth_blocks = self.decoding.growth()
+        if self.prefill_seqs:
+            self._number += 1
+            self.prefill_tokens = self.prefill_seqs = 0
+            self.prefill_pairs = 0.0
             self._holds_decodes = False
+            self.completing = []
+            if self._stored:
+                self._stored = {}
 
     @property
     def is_undecided(self) -> bool:
         """Whether a rule has to be asked though nobody waits."""
-        return bool(self._prefilling or self._swapped) or self.decoding.growth() > self._kv.available
+        return bool(self._prefilling or self._swapped) or self.growth_blocks > self._kv.available
 
     @property
     def shape(self) -> IterationShape:
         """The iteration as it stands."""
-        tokens, pairs = 0, 0.0
-        for chunk_tokens, chunk_pairs in self.chunks.values():
-            tokens += chunk_tokens
-            pairs += chunk_pairs
-        if self._holds_decodes:
-            return IterationShape(tokens, 0, 0, len(self.chunks), pairs)
         decoding = self.decoding
-        return IterationShape(tokens, decoding.num, decoding.context_tokens, len(self.chunks), pairs)
+        num, context_tokens = (0, 0) if self._holds_decodes else (decoding.num, decoding.context_tokens)
+        return IterationShape(self.prefill_tokens, num, context_tokens, self.prefill_seqs, self.prefill_pairs)
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait."""
@@ -113,23 +153,18 @@ class RunningSet:
 
     def complete_prompts(self) -> list[Request]:
         """Requests whose prompt is complete yield a token and decode on; return those that this finishes."""
-        finished = []
+        finished, now_s, join = [], self.now_s, self.decoding.join
         for request in self.completing:
-            request.generated_tokens += 1
-            if request.generated_tokens == 1:
-                request.first_token_s = self.now_s
-            if request.generated_tokens < self._true_output_tokens[request.request_id]:
-                self.decode(request, request.computed_tokens)
+            request.generated_tokens = generated_tokens = request.generated_tokens + 1
+            if generated_tokens == 1:
+                request.first_token_s = now_s
+            request.decode_start_s = now_s
+            num_left = self._true_output_tokens[request.request_id] - generated_tokens
+            if num_left:
+                join(request, request.computed_tokens, num_left)
             else:
-                request.decode_start_s = self.now_s
                 finished.append(request)
         return finished
-
-    def decode(self, request: Request, stored_tokens: int) -> None:
-        """Let a running request decode from now on."""
-        request.decode_start_s = self.now_s
-        num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
-        self.decoding.join(request, stored_tokens, num_left)
 
     def retire(self, request: Request, *, is_known: bool) -> None:
         """A request has finished; its blocks and seat are free once the host knows."""
@@ -152,11 +187,6 @@ class RunningSet:
     def free_blocks(self) -> int:
         """Blocks that can be taken."""
         return self._kv.available
-
-    @property
-    def growth_blocks(self) -> int:
-        """Blocks the decodes take."""
-        return self.decoding.growth()
 
     @property
     def num_decoding(self) -> int:
@@ -182,7 +212,7 @@ class RunningSet:
         """The head of the queue."""
         if not self.num_waiting:
             return None
-        bin_ = self._queue.next_bin()
+        bin_ = 0 if self._has_one_bin else self._queue.next_bin()
         assert bin_ is not None, "somebody waits"
         self._head_bin, self._head = bin_, self._queue.head(bin_, self.now_s)
         return self._head  # type: ignore[return-value]  # a queue hands back the requests it was given
@@ -193,7 +223,7 @@ class RunningSet:
 
     def uncached_tokens(self, request: Request) -> int:
         """Tokens still to compute, prefix hits taken off."""
-        wanted = request.remaining_tokens
+        wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
         if not (self._is_caching and request.prefix_ids):
             return wanted
         size = self._kv.tokens_per_id
@@ -210,21 +240,24 @@ class RunningSet:
         keep_free_blocks: int = 0,
     ) -> bool:
         """Admit the head of the queue if its blocks can be had."""
-        kv = self._kv
-        cached_tokens = request.num_hits * kv.tokens_per_id
+        kv, num_hits = self._kv, request.num_hits
+        cached_tokens = num_hits * kv.tokens_per_id
         tokens = cached_tokens + num_tokens
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
-        blocks = -(-tokens // self.block_size)
-        new_blocks = pinned = blocks
-        if cached_tokens:
-            hits = request.prefix_ids[: request.num_hits]
+        new_blocks = pinned = blocks = -(-tokens // self.block_size)
+        if num_hits:
+            hits = request.prefix_ids[:num_hits]
             new_blocks -= cached_tokens // self.block_size
             pinned = new_blocks + kv.num_newly_pinned(hits)
         if pinned > kv.available - keep_free_blocks:
             return False
-        self._pop(request)
-        if cached_tokens:
+        if request is not self._head or self.num_running >= self.max_running:
+            raise self._out_of_turn(request)
+        self._queue.pop(self._head_bin, self.now_s)
+        self._head = None
+        self._count_waiting(request, -1)
+        if num_hits:
             kv.lease(hits)
             request.shared_ids = list(hits)
             request.computed_tokens = cached_tokens
@@ -239,31 +272,34 @@ class RunningSet:
     def lacking_blocks(self, request: Request, num_tokens: int) -> int:
         """Blocks that lack for a chunk."""
         blocks = -(-(request.computed_tokens + num_tokens) // self.block_size)
-        return max(blocks - request.blocks, 0) + self.decoding.growth() - self._kv.available
+        return max(blocks - request.blocks, 0) + self.growth_blocks - self._kv.available
 
     def prefill(self, request: Request, num_tokens: int) -> None:
         """Add a chunk."""
-        request_id, start = request.request_id, request.computed_tokens
+        start = request.computed_tokens
         remaining = request.prompt_tokens + request.generated_tokens - start
-        if not 0 < num_tokens <= remaining or request_id in self.chunks:
+        if not 0 < num_tokens <= remaining or request.chunk_number == self._number:
             raise PlanError(
-                f"request {request_id} was given a chunk of {num_tokens} tokens; one chunk an iteration of 1 "
-                f"to {remaining} tokens is possible"
+                f"request {request.request_id} was given a chunk of {num_tokens} tokens; one chunk an "
+                f"iteration of 1 to {remaining} tokens is possible"
             )
         stop = request.computed_tokens = start + num_tokens
         blocks = -(-stop // self.block_size)
         if blocks > request.blocks:
             self._kv.take(blocks - request.blocks)
             request.blocks = blocks
-        self.chunks[request_id] = (num_tokens, num_tokens * (start + num_tokens / 2))
+        request.chunk_number, request.chunk_tokens = self._number, num_tokens
+        self.prefill_tokens += num_tokens
+        self.prefill_seqs += 1
+        self.prefill_pairs += num_tokens * (start + num_tokens / 2)
         if start < request.most_computed_tokens:
             request.recomputed_tokens += min(stop, request.most_computed_tokens) - start
         if self._is_caching and request.prefix_ids:
             self._share(request, start, stop)
         if num_tokens < remaining:
-            self._prefilling[request_id] = request
+            self._prefilling[request.request_id] = request
         else:
-            self._prefilling.pop(request_id, None)
+            self._prefilling.pop(request.request_id, None)
             self.completing.append(request)
 
     def preempt(self, request: Request, *, swap: bool = False) -> None:
@@ -272,6 +308,7 @@ class RunningSet:
         del self._running[request_id]
         if request.finish_step >= 0:
             stored_tokens = self.decoding.leave(request)
+            self.growth_blocks = self.decoding.growth()
             request.generated_tokens = stored_tokens - request.prompt_tokens + 1
             decode_start_s = request.decode_start_s
         else:
@@ -301,12 +338,15 @@ class RunningSet:
         stored_tokens = request.computed_tokens
         blocks = -(-stored_tokens // self.block_size)
         grows = stored_tokens % self.block_size == 0
-        if blocks + grows > self._kv.available - self.decoding.growth():
+        if blocks + grows > self._kv.available - self.growth_blocks:
             return False
         del self._swapped[request.request_id]
         self._seat(request, blocks, blocks)
         self.swap_blocks += blocks
-        self.decode(request, stored_tokens)
+        request.decode_start_s = self.now_s
+        num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
+        self.decoding.join(request, stored_tokens, num_left)
+        self.growth_blocks = self.decoding.growth()
         return True
 
     def hold_decodes(self) -> None:
@@ -315,18 +355,15 @@ class RunningSet:
 
     # Helpers
 
-    def _pop(self, request: Request) -> None:
-        """Take a request out of the queue, if it is its turn and there is a seat."""
-        if self.num_running >= self.max_running:
-            raise PlanError(
-                f"request {request.request_id} was admitted beside {self.num_running} running ones; "
-                f"{self.max_running} may run"
-            )
+    def _out_of_turn(self, request: Request) -> PlanError:
         if request is not self._head:
-            raise PlanError(f"request {request.request_id} was admitted, but it is not the next in the queue")
-        self._queue.pop(self._head_bin, self.now_s)
-        self._head = None
-        self._count_waiting(request, -1)
+            return PlanError(
+                f"request {request.request_id} was admitted, but it is not the next in the queue"
+            )
+        return PlanError(
+            f"request {request.request_id} was admitted beside {self.num_running} running ones; "
+            f"{self.max_running} may run"
+        )
 
     def _count_waiting(self, request: Request, by: int) -> None:
         self.num_waiting += by
@@ -350,7 +387,13 @@ class RunningSet:
 
     def _leave_prefill(self, request: Request) -> int:
         """Forget a request whose prompt is not complete, its chunk in this iteration included."""
-        num_tokens, _ = self.chunks.pop(request.request_id, (0, 0.0))
+        num_tokens = 0
+        if request.chunk_number == self._number:
+            num_tokens = request.chunk_tokens
+            request.chunk_number = -1
+            self.prefill_tokens -= num_tokens
+            self.prefill_seqs -= 1
+            self.prefill_pairs -= num_tokens * (request.computed_tokens - num_tokens / 2)
         if request in self.completing:
             self.completing.remove(request)
         else:
