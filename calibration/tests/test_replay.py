@@ -16,7 +16,15 @@ from click.testing import CliRunner
 
 from batchsim.config import load_config
 from batchsim.errors import ConfigError
-from batchsim.latency.base import BatchShape, BatchTime, DecodeLine, Domain, IterationShape, LatencyInfo
+from batchsim.latency.base import (
+    RECORDED_FIELDS,
+    BatchShape,
+    BatchTime,
+    DecodeLine,
+    Domain,
+    IterationShape,
+    LatencyInfo,
+)
 from batchsim.records import BATCH_COLUMNS, ITERATION_COLUMNS, ITERATION_REQUEST_COLUMNS, REQUEST_COLUMNS
 from batchsim.results.run import simulate
 from batchsim.results.store import load_run
@@ -48,7 +56,7 @@ class Recorded:
 
     def iteration_s(self, shape: IterationShape) -> float:
         row = next(self._rows)
-        assert tuple(shape) == tuple(row[name] for name in IterationShape._fields)
+        assert shape == IterationShape(*(row[name] for name in RECORDED_FIELDS))
         return float(row["finish_s"] - row["start_s"])
 
     def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:

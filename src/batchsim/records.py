@@ -59,6 +59,7 @@ ITERATION_COLUMNS: Mapping[str, Any] = {
     "context_tokens": np.int64,  # KV tokens of the decoding sequences before the first iteration
     "prefill_seqs": np.int32,
     "prefill_pairs": np.float64,  # see latency.base.IterationShape
+    "longest_tokens": np.int64,  # of the decodes' contexts; 0 where the latency model does not look at it
     "num_running": np.int32,  # sequences that hold KV blocks during the span
     "num_waiting": np.int32,  # after the span was planned
     "kv_blocks": np.int64,  # in use at the end, before finished requests give theirs back

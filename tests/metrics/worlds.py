@@ -64,6 +64,7 @@ _ITERATION_DEFAULTS: Mapping[str, Any] = {
     "prefill_tokens": 0,
     "prefill_seqs": 0,
     "prefill_pairs": 0.0,
+    "longest_tokens": 0,
     "decode_seqs": 0,
     "context_tokens": 0,
     "num_running": 1,

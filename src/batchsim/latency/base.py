@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class IterationShape(NamedTuple):
     prefill_pairs
         Pairs of a prompt token and a token it attends to: for each chunk, ``chunk * (tokens before it + chunk
         / 2)``.
+    longest_tokens
+        KV tokens of the decoding sequence that has most; 0 where nobody asks, see `UnevenIterationLatency`.
     """
 
     prefill_tokens: int
@@ -55,6 +57,11 @@ class IterationShape(NamedTuple):
     context_tokens: int
     prefill_seqs: int = 0
     prefill_pairs: float = 0.0
+    longest_tokens: int = 0
+
+
+#: The fields that a recorded iteration has: sums over its sequences.
+RECORDED_FIELDS = IterationShape._fields[:-1]
 
 
 class DecodeLine(NamedTuple):
@@ -191,6 +198,22 @@ class IterationLatency(Protocol):
         following ``num_linear - 1`` iterations, at ``context_tokens + j * decode_seqs``, to rounding. A model
         that is not linear in the context says 1: then every iteration is an event of its own.
         """
+
+
+class UnevenIterationLatency(IterationLatency, Protocol):
+    """One that tells decodes of one context from those of many; an engine keeps the longest for it alone."""
+
+    @property
+    def follows_longest(self) -> bool:
+        """Whether `longest_tokens` makes a difference."""
+
+    def decode_line(self, decode_seqs: int, context_tokens: int, longest_tokens: int = 0) -> DecodeLine:
+        """As any model's; the longest context, too, grows by a token an iteration. 0: not known."""
+
+
+def follows_longest(latency: IterationLatency) -> TypeGuard[UnevenIterationLatency]:
+    """Whether the model asks for the longest context."""
+    return bool(getattr(latency, "follows_longest", False))
 
 
 def decode_span_s(

@@ -82,7 +82,7 @@ class LinearIterationLatency:
 
     def iteration_s(self, shape: IterationShape) -> float:
         """Seconds for one forward pass."""
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs = shape
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
         return (
             self.fixed_s
             + self.per_prefill_token_s * prefill_tokens

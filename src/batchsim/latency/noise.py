@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from batchsim.latency.analytic import check_number, noise_factor
-from batchsim.latency.base import DecodeLine, IterationLatency, IterationShape, LatencyInfo
+from batchsim.latency.base import (
+    DecodeLine,
+    IterationLatency,
+    IterationShape,
+    LatencyInfo,
+    follows_longest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,11 @@ class NoisyIterationLatency:
         """As the model is."""
         return self.model.is_bounded
 
+    @property
+    def follows_longest(self) -> bool:
+        """As the model does."""
+        return follows_longest(self.model)
+
     def covers(self, shape: IterationShape) -> bool:
         """As the model does."""
         return self.model.covers(shape)
@@ -42,7 +53,11 @@ class NoisyIterationLatency:
         """Seconds of the model, times the next factor."""
         return self.model.iteration_s(shape) * noise_factor(self.sigma, self.rng)
 
-    def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
+    def decode_line(self, decode_seqs: int, context_tokens: int, longest_tokens: int = 0) -> DecodeLine:
         """Seconds of one decode iteration of the model, times the next factor."""
-        first_s = self.model.decode_line(decode_seqs, context_tokens).first_s
+        model = self.model
+        if follows_longest(model):
+            first_s = model.decode_line(decode_seqs, context_tokens, longest_tokens).first_s
+        else:
+            first_s = model.decode_line(decode_seqs, context_tokens).first_s
         return DecodeLine(first_s * noise_factor(self.sigma, self.rng), 0.0, 1)

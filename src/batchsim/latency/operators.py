@@ -101,7 +101,7 @@ class OperatorTableLatency:
 
     def covers(self, shape: IterationShape) -> bool:
         """Whether no axis of the tables that tell of the shape ends before it."""
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs = shape
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
         if prefill_tokens + decode_seqs >= len(self._tokens_s) or prefill_seqs + decode_seqs >= len(
             self._sequences_s
         ):
@@ -128,7 +128,7 @@ class OperatorTableLatency:
         ConfigError
             Outside the tables, where their slope leads below zero.
         """
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs = shape
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
         if not prefill_tokens:
             return self.decode_line(decode_seqs, context_tokens).first_s
         position: tuple[float, ...] = _one_chunk(prefill_tokens, prefill_pairs)
@@ -146,9 +146,9 @@ class OperatorTableLatency:
         return time_s
 
     def iterations_s(self, shapes: Sequence[IterationShape] | Floats) -> Floats:
-        """Seconds of many passes: shapes ``(num_shapes, 5)`` in the order of `IterationShape`'s fields."""
-        columns = np.asarray(shapes, dtype=np.float64).reshape(-1, 5).T
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, pairs = columns
+        """Seconds of many passes: shapes ``(num_shapes, 6)`` in the order of `IterationShape`'s fields."""
+        columns = np.asarray(shapes, dtype=np.float64).reshape(-1, len(IterationShape._fields)).T
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, pairs, _ = columns
         is_prefill, is_decode = prefill_tokens > 0, decode_seqs > 0
         chunk = np.where(is_prefill, prefill_tokens, 1.0)
         before = np.maximum(pairs / chunk - chunk / 2, 0)
@@ -237,7 +237,7 @@ def linear_from_shapes(
     Parameters
     ----------
     shapes
-        ``(num_shapes, 5)``, in the order of `IterationShape`'s fields.
+        ``(num_shapes, 6)``, in the order of `IterationShape`'s fields.
     num_iterations
         How often each occurs; once by default.
 
@@ -246,7 +246,7 @@ def linear_from_shapes(
     ConfigError
         If there are no shapes.
     """
-    rows = np.asarray(shapes, dtype=np.float64).reshape(-1, 5)
+    rows = np.asarray(shapes, dtype=np.float64).reshape(-1, len(IterationShape._fields))
     if not len(rows):
         raise ConfigError("no shapes to fit a linear model to; those of a replay are needed")
     weights = np.ones(len(rows)) if num_iterations is None else np.asarray(num_iterations, dtype=np.float64)

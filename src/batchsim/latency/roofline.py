@@ -106,7 +106,7 @@ class RooflineLatency:
 
     def iteration_s(self, shape: IterationShape) -> float:
         """Seconds for one forward pass."""
-        prefill_tokens, decode_seqs, context_tokens, _, prefill_pairs = shape
+        prefill_tokens, decode_seqs, context_tokens, _, prefill_pairs, _ = shape
         tokens = prefill_tokens + decode_seqs
         compute_s = self._token_s * tokens + self._attended_s * (context_tokens + prefill_pairs)
         memory_s = self._weights_s + self._kv_s * (prefill_tokens + context_tokens)

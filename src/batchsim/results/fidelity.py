@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
+from batchsim.latency.base import IterationShape
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operator_profile import read_operator_profile
 from batchsim.latency.operators import OperatorTable, OperatorTableLatency, linear_from_shapes
@@ -211,6 +212,6 @@ def _visited(spans: pd.DataFrame) -> tuple[Floats, NDArray[np.int64]]:
     """Shapes of the iterations of a replay, those of a span at its mean context, and how often each ran."""
     number = spans["num_iterations"].to_numpy().astype(np.int64)
     context = spans["context_tokens"] + spans["decode_seqs"] * (number - 1) / 2
-    columns = ("prefill_tokens", "decode_seqs", "context_tokens", "prefill_seqs", "prefill_pairs")
+    columns = IterationShape._fields
     shapes = spans.assign(context_tokens=context)[list(columns)].to_numpy(dtype=np.float64)
     return shapes, number

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from batchsim.latency.base import (
+    RECORDED_FIELDS,
     BatchShape,
     BatchTime,
     DecodeLine,
@@ -29,7 +30,7 @@ from batchsim.results.run import SimulationResult
 
 #: What makes two operations alike: an iteration its shape, a batch its bin and the lengths of its members.
 _SHAPES = {
-    "iterations": IterationShape._fields,
+    "iterations": RECORDED_FIELDS,
     "batches": (
         "bin",
         "batch_size",

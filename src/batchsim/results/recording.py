@@ -14,7 +14,7 @@ import pandas as pd
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError, TraceError
-from batchsim.latency.base import BatchShape, IterationShape
+from batchsim.latency.base import RECORDED_FIELDS, BatchShape, IterationShape
 from batchsim.metrics.system import Window, busy_fraction
 from batchsim.policies.presets import find_preset
 from batchsim.results.cluster import AnyLatency
@@ -85,8 +85,8 @@ class Recording:
 
     def iteration_shapes(self) -> list[IterationShape]:
         """Return what each iteration asks of a latency model."""
-        columns = (self.operations[name].tolist() for name in IterationShape._fields)
-        return list(map(IterationShape._make, zip(*columns, strict=True)))
+        columns = (self.operations[name].tolist() for name in RECORDED_FIELDS)
+        return [IterationShape(*row) for row in zip(*columns, strict=True)]
 
 
 def read_recording(directory: Path) -> Recording:

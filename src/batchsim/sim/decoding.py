@@ -28,6 +28,7 @@ class Decoding:
         "_block_size",
         "_finishes",
         "_growing",
+        "_longest",
         "_num_growing",
         "_outgrow",
         "context_tokens",
@@ -35,7 +36,8 @@ class Decoding:
         "step",
     )
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, *, follows_longest: bool = False) -> None:
+        self._longest: list[tuple[int, int, Request]] | None = [] if follows_longest else None
         self._block_size = block_size
         self._growing = [0] * block_size
         self._num_growing = 0
@@ -53,6 +55,8 @@ class Decoding:
         heappush(self._finishes, (finish_step, request.request_id, request))
         self.num += 1
         self.context_tokens += stored_tokens
+        if self._longest is not None:
+            heappush(self._longest, (-request.offset, request.request_id, request))
         room = request.blocks * self._block_size - stored_tokens
         if room < self._block_size:
             self._start_growing(request)
@@ -90,6 +94,16 @@ class Decoding:
             heappop(finishes)  # left early
         first = finishes[0][0]
         return (min(first, outgrow[0][0]) if outgrow else first) - self.step
+
+    def longest_tokens(self) -> int:
+        """Stored tokens of the sequence that has most; 0 where there are none, or nobody wants to know."""
+        longest = self._longest
+        while longest:
+            negated_offset, _, request = longest[0]
+            if request.finish_step >= 0 and request.offset == -negated_offset:
+                return self.step - negated_offset
+            heappop(longest)  # left, and maybe came back with other tokens
+        return 0
 
     def growth(self) -> int:
         """Blocks that the next iteration takes."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, inf
+from typing import cast
 
 from batchsim.errors import ConfigError
-from batchsim.latency.base import IterationLatency, IterationShape
+from batchsim.latency.base import IterationLatency, IterationShape, UnevenIterationLatency
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,18 @@ class Engine:
         return max(gpu_s, self.launch_s), max(0.0, self.launch_s - gpu_s)
 
     def decode_line(
-        self, decode_seqs: int, context_tokens: int, *, is_first: bool
+        self, decode_seqs: int, context_tokens: int, longest_tokens: int = 0, *, is_first: bool
     ) -> tuple[float, float, float, float, float]:
         """Seconds of the following decode iterations, host included.
 
         The three numbers of a `DecodeLine`, then the GPU's wait for the host in the first of them and how
         that grows from one to the next.
         """
-        first_s, growth_s, num_linear = self.latency.decode_line(decode_seqs, context_tokens)
+        if longest_tokens:
+            latency = cast("UnevenIterationLatency", self.latency)
+            first_s, growth_s, num_linear = latency.decode_line(decode_seqs, context_tokens, longest_tokens)
+        else:
+            first_s, growth_s, num_linear = self.latency.decode_line(decode_seqs, context_tokens)
         launch_s = self.launch_s
         if not launch_s:
             return first_s, growth_s, num_linear, 0.0, 0.0
@@ -78,7 +83,11 @@ class Engine:
 
     def is_outside(self, shape: IterationShape, num_iterations: int) -> bool:
         """Tell whether iterations leave the model's range; raise `ConfigError` if they must not."""
-        last = shape._replace(context_tokens=shape.context_tokens + (num_iterations - 1) * shape.decode_seqs)
+        more = num_iterations - 1
+        last = shape._replace(
+            context_tokens=shape.context_tokens + more * shape.decode_seqs,
+            longest_tokens=shape.longest_tokens and shape.longest_tokens + more,
+        )
         if self.latency.covers(shape) and self.latency.covers(last):
             return False
         if self.may_extrapolate:

@@ -12,7 +12,7 @@ from typing import cast
 import simpy
 
 from batchsim.errors import PlanError
-from batchsim.latency.base import IterationShape
+from batchsim.latency.base import IterationShape, follows_longest
 from batchsim.policies.base import IterationReport, IterationRule, Step
 from batchsim.policies.presets import Policy
 from batchsim.sim.decoding import iterations_by
@@ -59,7 +59,15 @@ class Replica:
         self._true_output_tokens = true_output_tokens
         self._recorder = recorder
         self._usable_blocks = self._rule.usable_blocks(kv.num_blocks)
-        self._running = RunningSet(replica_id, policy.queueing, kv, true_output_tokens, recorder)
+        self._follows_longest = follows_longest(engine.latency)
+        self._running = RunningSet(
+            replica_id,
+            policy.queueing,
+            kv,
+            true_output_tokens,
+            recorder,
+            follows_longest=self._follows_longest,
+        )
         # A rule names only requests it was shown, so those are `Request`, whatever else a `Step` could hold.
         self._step = cast("Step", self._running)
         self.inbox = Mailbox(env)
@@ -188,8 +196,11 @@ class Replica:
     def _start_span(self) -> None:
         """Equal decode iterations, up to the next thing that must change the batch."""
         decoding, now_s = self._running.decoding, self._running.now_s
-        self._shape = (0, decoding.num, decoding.context_tokens, 0, 0.0)
-        line = self._engine.decode_line(decoding.num, decoding.context_tokens, is_first=self._is_first)
+        longest_tokens = decoding.longest_tokens() if self._follows_longest else 0
+        self._shape = (0, decoding.num, decoding.context_tokens, 0, 0.0, longest_tokens)
+        line = self._engine.decode_line(
+            decoding.num, decoding.context_tokens, longest_tokens, is_first=self._is_first
+        )
         self._first_s, self._growth_s, num_linear, self._host_s, self._host_growth_s = line
         self._start_s = now_s
         if self._running.swap_blocks:

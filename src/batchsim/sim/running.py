@@ -80,6 +80,8 @@ class RunningSet:
         kv: KVCache,
         true_output_tokens: Sequence[int],
         recorder: IterationRecorder,
+        *,
+        follows_longest: bool = False,
     ) -> None:
         self._replica_id = replica_id
         self._queue = queue
@@ -89,7 +91,7 @@ class RunningSet:
         self.on_leave: Callable[[], None] | None = None  # called when one gives up waiting
         self._is_caching = kv.tokens_per_id > 0
         self._has_one_bin = queue.num_bins == 1
-        self.decoding = Decoding(kv.block_size)
+        self.decoding = Decoding(kv.block_size, follows_longest=follows_longest)
         self.retired: list[Request] = []
         self.completing: list[Request] = []
         self.num_waiting = 0
@@ -135,8 +137,16 @@ class RunningSet:
     def shape(self) -> IterationShape:
         """The iteration as it stands."""
         decoding = self.decoding
-        num, context_tokens = (0, 0) if self._holds_decodes else (decoding.num, decoding.context_tokens)
-        return IterationShape(self.prefill_tokens, num, context_tokens, self.prefill_seqs, self.prefill_pairs)
+        if self._holds_decodes:
+            return IterationShape(self.prefill_tokens, 0, 0, self.prefill_seqs, self.prefill_pairs)
+        return IterationShape(
+            self.prefill_tokens,
+            decoding.num,
+            decoding.context_tokens,
+            self.prefill_seqs,
+            self.prefill_pairs,
+            decoding.longest_tokens(),
+        )
 
     def enqueue(self, request: Request) -> None:
         """Let a request wait."""
