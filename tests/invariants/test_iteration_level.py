@@ -12,6 +12,7 @@ from batchsim.config import load_config
 from batchsim.latency.base import IterationLatency
 from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.metrics.summary import laws
 from batchsim.policies.presets import names_of
 from batchsim.records import FINISHED, Records
@@ -34,6 +35,18 @@ TABLE = TableIterationLatency(
         for seqs in (0, 1, 8, 32)
         for context in (0, 16, 64, 200)
     ),
+)
+#: Decodes of uneven contexts take longer: the engine keeps the longest.
+UNEVEN = OperatorTableLatency(
+    by_tokens=OperatorTable(((1, 64),), (0.01, 0.07)),
+    by_sequences=OperatorTable(((1, 32),), (0.002, 0.005)),
+    prefill=OperatorTable(((1, 64), (0, 64)), (0.001, 0.004, 0.01, 0.05)),
+    decode=OperatorTable(((1, 32), (1, 8, 20, 60)), (0.001, 0.002, 0.006, 0.03, 0.004, 0.01, 0.05, 0.4)),
+    mixed=OperatorTable(
+        ((1, 64), (0, 64), (1, 32), (1, 60)), tuple(0.002 * (1 + step) for step in range(16))
+    ),
+    decode_lag=Lag((2, 16), (0.5, 0.25)),
+    mixed_lag=Lag((4,), (0.75,)),
 )
 
 
@@ -107,7 +120,7 @@ def worlds(draw: st.DrawFn, presets: list[str] | None = None, *, is_plain: bool 
         "patience_s": None if is_plain else draw(st.sampled_from([None, None, 0.7])),
         "seed": draw(st.integers(0, 3)),
     }
-    latency: IterationLatency = draw(st.sampled_from([ON_GRID, OFF_GRID, TABLE]))
+    latency: IterationLatency = draw(st.sampled_from([ON_GRID, OFF_GRID, TABLE, UNEVEN]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     num = draw(st.integers(1, 40))
     gaps_s = rng.exponential(draw(st.sampled_from([0.01, 0.1, 0.5])), num)

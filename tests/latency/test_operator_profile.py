@@ -185,7 +185,7 @@ def test_gpus_that_share_out_experts_read_fewer_each(tmp_path: Path) -> None:
 
 def test_slices_of_experts_are_told_from_whole_ones_and_said_so(tmp_path: Path) -> None:
     write_profile(tmp_path / "tp1", moe=EXPERTS)
-    write_profile(tmp_path / "tp2")
+    write_profile(tmp_path / "tp2", skew=SKEW)
 
     model = read_operator_profile(tmp_path, MOE, tensor_parallel=2, link_bytes_per_s=1e30)
 
@@ -200,14 +200,12 @@ def test_slices_of_experts_are_told_from_whole_ones_and_said_so(tmp_path: Path) 
 def test_uneven_decodes_lag_as_the_profile_says(tmp_path: Path) -> None:
     write_profile(tmp_path / "tp1", skew=SKEW)
 
-    # Two of 16 and of 48 tokens: four hold a long one, 48, with probability 15/16.
-    even = read_operator_profile(tmp_path, CONFIG)
-    uneven = read_operator_profile(tmp_path, CONFIG, lengths=([16, 48], [1, 1]))
+    model = read_operator_profile(tmp_path, CONFIG)
 
-    longest = (16 / 16 + 48 * 15 / 16) / 32
-    shape = IterationShape(0, 4, 4 * 32)
-    added_s = uneven.iteration_s(shape) - even.iteration_s(shape)
-    assert added_s == pytest.approx(10 * 0.5 * 8e-6 * (longest - 1), rel=1e-9)
+    even_s, uneven_s = (
+        model.iteration_s(IterationShape(0, 4, 4 * 16, longest_tokens=longest)) for longest in (16, 32)
+    )
+    assert uneven_s - even_s == pytest.approx(10 * 0.5 * 4e-6, rel=1e-9)
 
 
 def test_points_between_two_grids_are_filled(tmp_path: Path) -> None:
@@ -308,10 +306,14 @@ def test_measured_profile_gives_lines_equal_to_its_iterations() -> None:
     name = "meta-llama/Llama-3.1-8B"
     folder = shared_path(f"groundtruth/llmservingsim/profiles/RTXPRO6000/{name}")
     config = json.loads(shared_path(f"groundtruth/llmservingsim/models/{name}.json").read_text("utf-8"))
-    model = read_operator_profile(folder, config, lengths=([100, 900], [200, 900]))
+    model = read_operator_profile(folder, config)
 
     for num, context in [(1, 7), (37, 37 * 250), (128, 128 * 1000), (200, 200 * 3000)]:
-        first_s, growth_s, num_linear = model.decode_line(num, context)
+        longest = 3 * context // num
+        first_s, growth_s, num_linear = model.decode_line(num, context, longest)
         steps = np.unique(np.linspace(0, num_linear - 1, 5).astype(int))
-        shapes = [IterationShape(0, num, context + int(step) * num) for step in steps]
+        shapes = [
+            IterationShape(0, num, context + step * num, longest_tokens=longest + step)
+            for step in steps.tolist()
+        ]
         assert first_s + growth_s * steps == pytest.approx(model.iterations_s(shapes), rel=1e-9)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchShape, Domain, IterationShape, LatencyInfo
-from batchsim.latency.operators import OperatorTable, OperatorTableLatency, linear_from_shapes
+from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency, linear_from_shapes
 from batchsim.latency.store import load_latency, save_latency
 
 # Tokens: 1 s and 0.5 s each up to 4, then 2 s each; sequences: 0.25 s each.
@@ -28,15 +28,23 @@ MODEL = OperatorTableLatency(
     LatencyInfo("tiny", "derived", {"gpu": "none"}),
 )
 
+UNEVEN = replace(MODEL, decode_lag=Lag((2, 4), (0.5, 0.25)), mixed_lag=Lag((4,), (0.75,)))
+
 SHAPES = st.builds(
-    lambda chunk, before, seqs, context, chunks: IterationShape(
-        chunk, seqs, seqs * context, chunks if chunk else 0, chunk * (before + chunk / 2)
+    lambda chunk, before, seqs, context, chunks, longest: IterationShape(
+        chunk,
+        seqs,
+        seqs * context,
+        chunks if chunk else 0,
+        chunk * (before + chunk / 2),
+        seqs and context + longest,
     ),
     st.integers(0, 20),
     st.integers(0, 40),
     st.integers(0, 9),
     st.integers(0, 100),
     st.integers(1, 3),
+    st.integers(0, 90),
 ).filter(lambda shape: shape.prefill_tokens + shape.decode_seqs > 0)
 
 
@@ -75,20 +83,68 @@ def test_beyond_the_last_point_the_slope_from_half_of_it_goes_on() -> None:
     assert ten - eight == pytest.approx(2 * 2.0 + 2 * (4.0 - 1.0) / 6)
 
 
+@pytest.mark.parametrize("model", [MODEL, UNEVEN])
 @given(st.lists(SHAPES, min_size=1, max_size=20))
-def test_many_shapes_at_once_take_what_each_takes(shapes: list[IterationShape]) -> None:
-    together = MODEL.iterations_s(shapes)
+def test_many_shapes_at_once_take_what_each_takes(
+    model: OperatorTableLatency, shapes: list[IterationShape]
+) -> None:
+    together = model.iterations_s(shapes)
 
-    assert together == pytest.approx([MODEL.iteration_s(shape) for shape in shapes], rel=1e-12)
+    assert together == pytest.approx([model.iteration_s(shape) for shape in shapes], rel=1e-12)
 
 
-@given(st.integers(1, 9), st.integers(0, 800))
-def test_line_equals_the_iterations_along_it(decode_seqs: int, context_tokens: int) -> None:
-    first_s, growth_s, num_linear = MODEL.decode_line(decode_seqs, context_tokens)
+@pytest.mark.parametrize("model", [MODEL, UNEVEN])
+@given(st.integers(1, 9), st.integers(0, 800), st.integers(0, 200))
+def test_line_equals_the_iterations_along_it(
+    model: OperatorTableLatency, decode_seqs: int, context_tokens: int, longer: int
+) -> None:
+    longest = context_tokens // decode_seqs + longer
+    first_s, growth_s, num_linear = model.decode_line(decode_seqs, context_tokens, longest)
 
-    steps = np.arange(min(num_linear, 50))
-    shapes = [IterationShape(0, decode_seqs, context_tokens + int(step) * decode_seqs) for step in steps]
-    assert first_s + growth_s * steps == pytest.approx(MODEL.iterations_s(shapes), rel=1e-9)
+    steps = range(int(min(num_linear, 50)))
+    shapes = [
+        IterationShape(0, decode_seqs, context_tokens + step * decode_seqs, longest_tokens=longest + step)
+        for step in steps
+    ]
+    assert first_s + growth_s * np.array(steps) == pytest.approx(model.iterations_s(shapes), rel=1e-9)
+
+
+def test_uneven_decodes_take_a_share_of_the_way_to_the_longest() -> None:
+    even = MODEL.iteration_s(IterationShape(0, 4, 4 * 32))
+    alike = UNEVEN.iteration_s(IterationShape(0, 4, 4 * 32, longest_tokens=32))
+    uneven = UNEVEN.iteration_s(IterationShape(0, 4, 4 * 32, longest_tokens=64))
+
+    assert alike == even
+    assert uneven - even == 0.25 * (16.0 - 4.0)
+
+
+def test_beside_chunks_decodes_lag_by_a_share_of_their_own() -> None:
+    chunk = (2, 4, 4 * 16, 1, 2 * (16 + 1))
+
+    uneven_s, even_s = (model.iteration_s(IterationShape(*chunk, 64)) for model in (UNEVEN, MODEL))
+
+    assert uneven_s - even_s == 0.75 * 1.0  # from a context of 16 to one of 64
+
+
+def test_share_between_two_numbers_of_decodes_lies_between_theirs() -> None:
+    at_three = IterationShape(0, 3, 3 * 32, longest_tokens=64)
+
+    added_s = UNEVEN.iteration_s(at_three) - MODEL.iteration_s(at_three)
+
+    longest_s, mean_s = (MODEL.iteration_s(IterationShape(0, 3, 3 * num)) for num in (64, 32))
+    assert added_s == pytest.approx(0.375 * (longest_s - mean_s))
+
+
+def test_one_decode_never_lags() -> None:
+    assert UNEVEN.iteration_s(IterationShape(0, 1, 32, longest_tokens=64)) == 1.5 + 0.25 + 2.0
+
+
+@pytest.mark.parametrize(
+    "lag", [Lag((), ()), Lag((2, 4), (0.5,)), Lag((4, 2), (0.1, 0.1)), Lag((2,), (1.5,))]
+)
+def test_lag_that_makes_no_sense_is_refused(lag: Lag) -> None:
+    with pytest.raises(ConfigError, match=r"decode_lag is .*; increasing whole numbers > 1"):
+        replace(MODEL, decode_lag=lag)
 
 
 def test_last_line_has_no_end() -> None:
@@ -107,6 +163,8 @@ def test_range_ends_with_the_tables() -> None:
     assert not MODEL.covers(IterationShape(5, 4, 4, 1, 12.5))  # 9 tokens in all
     assert not MODEL.covers(IterationShape(4, 4, 4, 1, 8.0))  # 5 sequences in all
     assert not MODEL.covers(IterationShape(2, 1, 65, 1, 2.0))
+    assert not MODEL.covers(IterationShape(0, 4, 4 * 16, longest_tokens=65))
+    assert not MODEL.covers(IterationShape(2, 4, 4 * 16, 1, 2.0, 65))
 
 
 def test_table_that_falls_below_zero_outside_is_refused_there() -> None:
@@ -128,15 +186,16 @@ def test_padded_batch_takes_a_prefill_and_the_decodes_after_it() -> None:
     assert total_s - first_token_s == pytest.approx(sum(steps_s), rel=1e-12)
 
 
-def test_file_gives_back_identical_seconds(tmp_path: Path) -> None:
-    save_latency(MODEL, tmp_path / "latency.json")
+@pytest.mark.parametrize("model", [MODEL, UNEVEN])
+def test_file_gives_back_identical_seconds(model: OperatorTableLatency, tmp_path: Path) -> None:
+    save_latency(model, tmp_path / "latency.json")
 
     loaded = load_latency(tmp_path / "latency.json")
 
-    assert loaded == MODEL
+    assert loaded == model
     assert isinstance(loaded, OperatorTableLatency)
-    shape = IterationShape(3, 3, 111, 1, 7.5)
-    assert loaded.iteration_s(shape) == MODEL.iteration_s(shape)
+    shape = IterationShape(3, 3, 111, 1, 7.5, 60)
+    assert loaded.iteration_s(shape) == model.iteration_s(shape)
 
 
 def test_sum_of_operators_cannot_claim_to_be_measured() -> None:

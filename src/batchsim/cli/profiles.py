@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import get_args
 
 import click
-import numpy as np
-from numpy.typing import ArrayLike
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
@@ -22,7 +20,6 @@ from batchsim.latency.import_profile import (
     kind_of,
 )
 from batchsim.latency.store import Model, save_latency
-from batchsim.workload.formats import read_trace
 
 
 @click.command(name="import-profile")
@@ -43,7 +40,6 @@ from batchsim.workload.formats import read_trace
     show_default=True,
     help="What to fit to splitwise-sim's table.",
 )
-@click.option("--trace", type=INPUT_FILE, help="Requests whose lengths tell how uneven decodes are.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_profile(
     source: Path,
@@ -57,7 +53,6 @@ def import_profile(
     link_bytes_per_s: float | None,
     link_latency_s: float,
     family: Family,
-    trace: Path | None,
     as_json: bool,
 ) -> None:
     """Make a latency file of an operator profile, of DistServe's coefficients or of splitwise-sim's table."""
@@ -72,10 +67,9 @@ def import_profile(
             expert_parallel=expert_parallel,
             link_bytes_per_s=link_bytes_per_s,
             link_latency_s=link_latency_s,
-            lengths=_lengths(trace),
         )
-    elif model_config is not None or trace is not None:
-        raise ConfigError(f"--model-config and --trace are for operators; {source.name} is of kind {kind}")
+    elif model_config is not None:
+        raise ConfigError(f"--model-config is for operators; {source.name} is of kind {kind}")
     elif kind == "distserve":
         imported = import_distserve(source, wanted)
     else:
@@ -92,10 +86,3 @@ def import_profile(
     for sentence in notices if isinstance(notices, list) else []:
         warn(sentence)
     click.echo(f"written: {output_file}", err=True)
-
-
-def _lengths(trace: Path | None) -> tuple[ArrayLike, ArrayLike] | None:
-    if trace is None:
-        return None
-    workload = read_trace(trace)
-    return np.asarray(workload.prompt_tokens), np.asarray(workload.output_tokens)

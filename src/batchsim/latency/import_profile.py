@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from batchsim.errors import ConfigError, TraceError, nearest
 from batchsim.latency.base import Domain, IterationDomain, LatencyInfo
@@ -66,7 +65,6 @@ def import_operators(
     expert_parallel: int = 1,
     link_bytes_per_s: float | None = None,
     link_latency_s: float = 0.0,
-    lengths: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> OperatorTableLatency:
     """Sum an operator profile over the layers that a model's ``config.json`` names."""
     if model_config is None:
@@ -78,7 +76,6 @@ def import_operators(
         expert_parallel=expert_parallel,
         link_bytes_per_s=link_bytes_per_s,
         link_latency_s=link_latency_s,
-        lengths=lengths,
     )
 
 

@@ -21,15 +21,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from batchsim.errors import TraceError
 from batchsim.latency.base import Domain, LatencyInfo
 from batchsim.latency.layer_sharing import Group, LayerStack
-from batchsim.latency.operators import OperatorTable, OperatorTableLatency, interpolate_all
+from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency, interpolate_all
 from batchsim.latency.profile_grid import Floats, fill_gaps, interpolation_errors
 from batchsim.latency.profile_tables import ProfileTables, profile_folder
-from batchsim.latency.uneven import lag_by_seqs, longest_over_mean, with_uneven_contexts
+from batchsim.latency.uneven import lag_by_seqs
 from batchsim.specs import ModelSpec
 
 #: How often a pass runs an operator: once altogether, or so often in each layer; all others once in each.
@@ -45,7 +44,6 @@ def read_operator_profile(
     expert_parallel: int = 1,
     link_bytes_per_s: float | None = None,
     link_latency_s: float = 0.0,
-    lengths: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> OperatorTableLatency:
     """Sum a profile over the layers of a model, with the exchanges between the GPUs that share it.
 
@@ -66,9 +64,6 @@ def read_operator_profile(
         Rate of the link between the GPUs, one direction.
     link_latency_s
         Seconds of an exchange besides its transfers.
-    lengths
-        Prompt and output tokens of the requests to come: decodes are then as uneven as drawn from them, and
-        lag as the profile's ``skew.csv`` says. Left out: decodes are of one context.
 
     Raises
     ------
@@ -99,7 +94,7 @@ def read_operator_profile(
 
     errors: dict[str, object] = {}
     attention = _attention(tables, stack.num_layers, errors)
-    uneven = {} if lengths is None else _make_uneven(tables, attention, lengths)
+    lag = _lag(tables)
     meta = tables.meta()
     details = {
         "gpu": meta.get("gpu", meta.get("hardware")),
@@ -112,7 +107,6 @@ def read_operator_profile(
         "link_latency_s": link_latency_s,
         "operators": sorted(dense["layer"].unique().tolist()),
         "interpolation": errors,
-        "longest_over_mean_context": uneven,
         "sha256": tables.sha256,
         "notices": tables.notices,
     }
@@ -122,6 +116,8 @@ def read_operator_profile(
         **attention,
         domain=_domain(by_tokens, attention["decode"]),
         info=LatencyInfo(tables.name(), "derived", details),
+        decode_lag=lag.get("pure"),
+        mixed_lag=lag.get("mixed"),
     )
 
 
@@ -166,24 +162,14 @@ def _attention(tables: ProfileTables, num_layers: int, errors: dict[str, object]
     return grids
 
 
-def _make_uneven(
-    tables: ProfileTables, attention: dict[str, OperatorTable], lengths: tuple[ArrayLike, ArrayLike]
-) -> dict[str, float]:
-    """Change the tables with decodes; return how uneven these are, by their number."""
+def _lag(tables: ProfileTables) -> dict[str, Lag]:
+    """Return how far uneven decodes lag, alone (``pure``) and beside chunks (``mixed``), where measured."""
     if tables.find("skew") is None:
         tables.notices.append("no skew.csv: decodes of uneven contexts take the time of even ones")
         return {}
     skew = tables.read_raw("skew", "regime", "n", "t_mean_us", "t_max_us", "t_skew_us")
-    longest: dict[str, float] = {}
-    for name, regime in (("decode", "pure"), ("mixed", "mixed")):
-        rows = skew[(skew["regime"] == regime) & (skew["t_max_us"] > skew["t_mean_us"])]
-        if rows.empty:
-            continue
-        seqs = np.array(attention[name].axes[-2], dtype=np.float64)
-        over_mean = longest_over_mean(*lengths, seqs)
-        attention[name] = with_uneven_contexts(attention[name], lag_by_seqs(rows, seqs), over_mean)
-        longest |= {f"{num:.0f}": ratio for num, ratio in zip(seqs, over_mean.tolist(), strict=True)}
-    return longest
+    skew = skew[(skew["n"] > 1) & (skew["t_max_us"] > skew["t_mean_us"])]
+    return {str(regime): lag_by_seqs(rows) for regime, rows in skew.groupby("regime")}
 
 
 def _experts_s(tables: ProfileTables, tokens: Floats, stack: LayerStack, group: Group) -> Floats:

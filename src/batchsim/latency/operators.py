@@ -36,6 +36,13 @@ class OperatorTable(NamedTuple):
     seconds: tuple[float, ...]
 
 
+class Lag(NamedTuple):
+    """How far uneven decodes lag, by their number: 0 as with the mean context, 1 as with the longest."""
+
+    seqs: tuple[int, ...]
+    share: tuple[float, ...]
+
+
 #: The tables of the model, and what their axes count.
 TABLES = {
     "by_tokens": ("tokens",),
@@ -53,7 +60,8 @@ class OperatorTableLatency:
     Seconds of whole passes, all layers together; linear between the points. The attention of prompt chunks
     beside decodes is a table of its own, as an engine runs other kernels for it: it can take twice the time
     of both alone. The chunks of a pass count as one of as many tokens and pairs; several prompts, which have
-    fewer pairs than one so long, as one with nothing before it. Decodes count with their mean context.
+    fewer pairs than one so long, as one with nothing before it. Decodes count with their mean context;
+    where the longest is known, attention takes a share of the way to the time of as many decodes that long.
     Below the first point of an axis the time is that of the first point: kernels work by tiles.
 
     Attributes
@@ -67,6 +75,9 @@ class OperatorTableLatency:
         Attention, over the axes that `TABLES` names. Beyond the last points the outer cells go on.
     domain
         The range of whole batches; that of iterations is where all tables have points.
+    decode_lag, mixed_lag
+        That share, without and with chunks beside the decodes; ``None``: 0. Linear between the points, 0 for
+        a single decode.
     """
 
     by_tokens: OperatorTable
@@ -76,15 +87,22 @@ class OperatorTableLatency:
     mixed: OperatorTable
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=lambda: LatencyInfo("operators", "derived"))
+    decode_lag: Lag | None = None
+    mixed_lag: Lag | None = None
     # Seconds at every whole number up to the end of the axis, and per unit beyond it.
     _tokens_s: list[float] = field(init=False, repr=False, compare=False)
     _sequences_s: list[float] = field(init=False, repr=False, compare=False)
     _beyond_s: tuple[float, float] = field(init=False, repr=False, compare=False)
+    _decode_shares: list[float] = field(init=False, repr=False, compare=False)
+    _mixed_shares: list[float] = field(init=False, repr=False, compare=False)
     _rows: dict[int, DecodeRow] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in TABLES:
             _check_table(name, getattr(self, name))
+        for name in ("decode_lag", "mixed_lag"):
+            shares = _shares(name, getattr(self, name))
+            object.__setattr__(self, f"_{name.removesuffix('_lag')}_shares", shares)
         if self.info.provenance == "measured":
             raise ConfigError(
                 "a sum of operators is computed, not measured; its provenance must be derived or synthetic"
@@ -99,21 +117,27 @@ class OperatorTableLatency:
         """Tables: they end somewhere."""
         return True
 
+    @property
+    def follows_longest(self) -> bool:
+        """Whether uneven decodes lag."""
+        return self.decode_lag is not None or self.mixed_lag is not None
+
     def covers(self, shape: IterationShape) -> bool:
         """Whether no axis of the tables that tell of the shape ends before it."""
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, longest_tokens = shape
         if prefill_tokens + decode_seqs >= len(self._tokens_s) or prefill_seqs + decode_seqs >= len(
             self._sequences_s
         ):
             return False
         if not prefill_tokens:
             seqs, context = self.decode.axes
-            return decode_seqs <= seqs[-1] and context_tokens <= context[-1] * decode_seqs
+            return decode_seqs <= seqs[-1] and _reaches(context, context_tokens, decode_seqs, longest_tokens)
         chunk, before = _one_chunk(prefill_tokens, prefill_pairs)
         axes = self.mixed.axes if decode_seqs else self.prefill.axes
         inside = chunk <= axes[0][-1] and before <= axes[1][-1]
         if decode_seqs:
-            inside = inside and decode_seqs <= axes[2][-1] and context_tokens <= axes[3][-1] * decode_seqs
+            inside = inside and decode_seqs <= axes[2][-1]
+            inside = inside and _reaches(axes[3], context_tokens, decode_seqs, longest_tokens)
         return inside
 
     def batch_time(self, shape: BatchShape) -> BatchTime:
@@ -128,19 +152,19 @@ class OperatorTableLatency:
         ConfigError
             Outside the tables, where their slope leads below zero.
         """
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, longest_tokens = shape
         if not prefill_tokens:
-            return self.decode_line(decode_seqs, context_tokens).first_s
-        position: tuple[float, ...] = _one_chunk(prefill_tokens, prefill_pairs)
-        table = self.prefill
-        if decode_seqs:
-            position = (*position, decode_seqs, context_tokens / decode_seqs)
-            table = self.mixed
-        axes, seconds = table
-        position = tuple(max(axis[0], value) for axis, value in zip(axes, position, strict=True))
-        time_s = interpolate(axes, seconds, position) + self._beside_attention_s(
-            prefill_tokens + decode_seqs, (prefill_seqs or 1) + decode_seqs
-        )
+            return self.decode_line(decode_seqs, context_tokens, longest_tokens).first_s
+        chunk = _one_chunk(prefill_tokens, prefill_pairs)
+        time_s = self._beside_attention_s(prefill_tokens + decode_seqs, (prefill_seqs or 1) + decode_seqs)
+        if not decode_seqs:
+            time_s += _interpolate(self.prefill, chunk)
+        else:
+            mean_s = _interpolate(self.mixed, (*chunk, decode_seqs, context_tokens / decode_seqs))
+            time_s += mean_s
+            share = self._mixed_shares[min(decode_seqs, len(self._mixed_shares) - 1)]
+            if share and longest_tokens * decode_seqs > context_tokens:
+                time_s += share * (_interpolate(self.mixed, (*chunk, decode_seqs, longest_tokens)) - mean_s)
         if time_s <= 0:
             raise self._too_far(shape, time_s)
         return time_s
@@ -148,25 +172,33 @@ class OperatorTableLatency:
     def iterations_s(self, shapes: Sequence[IterationShape] | Floats) -> Floats:
         """Seconds of many passes: shapes ``(num_shapes, 6)`` in the order of `IterationShape`'s fields."""
         columns = np.asarray(shapes, dtype=np.float64).reshape(-1, len(IterationShape._fields)).T
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, pairs, _ = columns
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, pairs, longest = columns
         is_prefill, is_decode = prefill_tokens > 0, decode_seqs > 0
         chunk = np.where(is_prefill, prefill_tokens, 1.0)
         before = np.maximum(pairs / chunk - chunk / 2, 0)
         context = context_tokens / np.where(is_decode, decode_seqs, 1.0)
+        longest = np.maximum(longest, context)
 
         sequences = decode_seqs + np.where(is_prefill, np.maximum(prefill_seqs, 1), prefill_seqs)
         total_s = self._lookup_all(0, prefill_tokens + decode_seqs) + self._lookup_all(1, sequences)
-        for table, rows, position in (
-            (self.prefill, is_prefill & ~is_decode, (chunk, before)),
-            (self.decode, is_decode & ~is_prefill, (decode_seqs, context)),
-            (self.mixed, is_decode & is_prefill, (chunk, before, decode_seqs, context)),
+        for table, rows, position, shares in (
+            (self.prefill, is_prefill & ~is_decode, (chunk, before), None),
+            (self.decode, is_decode & ~is_prefill, (decode_seqs, context), self._decode_shares),
+            (self.mixed, is_decode & is_prefill, (chunk, before, decode_seqs, context), self._mixed_shares),
         ):
-            if rows.any():
-                total_s[rows] += interpolate_all(table, [values[rows] for values in position])
+            if not rows.any():
+                continue
+            here = [values[rows] for values in position]
+            seconds = interpolate_all(table, here)
+            if shares is not None and any(shares):
+                longest_s = interpolate_all(table, [*here[:-1], longest[rows]])
+                last = np.minimum(decode_seqs[rows], len(shares) - 1).astype(np.int64)
+                seconds = seconds + np.asarray(shares)[last] * (longest_s - seconds)
+            total_s[rows] += seconds
         return total_s
 
-    def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
-        """Seconds of the following decode iterations, up to the next point of the mean context.
+    def decode_line(self, decode_seqs: int, context_tokens: int, longest_tokens: int = 0) -> DecodeLine:
+        """Seconds of the following decode iterations, up to the next point of the mean or longest context.
 
         Raises
         ------
@@ -174,12 +206,16 @@ class OperatorTableLatency:
             As `iteration_s`.
         """
         row = self._rows.get(decode_seqs) or self._row(decode_seqs)
-        start_tokens, start_s, end_tokens, slope_s = row.cells[bisect_right(row.inner_tokens, context_tokens)]
-        first_s = start_s + slope_s * (context_tokens - start_tokens)
+        first_s, slope_s, num_linear = _along(row, decode_seqs, context_tokens)
+        share = self._decode_shares[min(decode_seqs, len(self._decode_shares) - 1)]
+        if share and longest_tokens * decode_seqs > context_tokens:
+            longest_s, longest_slope_s, num = _along(row, decode_seqs, longest_tokens * decode_seqs)
+            first_s += share * (longest_s - first_s)
+            slope_s += share * (longest_slope_s - slope_s)
+            num_linear = min(num_linear, num)
         growth_s = slope_s * decode_seqs
         if first_s <= 0:
             raise self._too_far(IterationShape(0, decode_seqs, context_tokens), first_s)
-        num_linear = math.inf if end_tokens == math.inf else (end_tokens - context_tokens) // decode_seqs + 1
         if growth_s < 0:  # up to where it would reach zero
             num_linear = min(num_linear, math.ceil(first_s / -growth_s))
         return DecodeLine(first_s, growth_s, num_linear)
@@ -299,6 +335,25 @@ def _one_chunk(tokens: int, pairs: float) -> tuple[float, float]:
     return tokens, max(0.0, pairs / tokens - tokens / 2)
 
 
+def _reaches(context: Sequence[int], context_tokens: int, decode_seqs: int, longest_tokens: int) -> bool:
+    return context_tokens <= context[-1] * decode_seqs and longest_tokens <= context[-1]
+
+
+def _along(row: DecodeRow, decode_seqs: int, context_tokens: int) -> tuple[float, float, float]:
+    """Seconds at a context, their slope per token, and for how many iterations that holds."""
+    start_tokens, start_s, end_tokens, slope_s = row.cells[bisect_right(row.inner_tokens, context_tokens)]
+    num_linear = math.inf if end_tokens == math.inf else (end_tokens - context_tokens) // decode_seqs + 1
+    return start_s + slope_s * (context_tokens - start_tokens), slope_s, num_linear
+
+
+def _interpolate(table: OperatorTable, position: Sequence[float]) -> float:
+    """Look a place up, held at the first point of each axis."""
+    axes, seconds = table
+    return interpolate(
+        axes, seconds, tuple(max(axis[0], value) for axis, value in zip(axes, position, strict=True))
+    )
+
+
 def interpolate_all(table: OperatorTable, position: Sequence[Floats]) -> Floats:
     """Do as `interpolate` for many positions at once, held at the first point of each axis."""
     values = np.asarray(table.seconds).reshape([len(axis) for axis in table.axes])
@@ -320,6 +375,19 @@ def interpolate_all(table: OperatorTable, position: Sequence[Floats]) -> Floats:
 def _at_whole_numbers(table: OperatorTable) -> list[float]:
     (axis,), seconds = table
     return np.interp(np.arange(axis[-1] + 1), axis, seconds).tolist()
+
+
+def _shares(name: str, lag: Lag | None) -> list[float]:
+    """Return the share at every whole number of decodes up to the last point."""
+    if lag is None:
+        return [0.0]
+    seqs, share = lag
+    is_increasing = all(type(num) is int and num > 1 for num in seqs) and list(seqs) == sorted(set(seqs))
+    if not seqs or len(seqs) != len(share) or not is_increasing or not all(0 <= one <= 1 for one in share):
+        raise ConfigError(
+            f"{name} is {lag!r:.200}; increasing whole numbers > 1 and as many shares in [0, 1] are needed"
+        )
+    return np.interp(np.arange(seqs[-1] + 1), (1, *seqs), (0.0, *share)).tolist()
 
 
 def _last_slope(times_s: Sequence[float]) -> float:

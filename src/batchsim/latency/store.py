@@ -23,7 +23,7 @@ from batchsim.latency.base import (
 from batchsim.latency.grid import TableLatency
 from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
-from batchsim.latency.operators import TABLES, OperatorTable, OperatorTableLatency
+from batchsim.latency.operators import TABLES, Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.table import PROVENANCES
 from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model, parse_spec
@@ -259,6 +259,13 @@ def _operator_table(value: Any) -> OperatorTable:
     return OperatorTable(_axes(axes), _tuple(seconds))
 
 
+def _lag(value: Any) -> Lag | None:
+    if value is None:
+        return None
+    seqs, share = _tuple(value) if isinstance(value, list) and len(value) == 2 else ([], [])
+    return Lag(_tuple(seqs), _tuple(share))
+
+
 def _model(value: Any) -> ModelSpec:
     return (
         load_model(value)
@@ -276,6 +283,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "axes": _axes,
     **dict.fromkeys(("total_s", "grid_s", "prefill_tokens", "decode_seqs", "mean_context_tokens"), _tuple),
     **dict.fromkeys(TABLES, _operator_table),
+    **dict.fromkeys(("decode_lag", "mixed_lag"), _lag),
     "model": _model,
     "gpu": _gpu,
 }

@@ -95,7 +95,7 @@ def predict(
         If the profile, the model or a setting cannot be used.
     """
     settings = _filled(settings, model, workload)
-    table = _latency(settings, profile, model, workload)
+    table = _latency(settings, profile, model)
     latency: OperatorTableLatency | LinearIterationLatency = table
     if family == "linear":
         first = simulate(_config(settings), workload, latency=table)
@@ -167,10 +167,7 @@ def _filled(settings: EngineSettings, model: Mapping[str, Any], workload: Worklo
     return replace(settings, notices=tuple(notices))
 
 
-def _latency(
-    settings: EngineSettings, profile: str | Path, model: Mapping[str, Any], workload: Workload
-) -> OperatorTableLatency:
-    lengths = (workload.prompt_tokens, workload.output_tokens) if settings.uneven_contexts else None
+def _latency(settings: EngineSettings, profile: str | Path, model: Mapping[str, Any]) -> OperatorTableLatency:
     table = read_operator_profile(
         Path(profile),
         model,
@@ -178,8 +175,9 @@ def _latency(
         expert_parallel=settings.expert_parallel,
         link_bytes_per_s=settings.link_bytes_per_s,
         link_latency_s=settings.link_latency_s,
-        lengths=lengths,
     )
+    if not settings.uneven_contexts:
+        table = replace(table, decode_lag=None, mixed_lag=None)
     if not settings.extra_s:
         return table
     seconds = tuple(one + settings.extra_s for one in table.by_sequences.seconds)
@@ -211,7 +209,10 @@ def _config(settings: EngineSettings) -> dict[str, Any]:
 def _visited(spans: pd.DataFrame) -> tuple[Floats, NDArray[np.int64]]:
     """Shapes of the iterations of a replay, those of a span at its mean context, and how often each ran."""
     number = spans["num_iterations"].to_numpy().astype(np.int64)
-    context = spans["context_tokens"] + spans["decode_seqs"] * (number - 1) / 2
-    columns = IterationShape._fields
-    shapes = spans.assign(context_tokens=context)[list(columns)].to_numpy(dtype=np.float64)
+    half = (number - 1) / 2
+    means = spans.assign(
+        context_tokens=spans["context_tokens"] + spans["decode_seqs"] * half,
+        longest_tokens=spans["longest_tokens"] + half,
+    )
+    shapes = means[list(IterationShape._fields)].to_numpy(dtype=np.float64)
     return shapes, number
