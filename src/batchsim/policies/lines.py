@@ -13,36 +13,27 @@ from itertools import islice
 from batchsim.policies.base import WaitingRequest
 
 
-class Line:
-    """First come, first served, with a way back to the head and a way out."""
+class Line(deque[WaitingRequest]):
+    """First come, first served, with a way back to the head and a way out.
 
-    __slots__ = ("_gone", "_requests")
+    A deque of those that wait and of some that gave up, which are never at its head: its own methods append,
+    look at the head, and tell whether anybody waits.
+    """
+
+    __slots__ = ("_gone",)
 
     def __init__(self) -> None:
-        self._requests: deque[WaitingRequest] = deque()
+        super().__init__()
         self._gone: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self._requests) - len(self._gone)
+    @property
+    def num_waiting(self) -> int:
+        """Those that did not give up."""
+        return len(self) - len(self._gone)
 
-    def __bool__(self) -> bool:
-        return bool(self._requests)  # those that gave up never stay at the head
-
-    def push(self, request: WaitingRequest) -> None:
-        """Take a request in, last."""
-        self._requests.append(request)
-
-    def push_back(self, request: WaitingRequest) -> None:
-        """Put a request back, first."""
-        self._requests.appendleft(request)
-
-    def head(self) -> WaitingRequest:
-        """The first."""
-        return self._requests[0]
-
-    def pop(self) -> WaitingRequest:
+    def pop_head(self) -> WaitingRequest:
         """Hand over the first."""
-        request = self._requests.popleft()
+        request = self.popleft()
         if self._gone:
             self._drop_gone_heads()
         return request
@@ -50,15 +41,15 @@ class Line:
     def take(self, num: int) -> list[WaitingRequest]:
         """Hand over the first `num`."""
         if self._gone:
-            return [self.pop() for _ in range(num)]
-        popleft = self._requests.popleft
+            return [self.pop_head() for _ in range(num)]
+        popleft = self.popleft
         return [popleft() for _ in range(num)]
 
     def nth(self, position: int) -> WaitingRequest:
         """The one at a position, counting from 0."""
         if not self._gone:
-            return self._requests[position]
-        present = (request for request in self._requests if id(request) not in self._gone)
+            return self[position]
+        present = (request for request in self if id(request) not in self._gone)
         return next(islice(present, position, None))
 
     def discard(self, request: WaitingRequest) -> None:
@@ -67,8 +58,8 @@ class Line:
         self._drop_gone_heads()
 
     def _drop_gone_heads(self) -> None:
-        while self._requests and id(self._requests[0]) in self._gone:
-            self._gone.remove(id(self._requests.popleft()))
+        while self and id(self[0]) in self._gone:
+            self._gone.remove(id(self.popleft()))
 
 
 class RankedLine:

@@ -63,28 +63,28 @@ class Fifo(_OneBin):
 
     def push(self, request: WaitingRequest) -> int:
         """Take a request in."""
-        self._line.push(request)
+        self._line.append(request)
         return 0
 
     def push_back(self, request: WaitingRequest, bin_: int) -> None:
         """Put a request back to the head."""
-        self._line.push_back(request)
+        self._line.appendleft(request)
 
     def waiting(self, bin_: int) -> int:
         """How many wait."""
-        return len(self._line)
+        return self._line.num_waiting
 
     def head(self, bin_: int, now_s: float) -> WaitingRequest:
         """The one that arrived first."""
-        return self._line.head()
+        return self._line[0]
 
     def pop(self, bin_: int, now_s: float) -> WaitingRequest:
         """Hand over the one that arrived first."""
-        return self._line.pop()
+        return self._line.pop_head()
 
     def oldest(self, bin_: int) -> WaitingRequest:
         """The one that arrived first."""
-        return self._line.head()
+        return self._line[0]
 
     def nth(self, bin_: int, position: int) -> WaitingRequest:
         """The request at a position in the line."""
@@ -178,17 +178,17 @@ class MultiBin:
     def push(self, request: WaitingRequest) -> int:
         """Take a request into the line of its predicted length."""
         bin_ = self.bin_of(request.predicted_output_tokens)
-        self._lines[bin_].push(request)
+        self._lines[bin_].append(request)
         return bin_
 
     def push_back(self, request: WaitingRequest, bin_: int) -> None:
         """Put a request back to the head of its bin, whose turn it is now."""
-        self._lines[bin_].push_back(request)
+        self._lines[bin_].appendleft(request)
         self._current, self._num_left = bin_, self._num_left + 1 if self._current == bin_ else 1
 
     def waiting(self, bin_: int) -> int:
         """How many wait in a bin."""
-        return len(self._lines[bin_])
+        return self._lines[bin_].num_waiting
 
     def next_bin(self) -> int | None:
         """The bin whose turn it is, as long as requests wait in it, else the one whose head arrived first."""
@@ -207,16 +207,16 @@ class MultiBin:
 
     def head(self, bin_: int, now_s: float) -> WaitingRequest:
         """The one of this bin that arrived first."""
-        return self._lines[bin_].head()
+        return self._lines[bin_][0]
 
     def pop(self, bin_: int, now_s: float) -> WaitingRequest:
         """Hand over the one of this bin that arrived first."""
         self._num_left -= 1
-        return self._lines[bin_].pop()
+        return self._lines[bin_].pop_head()
 
     def oldest(self, bin_: int) -> WaitingRequest:
         """The one of this bin that arrived first."""
-        return self._lines[bin_].head()
+        return self._lines[bin_][0]
 
     def nth(self, bin_: int, position: int) -> WaitingRequest:
         """The request at a position in the line of a bin."""
@@ -228,7 +228,7 @@ class MultiBin:
 
     def oldest_bin(self) -> int | None:
         """The bin whose head arrived first."""
-        occupied = [(arrival_order(line.head()), bin_) for bin_, line in enumerate(self._lines) if line]
+        occupied = [(arrival_order(line[0]), bin_) for bin_, line in enumerate(self._lines) if line]
         return min(occupied)[1] if occupied else None
 
     def discard(self, request: WaitingRequest, bin_: int) -> None:
