@@ -68,7 +68,7 @@ class Weighted:
         order = np.argsort(targets)
         found = np.full(len(order), self.max)  # of all the weight, should a rounding ask for more
         everything = _Part(self.first, self.growth, np.zeros_like(self.num), self.num, self.weight)
-        _select(everything, 0.0, targets[order], found)
+        _select(everything, 0.0, self.total, targets[order], found)
         return found[np.argsort(order)]
 
     def written_out(self) -> tuple[Floats, Floats]:
@@ -89,12 +89,20 @@ class _Part:
     stop: Ints
     weight: Floats
 
-    def some_value(self) -> float:
-        """Pick a value near the middle: the median over a sample of rows of the middle of each."""
+    def some_value(self, share: float) -> float:
+        """Pick a value near the one below which that share of the weight lies, a little towards the middle.
+
+        Near an end, most of the rows then lie beyond the value and are done with (Floyd and Rivest, 1975).
+        """
         sample = slice(None, None, len(self.first) // 999 + 1)
         middle = (self.start[sample] + self.stop[sample]) // 2
-        values = np.sort(self.first[sample] + middle * self.growth[sample])
-        return float(values[len(values) // 2])
+        values = self.first[sample] + middle * self.growth[sample]
+        order = np.argsort(values)
+        weight_upto = np.cumsum(((self.stop - self.start)[sample] * self.weight[sample])[order])
+        aside = 1.5 / math.sqrt(len(values))
+        share = share + aside if share < 0.5 else share - aside
+        place = int(np.searchsorted(weight_upto, share * weight_upto[-1]))
+        return float(values[order[min(place, len(values) - 1)]])
 
     def end_of(self, most: float) -> Ints:
         """First ``j`` of each row, from ``start`` to ``stop``, whose value is larger than ``most``."""
@@ -111,11 +119,11 @@ class _Part:
         return _Part(self.first[left], self.growth[left], start[left], stop[left], self.weight[left])
 
 
-def _select(rows: _Part, below: float, targets: Floats, found: Floats) -> None:
+def _select(rows: _Part, below: float, upto_all: float, targets: Floats, found: Floats) -> None:
     """Quickselect for several cumulative weights at once; ``below`` is the weight left behind below."""
     if not len(rows.first):
         return
-    pivot = rows.some_value()
+    pivot = rows.some_value((targets[len(targets) // 2] - below) / (upto_all - below))
     upto = rows.end_of(pivot)
     last = rows.first + (upto - 1) * rows.growth
     before = upto - ((upto > rows.start) & (last == pivot))
@@ -124,9 +132,9 @@ def _select(rows: _Part, below: float, targets: Floats, found: Floats) -> None:
     low, high = np.searchsorted(targets, [weight_before, weight_upto], side="right")
     found[low:high] = pivot
     if low:
-        _select(rows.cut(rows.start, before), below, targets[:low], found[:low])
+        _select(rows.cut(rows.start, before), below, weight_before, targets[:low], found[:low])
     if high < len(targets):
-        _select(rows.cut(upto, rows.stop), weight_upto, targets[high:], found[high:])
+        _select(rows.cut(upto, rows.stop), weight_upto, upto_all, targets[high:], found[high:])
 
 
 def expand(counts: Ints) -> tuple[Ints, Ints]:
