@@ -34,7 +34,7 @@ class Mailbox(simpy.Store):
         self._need: simpy.Event | None = None
         self.is_closed = False
         self.bring: Callable[[], None] | None = None  # set by one who fills it on demand
-        self.next_s = -math.inf  # when the next item comes, if the one who fills it knows
+        self.next_s = math.inf  # when there is something to bring
         self.alert: Callable[[], None] | None = None  # called after each item that is delivered by itself
 
     def deliver(self, item: object) -> None:
@@ -60,10 +60,14 @@ class Mailbox(simpy.Store):
     def when(self, num: int = 1) -> simpy.Event:
         """Event that fires, taking nothing, once this many items are there; in a closed one, the first.
 
-        All who wait share one event, which fires at the smallest number that any of them asked for.
+        Where it is known when the next item comes, that is when it fires for one who wants no more. Else all
+        who wait share one event, which fires at the smallest number that any of them asked for.
         """
         if self.bring is not None:
-            self.bring()
+            if self.next_s <= self._env.now:
+                self.bring()
+            elif num == 1 and not self.items and self.next_s < math.inf:
+                return simpy.Timeout(self._env, delay_until(self._env.now, self.next_s))
         num = 1 if self.is_closed else num
         if self._watch is None:
             watch = simpy.Event(self._env)
@@ -91,7 +95,7 @@ class Mailbox(simpy.Store):
 
     def take_all(self) -> list[Any]:
         """Take what is there now, maybe nothing, without waiting."""
-        if self.bring is not None:
+        if self.bring is not None and self.next_s <= self._env.now:
             self.bring()
         items = self.items
         self.items = []

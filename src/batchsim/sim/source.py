@@ -23,7 +23,8 @@ class RequestSource:
     """Deliver each request at its time, in arrival order, then close `arrivals`.
 
     Takes nothing; gives `Request` to `arrivals`. While nobody waits there, because all GPUs run, an arrival
-    changes nothing and is no event: what has come by then is brought when somebody looks. With `clients` or
+    changes nothing and is no event: what has come by then is brought when somebody looks. Who waits for the
+    next one alone sleeps until it is due; who waits for several is woken by this process. With `clients` or
     `patience_s`, processes of their own send the requests, and `arrivals` is closed when none can come any
     more.
     """
@@ -83,11 +84,8 @@ class RequestSource:
 
     def _bring(self) -> None:
         """Deliver what has arrived by now; close after the last."""
-        env, row, rows = self._env, self._next, self._rows
-        if row is None or row[1] > env.now:
-            return
-        now_s = env.now
-        requests = []
+        row, now_s = self._next, self._env.now
+        env, rows, requests = self._env, self._rows, []
         while row is not None and row[1] <= now_s:
             requests.append(Request(env, *row))
             row = next(rows, None)
