@@ -22,6 +22,8 @@ class Decoding:
     ----------
     num, context_tokens
         Sequences, and the tokens they have stored together.
+    next_end
+        No sequence ends before this step.
     """
 
     __slots__ = (
@@ -32,6 +34,7 @@ class Decoding:
         "_num_growing",
         "_outgrow",
         "context_tokens",
+        "next_end",
         "num",
         "step",
     )
@@ -46,20 +49,25 @@ class Decoding:
         self.num = 0
         self.context_tokens = 0
         self.step = 0
+        self.next_end = 0
 
     def join(self, request: Request, stored_tokens: int, num_left: int) -> None:
         """Let a sequence decode `num_left` more tokens, at least 1; it holds `request.blocks`."""
-        step = self.step
-        request.offset = stored_tokens - step
+        step, block_size = self.step, self._block_size
+        request.offset = offset = stored_tokens - step
         request.finish_step = finish_step = step + num_left
         heappush(self._finishes, (finish_step, request.request_id, request))
+        if not self.num or finish_step < self.next_end:
+            self.next_end = finish_step
         self.num += 1
         self.context_tokens += stored_tokens
         if self._longest is not None:
-            heappush(self._longest, (-request.offset, request.request_id, request))
-        room = request.blocks * self._block_size - stored_tokens
-        if room < self._block_size:
-            self._start_growing(request)
+            heappush(self._longest, (-offset, request.request_id, request))
+        room = request.blocks * block_size - stored_tokens
+        if room < block_size:
+            request.is_growing = True
+            self._growing[offset % block_size] += 1
+            self._num_growing += 1
         elif room < num_left:
             heappush(self._outgrow, (step + room, request.request_id, request))
 
@@ -85,6 +93,7 @@ class Decoding:
             if request.finish_step == finish_step:
                 self.leave(request)
                 finished.append(request)
+        self.next_end = finishes[0][0] if finishes else step
         return finished
 
     def iterations_to_change(self) -> int:
@@ -92,7 +101,7 @@ class Decoding:
         finishes, outgrow = self._finishes, self._outgrow
         while finishes[0][2].finish_step != finishes[0][0]:
             heappop(finishes)  # left early
-        first = finishes[0][0]
+        self.next_end = first = finishes[0][0]
         return (min(first, outgrow[0][0]) if outgrow else first) - self.step
 
     def longest_tokens(self) -> int:
@@ -136,11 +145,7 @@ class Decoding:
     def advance(self, num_iterations: int) -> int:
         """Every sequence decodes so many tokens more; return the blocks that takes."""
         step = self.step
-        blocks = (
-            self._growing[-step % self._block_size]
-            if num_iterations == 1
-            else self._growth_over(num_iterations)
-        )
+        blocks = self.growth() if num_iterations == 1 else self._growth_over(num_iterations)
         self.step = step = step + num_iterations
         self.context_tokens += num_iterations * self.num
         outgrow = self._outgrow
@@ -149,13 +154,10 @@ class Decoding:
             # A request that left and came back may stand here twice.
             is_due = request.finish_step > at_step == request.blocks * self._block_size - request.offset
             if is_due and not request.is_growing:
-                self._start_growing(request)
+                request.is_growing = True
+                self._growing[request.offset % self._block_size] += 1
+                self._num_growing += 1
         return blocks
-
-    def _start_growing(self, request: Request) -> None:
-        request.is_growing = True
-        self._growing[request.offset % self._block_size] += 1
-        self._num_growing += 1
 
 
 def iterations_by(elapsed_s: float, first_s: float, growth_s: float) -> int:

@@ -25,12 +25,14 @@ from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 
 
-class _Rows:
-    """Rows of numbers, packed one by one and read back as columns.
+class Rows:
+    """Rows of numbers, written as ``rows.add(rows.pack(*values))`` and read back as columns.
 
-    They are written for every event. Packing a row costs a fraction of appending its values to an array, and
-    a whole number costs most where a float is stored, so each has the type of its column.
+    One is written for every event. Packing a row costs a fraction of appending its values to an array, and a
+    whole number costs most where a float is stored, so each has the type of its column.
     """
+
+    __slots__ = ("_dtype", "_packed", "add", "pack")
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
         self._dtype = np.dtype(list(columns.items()))
@@ -39,9 +41,11 @@ class _Rows:
         codes = (_STRUCT_CODES[self._dtype[name]] for name in columns)
         self.pack = Struct("=" + "".join(codes)).pack
 
-    def columns(self) -> dict[str, Any]:
+    def columns(self, sort_by: str | None = None) -> dict[str, Any]:
         """What was written, by column."""
         rows = np.frombuffer(self._packed, dtype=self._dtype)
+        if sort_by is not None:
+            rows = rows[np.argsort(rows[sort_by], kind="stable")]
         return {name: rows[name] for name in self._dtype.names or ()}
 
 
@@ -66,19 +70,21 @@ _FINISHED_COLUMNS = {
 
 
 class IterationRecorder(Recorder):
-    """Columns of a run in which engines batch at every iteration."""
+    """Columns of a run in which engines batch at every iteration.
+
+    Attributes
+    ----------
+    spans
+        A row of `ITERATION_COLUMNS` for each span that has ended.
+    """
 
     def __init__(self, env: simpy.Environment, num_requests: int) -> None:
         super().__init__(env, num_requests)
-        self._finished = _Rows(_FINISHED_COLUMNS)
-        self._spans = _Rows(ITERATION_COLUMNS)
+        self._finished = Rows(_FINISHED_COLUMNS)
+        self.spans = Rows(ITERATION_COLUMNS)
         self._preemptions = array("d")
         self._recomputed: dict[int, int] = {}
         self._num_preemptions: dict[int, int] = {}
-
-    def span(self, *values: float) -> None:
-        """A span has ended; its values are `ITERATION_COLUMNS`."""
-        self._spans.add(self._spans.pack(*values))
 
     def finish(self, request: Request, replica_id: int, now_s: float) -> None:
         """A request has its last token."""
@@ -119,13 +125,12 @@ class IterationRecorder(Recorder):
         self, workload: Workload, predicted: NDArray[np.int64], kv_blocks: Sequence[int], block_size: int
     ) -> Records:
         """Put the tables together."""
-        spans = self._spans.columns()
+        spans = self.spans.columns("finish_s" if len(kv_blocks) > 1 else None)
         rows = np.frombuffer(self._preemptions).reshape(-1, len(PREEMPTION_COLUMNS))
         preemptions: dict[str, Any] = dict(zip(PREEMPTION_COLUMNS, rows.T, strict=True))
         preemptions["request_id"] = workload.request_id[preemptions["request_id"].astype(np.int64)]
         modes = pd.CategoricalDtype(["recompute", "swap"])
         preemptions["mode"] = pd.Categorical.from_codes(preemptions["mode"].astype(np.int8), dtype=modes)
-        order = np.argsort(spans["finish_s"], kind="stable")
         base = self.records(workload, predicted, len(kv_blocks), int(np.mean(kv_blocks)) * block_size)
         return Records(
             requests=self._iteration_requests(base.requests),
@@ -134,7 +139,7 @@ class IterationRecorder(Recorder):
             num_gpus=base.num_gpus,
             kv_capacity_tokens=base.kv_capacity_tokens,
             refusals=base.refusals,
-            iterations=table(ITERATION_COLUMNS, {name: column[order] for name, column in spans.items()}),
+            iterations=table(ITERATION_COLUMNS, spans),
             preemptions=table(PREEMPTION_COLUMNS, preemptions),
             kv_blocks=tuple(kv_blocks),
         )

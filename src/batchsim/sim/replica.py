@@ -58,7 +58,7 @@ class Replica:
         self._kv = kv
         self._true_output_tokens = true_output_tokens
         self._recorder = recorder
-        self._usable_blocks = self._rule.usable_blocks(kv.num_blocks)
+        self._usable_tokens = self._rule.usable_blocks(kv.num_blocks) * kv.block_size
         self._follows_longest = follows_longest(engine.latency)
         self._running = RunningSet(
             replica_id,
@@ -88,7 +88,7 @@ class Replica:
 
     def accepts(self, request: Request) -> bool:
         """Whether the request can ever fit."""
-        return -(-self._most_tokens(request) // self._kv.block_size) <= self._usable_blocks
+        return self._most_tokens(request) <= self._usable_tokens
 
     def kv_blocks(self) -> int:
         """KV blocks in use, or wanted by the prompts that wait."""
@@ -107,45 +107,39 @@ class Replica:
 
     def run(self) -> ProcessGen:
         """Take in, plan, run an iteration or a span; wait for arrivals when there is nothing to do."""
-        env, running, inbox = self._env, self._running, self.inbox
+        env, running, inbox, decoding = self._env, self._running, self.inbox, self._running.decoding
         while True:
-            now_s = running.now_s = env.now
-            if inbox.items or inbox.next_s <= now_s:
+            if inbox.items or inbox.next_s <= running.now_s:
                 self._take_in()
             self._plan()
             if running.prefill_seqs:
                 self._start_iteration()
-            elif running.decoding.num:
+            elif decoding.num:
                 self._start_span()
-            elif self._known_until_s < now_s:
-                self._look_again()
-                continue
-            elif running.num_preempted:
-                continue
             else:
-                yield inbox.when()
-                self._look_again()
+                if running.num_preempted:
+                    continue
+                if self._known_until_s >= running.now_s:
+                    yield inbox.when()
+                # The GPU idles, so the host can plan with all that is known now.
+                self._known_until_s = running.now_s = env.now
+                self._is_first = True
                 continue
             yield self._end
-            self._settle()
-
-    def _look_again(self) -> None:
-        """The GPU idles, so the host can plan with all that is known now."""
-        self._known_until_s = self._env.now
-        self._is_first = True
+            self._settle(env.now)
 
     def _take_in(self) -> None:
         """Queue what has arrived, as far as the host knows; refuse what can never fit."""
-        arrived = cast("list[Request]", self.inbox.take_all())
-        known_until_s = self._known_until_s
+        inbox, known_until_s = self.inbox, self._known_until_s
+        arrived = cast("list[Request]", inbox.take_all())
         if arrived and arrived[-1].arrival_s > known_until_s:
-            self.inbox.items = [request for request in arrived if request.arrival_s > known_until_s]
+            inbox.items = [request for request in arrived if request.arrival_s > known_until_s]
             arrived = [request for request in arrived if request.arrival_s <= known_until_s]
+        is_checked = inbox.bring is None  # by `_notice`
         for request in arrived:
-            if request.triggered:
-                continue  # gave up on the way
-            if self.accepts(request):
-                self._running.enqueue(request)
+            if is_checked or self.accepts(request):
+                if not request.triggered:  # did not give up on the way
+                    self._running.enqueue(request)
             else:
                 self._refuse(request)
 
@@ -160,23 +154,29 @@ class Replica:
             self._cut_span(self._iterations_to_arrival(self._env.now))
 
     def _refuse(self, request: Request) -> None:
-        tokens, held = self._most_tokens(request), self._usable_blocks * self._kv.block_size
-        self._recorder.refuse(request, f"may hold {tokens} KV tokens; a request can have {held}")
+        tokens = self._most_tokens(request)
+        self._recorder.refuse(
+            request, f"may hold {tokens} KV tokens; a request can have {self._usable_tokens}"
+        )
 
     def _most_tokens(self, request: Request) -> int:
         """KV tokens a request may come to hold; the last token of an answer is never stored."""
-        answer_tokens = self._true_output_tokens[request.request_id] - 1
-        return request.prompt_tokens + max(answer_tokens, self._rule.reserved_tokens(request))
+        tokens, reserved = (
+            self._true_output_tokens[request.request_id] - 1,
+            self._rule.reserved_tokens(request),
+        )
+        return request.prompt_tokens + (tokens if tokens > reserved else reserved)
 
     def _plan(self) -> None:
         """Let the rule put the next iteration together, where there is something to decide."""
         running = self._running
-        running.start_step()
         if running.num_waiting or running.is_undecided:
+            running.start_step()
             running.max_running = self._sizer.batch_size(0, running.decoding.num)
             self._rule.plan(self._step)
-            self._is_stale = bool(running.num_preempted or running.swap_blocks)
-        else:
+            self._is_stale = running.num_preempted > 0 or running.swap_blocks > 0
+        elif self._is_stale or running.prefill_seqs:
+            running.start_step()
             self._is_stale = False
         if self._is_async:
             self._is_stale = self._is_stale or bool(running.retired or self.inbox.items)
@@ -184,32 +184,34 @@ class Replica:
 
     def _start_iteration(self) -> None:
         """One iteration with prompt chunks."""
-        self._shape = shape = self._running.shape
+        running = self._running
+        self._shape = shape = running.shape
         seconds, self._host_s = self._engine.iteration_s(shape, is_first=self._is_first)
-        if self._running.swap_blocks:
-            seconds += self._running.swap_blocks * self._engine.swap_block_s
-        self._first_s, self._growth_s, self._host_growth_s = seconds, 0.0, 0.0
+        if running.swap_blocks:
+            seconds += running.swap_blocks * self._engine.swap_block_s
         self._num = 1
-        self._start_s = self._running.now_s
+        self._first_s, self._growth_s, self._host_growth_s = seconds, 0.0, 0.0
+        self._start_s = running.now_s
         self._end = LateTimeout(self._env, seconds)
 
     def _start_span(self) -> None:
         """Equal decode iterations, up to the next thing that must change the batch."""
-        decoding, now_s = self._running.decoding, self._running.now_s
+        running = self._running
+        decoding = running.decoding
+        seqs, context_tokens = decoding.num, decoding.context_tokens
         longest_tokens = decoding.longest_tokens() if self._follows_longest else 0
-        self._shape = (0, decoding.num, decoding.context_tokens, 0, 0.0, longest_tokens)
-        line = self._engine.decode_line(
-            decoding.num, decoding.context_tokens, longest_tokens, is_first=self._is_first
-        )
+        self._shape = (0, seqs, context_tokens, 0, 0.0, longest_tokens)
+        line = self._engine.decode_line(seqs, context_tokens, longest_tokens, is_first=self._is_first)
         self._first_s, self._growth_s, num_linear, self._host_s, self._host_growth_s = line
-        self._start_s = now_s
-        if self._running.swap_blocks:
-            self._first_s += self._running.swap_blocks * self._engine.swap_block_s
+        self._start_s = running.now_s
+        if running.swap_blocks:
+            self._first_s += running.swap_blocks * self._engine.swap_block_s
             num_linear = 1
-        self._num = self._most_iterations(num_linear)
-        if self._num > 1:
+        self._num = num = self._most_iterations(num_linear)
+        if num > 1:
             self._watch()
-        self._end = LateTimeout(self._env, self._seconds(self._num))
+            num = self._num
+        self._end = LateTimeout(self._env, num * self._first_s + self._growth_s * (num * (num - 1) / 2))
 
     def _watch(self) -> None:
         """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""
@@ -272,39 +274,49 @@ class Replica:
     def _seconds(self, num: int) -> float:
         return num * self._first_s + self._growth_s * (num * (num - 1) / 2)
 
-    def _settle(self) -> None:
+    def _settle(self, now_s: float) -> None:
         """The iteration or span has ended: tokens out, ended requests out, blocks back."""
-        running, now_s, num = self._running, self._env.now, self._num
-        decoding, shape, kv = running.decoding, self._shape, self._kv
+        running, kv, recorder, num = self._running, self._kv, self._recorder, self._num
+        decoding, shape = running.decoding, self._shape
         self._is_watching = False
         running.on_leave = None
         running.now_s = now_s
         num_running = running.num_running
-        if shape[1]:
-            kv.take(decoding.advance(num))
+        if shape[1] and (new_blocks := decoding.advance(num)):
+            kv.take(new_blocks)
         used_blocks = kv.num_blocks - kv.available
-        finished = decoding.take_finished()
+        finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
         if running.completing:
-            finished = [*finished, *running.complete_prompts()]
+            finished += running.complete_prompts()
         for request in finished:
             running.retire(request, is_known=not self._is_async)
-            self._recorder.finish(request, self._replica_id, now_s)
+            recorder.finish(request, self._replica_id, now_s)
         host_s = num * self._host_s
         if self._host_growth_s:
             host_s += self._host_growth_s * (num * (num - 1) / 2)
-        self._recorder.span(
-            self._replica_id,
-            self._start_s,
-            now_s,
-            num,
-            self._first_s,
-            host_s,
-            *shape,
-            num_running,
-            running.num_waiting,
-            used_blocks,
-            running.num_preempted,
-            self._is_bounded and self._engine.is_outside(IterationShape._make(shape), num),
+        is_extrapolated = self._is_bounded and self._engine.is_outside(IterationShape._make(shape), num)
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, longest_tokens = shape
+        rows = recorder.spans
+        rows.add(
+            rows.pack(
+                self._replica_id,
+                self._start_s,
+                now_s,
+                num,
+                self._first_s,
+                host_s,
+                prefill_tokens,
+                decode_seqs,
+                context_tokens,
+                prefill_seqs,
+                prefill_pairs,
+                longest_tokens,
+                num_running,
+                running.num_waiting,
+                used_blocks,
+                running.num_preempted,
+                is_extrapolated,
+            )
         )
         if self._controllers:
             self._report(finished)

@@ -131,7 +131,10 @@ class RunningSet:
     @property
     def is_undecided(self) -> bool:
         """Whether a rule has to be asked though nobody waits."""
-        return bool(self._prefilling or self._swapped) or self.growth_blocks > self._kv.available
+        if self._prefilling or self._swapped:
+            return True
+        available = self._kv.available
+        return self.decoding.num > available and self.decoding.growth() > available
 
     @property
     def shape(self) -> IterationShape:
@@ -276,7 +279,7 @@ class RunningSet:
             request.is_waiting = False
             request.scheduled_s = self.now_s
             request.cached_tokens = cached_tokens
-        self.prefill(request, num_tokens)
+        self._add_chunk(request, num_tokens)
         return True
 
     def lacking_blocks(self, request: Request, num_tokens: int) -> int:
@@ -286,31 +289,13 @@ class RunningSet:
 
     def prefill(self, request: Request, num_tokens: int) -> None:
         """Add a chunk."""
-        start = request.computed_tokens
-        remaining = request.prompt_tokens + request.generated_tokens - start
-        if not 0 < num_tokens <= remaining or request.chunk_number == self._number:
-            raise PlanError(
-                f"request {request.request_id} was given a chunk of {num_tokens} tokens; one chunk an "
-                f"iteration of 1 to {remaining} tokens is possible"
-            )
-        stop = request.computed_tokens = start + num_tokens
-        blocks = -(-stop // self.block_size)
+        if request.chunk_number == self._number:
+            raise PlanError(f"request {request.request_id} was given two chunks for one iteration")
+        blocks = -(-(request.computed_tokens + num_tokens) // self.block_size)
         if blocks > request.blocks:
             self._kv.take(blocks - request.blocks)
             request.blocks = blocks
-        request.chunk_number, request.chunk_tokens = self._number, num_tokens
-        self.prefill_tokens += num_tokens
-        self.prefill_seqs += 1
-        self.prefill_pairs += num_tokens * (start + num_tokens / 2)
-        if start < request.most_computed_tokens:
-            request.recomputed_tokens += min(stop, request.most_computed_tokens) - start
-        if self._is_caching and request.prefix_ids:
-            self._share(request, start, stop)
-        if num_tokens < remaining:
-            self._prefilling[request.request_id] = request
-        else:
-            self._prefilling.pop(request.request_id, None)
-            self.completing.append(request)
+        self._add_chunk(request, num_tokens)
 
     def preempt(self, request: Request, *, swap: bool = False) -> None:
         """Take a request's blocks away."""
@@ -386,6 +371,31 @@ class RunningSet:
         request.is_running = True
         self.num_running += 1
         self._running[request.request_id] = request
+
+    def _add_chunk(self, request: Request, num_tokens: int) -> None:
+        """Count in a chunk whose blocks are there."""
+        start = request.computed_tokens
+        remaining = request.prompt_tokens + request.generated_tokens - start
+        if not 0 < num_tokens <= remaining:
+            raise PlanError(
+                f"request {request.request_id} was given a chunk of {num_tokens} tokens; "
+                f"1 to {remaining} are possible"
+            )
+        request.computed_tokens = stop = start + num_tokens
+        request.chunk_number, request.chunk_tokens = self._number, num_tokens
+        self.prefill_tokens += num_tokens
+        self.prefill_seqs += 1
+        self.prefill_pairs += num_tokens * (start + num_tokens / 2)
+        if start < request.most_computed_tokens:
+            request.recomputed_tokens += min(stop, request.most_computed_tokens) - start
+        if self._is_caching and request.prefix_ids:
+            self._share(request, start, stop)
+        if num_tokens < remaining:
+            self._prefilling[request.request_id] = request
+        else:
+            if self._prefilling:
+                self._prefilling.pop(request.request_id, None)
+            self.completing.append(request)
 
     def _share(self, request: Request, start: int, stop: int) -> None:
         """Let the prefix cache have the blocks that a chunk fills."""

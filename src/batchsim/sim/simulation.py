@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -185,12 +186,18 @@ def _run(
         env.process(process.run())
     if on_start is not None:
         on_start(recorder)
+    # What has ended is not referred to any more, and so gone: to search what waits for cycles finds nothing.
+    was_collecting = gc.isenabled()
+    gc.disable()
     try:
         env.run(until=recorder.all_ended)
     except RuntimeError as error:
         if error.__cause__ is not None:
             raise  # a process died of it
         raise StalledSimulation(_who_waits(env.now, recorder, schedulers)) from error
+    finally:
+        if was_collecting:
+            gc.enable()
 
 
 def _details(workload: Workload, prefixes: PrefixIds | None) -> dict[str, Sequence[Any]]:
