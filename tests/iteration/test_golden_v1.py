@@ -121,3 +121,24 @@ def test_v1_finds_prefixes_in_the_cache_as_worked_out_by_hand() -> None:
     assert records.requests["cached_tokens"].tolist() == [0, 32, 16, 0, 16]
     assert records.requests["first_token_s"].tolist() == [5.5, 5.5, 22.0, 28.0, 33.0]
     assert records.requests["finish_s"].tolist() == [8.25, 7.0, 22.0, 28.0, 33.0]
+
+
+def test_preempted_request_finds_again_what_nobody_has_overwritten() -> None:
+    # Blocks of 4. A and B hold 3 blocks each when A needs a fourth: B gives way, and A takes B's last one.
+    # When A has ended, B's first 8 tokens, of prompt and answer, are still there; 4 are computed again.
+    requests = requests_of([(0.0, 6, 11), (0.0, 6, 9)])
+
+    def preempted(*, prefix_caching: bool) -> tuple[int, int]:
+        records = run(
+            requests,
+            LATENCY,
+            {"preset": "vllm_v1", "batch_size": 4, "batching": {"max_num_batched_tokens": 16}},
+            num_kv_blocks=6,
+            block_size=4,
+            prefix_caching=prefix_caching,
+        )
+        last = records.iterations[records.iterations["prefill_tokens"] > 0].iloc[-1]
+        return int(records.requests["recomputed_tokens"][1]), int(last["prefill_tokens"])
+
+    assert preempted(prefix_caching=True) == (4, 5)  # and one token that was generated last
+    assert preempted(prefix_caching=False) == (12, 13)

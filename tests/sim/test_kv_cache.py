@@ -100,7 +100,7 @@ def test_what_two_lease_is_held_until_both_release_it() -> None:
     assert kv.used == 0
 
 
-def test_free_blocks_are_taken_first_then_the_end_of_what_is_longest_unused() -> None:
+def test_blocks_never_used_are_taken_first_then_the_end_of_what_is_longest_unused() -> None:
     kv = kv_cache(6, blocks_per_id=1)
     first, second = computed(kv, [1, 2]), computed(kv, [3, 4])
     kv.release(first)
@@ -109,6 +109,34 @@ def test_free_blocks_are_taken_first_then_the_end_of_what_is_longest_unused() ->
     kv.take(3)
 
     assert [kv.match([id_], 1) for id_ in (1, 2, 3, 4)] == [1, 0, 1, 1]
+
+
+def test_what_was_given_back_waits_behind_what_is_longer_unused() -> None:
+    kv = kv_cache(4, blocks_per_id=1)
+    kv.take(3)
+    kv.release(computed(kv, [1]))
+    kv.give(3)
+
+    kv.take(1)
+
+    assert kv.match([1], 1) == 0
+
+
+def test_what_a_preempted_request_left_is_taken_from_its_end() -> None:
+    kv = kv_cache(8, blocks_per_id=1)
+    shared = computed(kv, [1, 2])
+    kv.take(6)
+    kv.give(1)
+    left = kv.give_kept(5)
+    kv.release(shared)
+
+    kv.take(3)
+
+    assert kv.num_kept(left) == 3
+    assert kv.match([1, 2], 2) == 2
+    kv.take_kept(left)
+    assert kv.num_kept(left) == 0
+    assert kv.available == 2
 
 
 def test_a_lease_makes_a_prefix_recent() -> None:
@@ -165,55 +193,54 @@ class Holder:
 
 
 class AgainstListOfBlocks(RuleBasedStateMachine):
-    """What each block holds is written down, and nothing else."""
+    """What each block without users holds is written down, in the order of the line, and nothing else."""
 
     @initialize(num_blocks=st.integers(1, 24), blocks_per_id=st.integers(1, 3))
     def start(self, num_blocks: int, blocks_per_id: int) -> None:
         self.kv = kv_cache(num_blocks, blocks_per_id=blocks_per_id)
         self.size = blocks_per_id
-        self.blocks: list[tuple[str, object]] = [FREE] * num_blocks
-        self.unused: list[int] = []  # in order of release
+        self.line: list[tuple[str, object]] = [FREE] * num_blocks
         self.holders: list[Holder] = []
+        self.left: list[object] = []  # by requests that were preempted
 
     def users(self, id_: int) -> int:
         return sum(id_ in holder.shared for holder in self.holders)
 
-    def count(self, content: tuple[str, object]) -> int:
-        return self.blocks.count(content)
+    def is_unused(self, id_: int) -> bool:
+        return ("id", id_) in self.line
 
     def is_cached(self, id_: int) -> bool:
-        return ("id", id_) in self.blocks
-
-    def put(self, old: tuple[str, object], new: tuple[str, object], num: int) -> None:
-        for _ in range(num):
-            self.blocks[self.blocks.index(old)] = new
+        return self.is_unused(id_) or self.users(id_) > 0
 
     def take(self, holder: Holder, num: int) -> None:
-        while self.count(FREE) < num:
-            self.put(("id", self.unused[0]), FREE, self.size)
-            del self.unused[0]
-        self.put(FREE, ("private", holder), num)
+        for _ in range(num):
+            content = self.line.pop(0)
+            if content[0] == "id":  # of no use any more without this block
+                rest = self.line.count(content)
+                self.line = [FREE] * rest + [one for one in self.line if one != content]
         holder.private += num
 
-    @property
-    def available(self) -> int:
-        return self.count(FREE) + sum(self.count(("id", id_)) for id_ in self.unused)
-
-    @rule(leaf=NODES, num_blocks=st.integers(0, 8))
-    def admit(self, leaf: int, num_blocks: int) -> None:
+    @rule(leaf=NODES, num_blocks=st.integers(0, 8), data=st.data())
+    def admit(self, leaf: int, num_blocks: int, data: st.DataObject) -> None:
         ids, holder = prompt(leaf), Holder(0)
         num_hits = self.kv.match(ids, 4)
         hits = ids[:num_hits]
         assert hits == ids[: next((index for index, id_ in enumerate(ids) if not self.is_cached(id_)), 4)]
-        fits = num_blocks <= self.kv.available - self.kv.num_newly_pinned(hits)
-        pinned = [id_ for id_ in hits if id_ in self.unused]
-        assert fits == (num_blocks <= self.available - len(pinned) * self.size)
+        key = data.draw(st.sampled_from(self.left)) if self.left else None
+        num_kept = self.kv.num_kept(key)
+        assert num_kept == self.line.count(("kept", key))
+        fits = num_blocks + num_kept <= self.kv.available - self.kv.num_newly_pinned(hits)
+        pinned = [id_ for id_ in hits if self.is_unused(id_)]
+        assert fits == (num_blocks + num_kept <= len(self.line) - len(pinned) * self.size)
         if not fits:
             return
         self.kv.lease(hits)
+        if num_kept:
+            self.kv.take_kept(key)
         self.kv.take(num_blocks)
-        self.unused = [id_ for id_ in self.unused if id_ not in hits]
-        holder.shared, holder.ids = hits, ids[num_hits:]
+        taken = [("id", id_) for id_ in hits] + [("kept", key)]
+        self.line = [one for one in self.line if one not in taken]
+        holder.shared, holder.ids, holder.private = hits, ids[num_hits:], num_kept
         self.holders.append(holder)
         self.take(holder, num_blocks)
 
@@ -225,17 +252,15 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
         ids = ids[: data.draw(st.integers(0, len(ids)))]
         new = self.kv.store(ids)
         assert new == [id_ for id_ in ids if not self.is_cached(id_)]
-        for id_ in new:
-            self.put(("private", holder), ("id", id_), self.size)
-            holder.private -= self.size
-            holder.shared.append(id_)
+        holder.private -= len(new) * self.size
+        holder.shared += new
         del holder.ids[: len(ids)]
 
     @precondition(lambda self: self.holders)
     @rule(data=st.data(), num_blocks=st.integers(1, 8))
     def grow(self, data: st.DataObject, num_blocks: int) -> None:
         holder = data.draw(st.sampled_from(self.holders))
-        if num_blocks > self.available:
+        if num_blocks > len(self.line):
             with pytest.raises(PlanError):
                 self.kv.take(num_blocks)
         else:
@@ -246,19 +271,37 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         holder = data.draw(st.sampled_from(self.holders))
-        self.kv.release(holder.shared)
         self.kv.give(holder.private)
+        self.line += [FREE] * holder.private
+        self.release(holder)
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data())
+    def preempt(self, data: st.DataObject) -> None:
+        holder = data.draw(st.sampled_from(self.holders))
+        num_kept = data.draw(st.integers(0, holder.private))
+        self.kv.give(holder.private - num_kept)
+        self.line += [FREE] * (holder.private - num_kept)
+        if num_kept:
+            self.left.append(self.kv.give_kept(num_kept))
+            self.line += [("kept", self.left[-1])] * num_kept
+        self.release(holder)
+
+    def release(self, holder: Holder) -> None:
+        self.kv.release(holder.shared)
         self.holders.remove(holder)
-        self.put(("private", holder), FREE, holder.private)
-        self.unused += [id_ for id_ in reversed(holder.shared) if not self.users(id_)]
+        for id_ in reversed(holder.shared):
+            if not self.users(id_):
+                self.line += [("id", id_)] * self.size
 
     @invariant()
     def both_agree(self) -> None:
-        assert self.kv.available == self.kv.level == self.available
-        assert self.kv.used == len(self.blocks) - self.available
+        assert self.kv.available == self.kv.level == len(self.line)
         for leaf in range(1, 16):
             assert self.kv.match([leaf], 1) == self.is_cached(leaf)
-            assert self.kv.num_newly_pinned([leaf]) == self.size * (leaf in self.unused)
+            assert self.kv.num_newly_pinned([leaf]) == self.size * self.is_unused(leaf)
+        for key in self.left:
+            assert self.kv.num_kept(key) == self.line.count(("kept", key))
 
 
 TestAgainstListOfBlocks = AgainstListOfBlocks.TestCase

@@ -18,16 +18,19 @@ class KVCache(simpy.Container):
     work as in any Container.
 
     A prefix is a sequence of ids, one per `tokens_per_id` tokens of a prompt; equal ids mean equal prompts up
-    to there. The cache owns the blocks of each id that it holds and counts who uses them. Without users an id
-    stays cached until `take` needs its blocks: the one longest unused goes first, and of a request's prefix
-    the end before the beginning, as in vLLM V1. Departs from vLLM, which has free and cached blocks in one
-    line and so may overwrite a cached block while free ones are left, caches the full blocks of answers too,
-    and keeps both copies of a block that two requests computed at the same time.
+    to there. The cache owns the blocks of each id that it holds and counts who uses them. Blocks without
+    users stand in one line, whatever they hold, and are taken from its front, as in vLLM V1: those never
+    used, then in the order in which they were given back, of each request the last first. Until then an id
+    stays cached, and so do the blocks that a preempted request left (`give_kept`), which only it can use.
+    Departs from vLLM, which finds the blocks of finished answers again, too, and both copies of a block that
+    two requests computed at the same time.
 
     Parameters
     ----------
     tokens_per_id
         A multiple of `block_size`; 0: no prefixes.
+    is_caching
+        Whether what blocks hold can be found again; left out: if there are prefixes.
 
     Attributes
     ----------
@@ -38,7 +41,13 @@ class KVCache(simpy.Container):
     available: int
 
     def __init__(
-        self, env: simpy.Environment, num_blocks: int, block_size: int, tokens_per_id: int = 0
+        self,
+        env: simpy.Environment,
+        num_blocks: int,
+        block_size: int,
+        tokens_per_id: int = 0,
+        *,
+        is_caching: bool | None = None,
     ) -> None:
         if tokens_per_id % block_size:
             raise ConfigError(
@@ -50,8 +59,13 @@ class KVCache(simpy.Container):
         self.block_size = block_size
         self.tokens_per_id = tokens_per_id
         self.blocks_per_id = tokens_per_id // block_size
+        self.is_caching = tokens_per_id > 0 if is_caching is None else is_caching
         self._num_users: dict[int, int] = {}
-        self._unused: OrderedDict[int, None] = OrderedDict()  # longest unused first
+        # The line, by what blocks hold and how many: ids, and objects for what a request left. Blocks never
+        # used, or left over from an id, stand in front of it.
+        self._line: OrderedDict[object, int] = OrderedDict()
+        self._line_blocks = 0
+        self._last_given: object = None  # the last of the line, if nobody can use it again
 
     @property
     def _level(self) -> int:  # the Container's own name for what is there
@@ -66,18 +80,13 @@ class KVCache(simpy.Container):
         """Blocks that somebody holds."""
         return self.num_blocks - self.available
 
-    @property
-    def free(self) -> int:
-        """Blocks that can be taken without evicting anything."""
-        return self.available - len(self._unused) * self.blocks_per_id
-
     def take(self, num_blocks: int) -> None:
         """Take blocks now; `PlanError` if there are fewer."""
         level = self.available - num_blocks
         if level < 0:
             raise PlanError(f"{num_blocks} KV blocks were taken where {self.available} are available")
         self.available = level
-        if self._unused:
+        if self._line_blocks > level:
             self._evict()
 
     def give(self, num_blocks: int) -> None:
@@ -86,29 +95,54 @@ class KVCache(simpy.Container):
         if level > self.num_blocks:
             raise PlanError(f"{num_blocks} KV blocks were given back where {self.used} are in use")
         self.available = level
+        if self._line and num_blocks:  # else they stand in front
+            if self._last_given is None:
+                self._last_given = object()
+                self._line[self._last_given] = 0
+            self._line[self._last_given] += num_blocks
+            self._line_blocks += num_blocks
         if self.get_queue:
             self._trigger_get(None)
 
+    def give_kept(self, num_blocks: int) -> object:
+        """Give full blocks back, the last to be taken first; return what `num_kept` knows them by."""
+        key = self._last_given = object()
+        self._line[key] = 0
+        self.give(num_blocks)
+        self._last_given = None
+        return key
+
+    def num_kept(self, key: object) -> int:
+        """How many of the blocks that were given so still hold what they held, from the first on."""
+        return self._line.get(key, 0)
+
+    def take_kept(self, key: object) -> None:
+        """Take those."""
+        num_blocks = self._line.pop(key)
+        self._line_blocks -= num_blocks
+        self.available -= num_blocks
+
     def match(self, ids: Sequence[int], limit: int) -> int:
         """How many ids from the first on are cached, at most `limit`."""
-        users, unused = self._num_users, self._unused
+        users, line = self._num_users, self._line
         for num, id_ in enumerate(ids[:limit]):
-            if id_ not in users and id_ not in unused:
+            if id_ not in users and id_ not in line:
                 return num
         return min(limit, len(ids))
 
     def num_newly_pinned(self, ids: Sequence[int]) -> int:
         """Blocks that stop being available if these cached ids are leased."""
-        unused = self._unused
-        return self.blocks_per_id * sum(id_ in unused for id_ in ids)
+        line = self._line
+        return self.blocks_per_id * sum(id_ in line for id_ in ids)
 
     def lease(self, ids: Sequence[int]) -> None:
         """Use these cached ids until they are released."""
         for id_ in ids:
-            if id_ in self._unused:
-                del self._unused[id_]
+            if id_ in self._line:
+                blocks = self._line.pop(id_)
                 self._num_users[id_] = 1
-                self.available -= self.blocks_per_id
+                self._line_blocks -= blocks
+                self.available -= blocks
             else:
                 self._num_users[id_] += 1
 
@@ -118,32 +152,45 @@ class KVCache(simpy.Container):
         Returns those that are new. What the cache held before, because somebody else computed it meanwhile,
         stays in blocks of the caller's own.
         """
-        users, unused = self._num_users, self._unused
-        new = [id_ for id_ in ids if id_ not in users and id_ not in unused]
+        users, line = self._num_users, self._line
+        new = [id_ for id_ in ids if id_ not in users and id_ not in line]
         for id_ in new:
             users[id_] = 1
         return new
 
     def release(self, ids: Sequence[int]) -> None:
         """Stop using these ids, in the order of the prompt."""
-        users = self._num_users
+        users, blocks = self._num_users, self.blocks_per_id
         for id_ in reversed(ids):
             users[id_] -= 1
             if not users[id_]:
                 del users[id_]
-                self._unused[id_] = None
-                self.available += self.blocks_per_id
+                self._line[id_] = blocks
+                self._line_blocks += blocks
+                self.available += blocks
+                self._last_given = None
         if self.get_queue:
             self._trigger_get(None)
 
     def forget(self, ids: Sequence[int]) -> None:
         """Stop caching those of the ids that nobody uses: they were never computed after all."""
         for id_ in ids:
-            self._unused.pop(id_, None)
+            self._line_blocks -= self._line.pop(id_, 0)
 
     def _evict(self) -> None:
-        while len(self._unused) * self.blocks_per_id > self.available:
-            self._unused.popitem(last=False)
+        """Forget what stands in front of the line, as far as blocks from there were taken."""
+        line = self._line
+        while (taken := self._line_blocks - self.available) > 0:
+            key = next(iter(line))
+            blocks = line[key]
+            if blocks > taken and type(key) is object:
+                line[key] = blocks - taken
+                self._line_blocks -= taken
+                return
+            del line[key]
+            self._line_blocks -= blocks
+            if key is self._last_given:
+                self._last_given = None
 
     def _do_get(self, event: ContainerGet) -> bool | None:
         done = super()._do_get(event)

@@ -241,7 +241,7 @@ class Replica:
 
     def _most_iterations(self, num_linear: float) -> int:
         """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
-        if self._engine.is_exact or self._is_stale:
+        if self._engine.is_exact or self._is_stale or self._running.may_fit_later:
             return 1
         decoding = self._running.decoding
         num = decoding.iterations_to_change()
@@ -254,8 +254,6 @@ class Replica:
             raise PlanError(f"{self._rule} left {decoding.num} decoding sequences without KV blocks")
         if not self._running.num_waiting:
             return num
-        # What is cached of the first one's prefix counts for whether it fits: stop before it is evicted.
-        num = max(1, decoding.iterations_within(self._kv.free, num))
         changes_s = self._queue.head_changes_s(self._start_s)
         return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
 

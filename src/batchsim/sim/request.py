@@ -49,6 +49,9 @@ class Request(simpy.Event):
     num_hits, cached_tokens, shared_ids
         Ids of its prefix that the cache held when last looked up, tokens of them when it was first admitted,
         and ids whose KV blocks belong to the cache.
+    kept, num_kept
+        What it left in the KV cache when it was preempted, and blocks of that which were there when last
+        looked up.
     chunk_tokens, chunk_number
         Its last prompt chunk, and the number of the iteration that it was for.
     finish_step, offset, is_growing
@@ -72,9 +75,11 @@ class Request(simpy.Event):
         "is_growing",
         "is_running",
         "is_waiting",
+        "kept",
         "most_computed_tokens",
         "num_evictions",
         "num_hits",
+        "num_kept",
         "num_preemptions",
         "offset",
         "predicted_output_tokens",
@@ -116,10 +121,11 @@ class Request(simpy.Event):
         self.counted_by: Counter | None = None
         self.bin = self.chunk_number = self.finish_step = -1
         self.is_running = self.is_growing = False
-        self.num_evictions = self.num_preemptions = self.num_hits = 0
+        self.num_evictions = self.num_preemptions = self.num_hits = self.num_kept = 0
         self.generated_tokens = self.computed_tokens = self.most_computed_tokens = 0
         self.recomputed_tokens = self.cached_tokens = self.blocks = 0
         self.shared_ids: Sequence[int] = ()
+        self.kept: object = None
         self.decode_start_s = math.nan
 
     @property

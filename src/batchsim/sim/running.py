@@ -30,6 +30,9 @@ class RunningSet:
         Those that have finished, but the host does not know yet: they keep their blocks and seats.
     swap_blocks
         KV blocks copied between GPU and host before the next iteration.
+    may_fit_later
+        Whether the head of the queue, whose next chunk did not fit, may do so though no blocks come back: as
+        its cached blocks are evicted, the chunk lies nearer to the beginning.
     num_waiting, waiting_blocks
         Requests in the queue, and KV blocks that the prompts of waiting requests will take.
     prefill_tokens, prefill_seqs, prefill_pairs
@@ -59,6 +62,7 @@ class RunningSet:
         "decoding",
         "growth_blocks",
         "max_running",
+        "may_fit_later",
         "now_s",
         "num_blocks",
         "num_preempted",
@@ -89,7 +93,7 @@ class RunningSet:
         self._true_output_tokens = true_output_tokens
         self._recorder = recorder
         self.on_leave: Callable[[], None] | None = None  # called when one gives up waiting
-        self._is_caching = kv.tokens_per_id > 0
+        self._is_caching = kv.is_caching
         self._has_one_bin = queue.num_bins == 1
         self.decoding = Decoding(kv.block_size, follows_longest=follows_longest)
         self.retired: list[Request] = []
@@ -103,6 +107,7 @@ class RunningSet:
         self.num_preempted = 0
         self.max_running = 0
         self.swap_blocks = 0
+        self.may_fit_later = False
         self.growth_blocks = 0
         self.prefill_tokens = self.prefill_seqs = 0
         self.prefill_pairs = 0.0
@@ -118,6 +123,7 @@ class RunningSet:
     def start_step(self) -> None:
         """Begin a new iteration, empty but for the decodes."""
         self.num_preempted = self.swap_blocks = 0
+        self.may_fit_later = False
         self.growth_blocks = self.decoding.growth()
         if self.prefill_seqs:
             self._number += 1
@@ -237,12 +243,14 @@ class RunningSet:
     def uncached_tokens(self, request: Request) -> int:
         """Tokens still to compute, prefix hits taken off."""
         wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
-        if not (self._is_caching and request.prefix_ids):
+        if not self._is_caching:
             return wanted
-        size = self._kv.tokens_per_id
-        num_hits = self._kv.match(request.prefix_ids, (wanted - 1) // size)
-        request.num_hits = num_hits
-        return wanted - num_hits * size
+        kv, ids = self._kv, request.prefix_ids
+        if ids:
+            request.num_hits = kv.match(ids, (wanted - 1) // kv.tokens_per_id)
+        if request.kept is not None:
+            request.num_kept = kv.num_kept(request.kept) if request.num_hits == len(ids) else 0
+        return wanted - request.num_hits * kv.tokens_per_id - request.num_kept * self.block_size
 
     def admit(
         self,
@@ -253,27 +261,31 @@ class RunningSet:
         keep_free_blocks: int = 0,
     ) -> bool:
         """Admit the head of the queue if its blocks can be had."""
-        kv, num_hits = self._kv, request.num_hits
-        cached_tokens = num_hits * kv.tokens_per_id
+        kv, num_hits, num_kept = self._kv, request.num_hits, request.num_kept
+        cached_tokens = num_hits * kv.tokens_per_id + num_kept * self.block_size
         tokens = cached_tokens + num_tokens
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
         new_blocks = pinned = blocks = -(-tokens // self.block_size)
-        if num_hits:
+        if cached_tokens:
             hits = request.prefix_ids[:num_hits]
             new_blocks -= cached_tokens // self.block_size
-            pinned = new_blocks + kv.num_newly_pinned(hits)
+            pinned = new_blocks + num_kept + kv.num_newly_pinned(hits)
         if pinned > kv.available - keep_free_blocks:
+            self.may_fit_later = cached_tokens > 0 and blocks_for_tokens is None
             return False
         if request is not self._head or self.num_running >= self.max_running:
             raise self._out_of_turn(request)
         self._queue.pop(self._head_bin, self.now_s)
         self._head = None
         self._count_waiting(request, -1)
-        if num_hits:
+        if cached_tokens:
             kv.lease(hits)
+            if num_kept:
+                kv.take_kept(request.kept)
             request.shared_ids = list(hits)
             request.computed_tokens = cached_tokens
+            request.kept, request.num_kept = None, 0
         self._seat(request, blocks, new_blocks)
         if request.is_waiting:
             request.is_waiting = False
@@ -309,7 +321,7 @@ class RunningSet:
         else:
             stored_tokens = self._leave_prefill(request)
         blocks = request.blocks
-        self._free(request)
+        self._free(request, 0 if swap else stored_tokens)
         self._kv.forget(self._stored.pop(request_id, ()))
         self.num_preempted += 1
         request.num_preemptions += 1
@@ -420,13 +432,19 @@ class RunningSet:
             del self._prefilling[request.request_id]
         return request.computed_tokens - num_tokens
 
-    def _free(self, request: Request) -> None:
-        """Give back seat and blocks; those the prefix cache owns stay cached."""
+    def _free(self, request: Request, stored_tokens: int = 0) -> None:
+        """Give back seat and blocks; what they store is kept, as long as nobody needs them."""
+        kv = self._kv
         self.num_running -= 1
         request.is_running = False
-        blocks = request.blocks
+        blocks = request.blocks - len(request.shared_ids) * kv.blocks_per_id
+        if self._is_caching and stored_tokens:
+            num_kept = stored_tokens // self.block_size - len(request.prefix_ids) * kv.blocks_per_id
+            if num_kept > 0:
+                kv.give(blocks - num_kept)
+                request.kept = kv.give_kept(num_kept)
+                blocks = 0
+        kv.give(blocks)
         if request.shared_ids:
-            blocks -= len(request.shared_ids) * self._kv.blocks_per_id
-            self._kv.release(request.shared_ids)
+            kv.release(request.shared_ids)
             request.shared_ids = ()
-        self._kv.give(blocks)

@@ -142,7 +142,9 @@ def run_replicas(
     replicas = []
     for replica_id, (policy, engine) in enumerate(zip(policies, engines, strict=True)):
         tokens_per_id = prefixes.tokens_per_id if prefixes is not None and engine.prefix_caching else 0
-        kv = KVCache(env, engine.num_blocks, engine.block_size, tokens_per_id)
+        kv = KVCache(
+            env, engine.num_blocks, engine.block_size, tokens_per_id, is_caching=engine.prefix_caching
+        )
         replicas.append(Replica(env, replica_id, policy, engine, kv, true_output_tokens, recorder))
     arrivals, routers = _connect(env, policies, replicas)
     details = _details(workload, prefixes)
