@@ -64,10 +64,11 @@ def test_chunks_beside_decodes_are_looked_up_together() -> None:
     assert MODEL.iteration_s(shape) == (3.0 + 2 * 2.0) + (1.0 + 0.25) + 17.0
 
 
-def test_several_prompts_count_as_one_with_nothing_before_it() -> None:
-    two_prompts = IterationShape(8, 0, 0, 2, 2 * 4 * 4 / 2)
+def test_several_prompts_attend_like_one_of_as_many_pairs() -> None:
+    # 2 + 2 + 4 tokens have 2 + 2 + 8 pairs; one prompt of sqrt(24) tokens has 12, too.
+    prompts = IterationShape(8, 0, 0, 3, 12.0)
 
-    assert MODEL.iteration_s(two_prompts) == 11.0 + 0.5 + 4.0
+    assert MODEL.iteration_s(prompts) == pytest.approx(11.0 + 0.75 + 1.0 + 3.0 * (24**0.5 - 2) / 6)
 
 
 def test_what_is_shorter_than_the_first_point_takes_the_time_of_that() -> None:

@@ -60,7 +60,7 @@ class OperatorTableLatency:
     Seconds of whole passes, all layers together; linear between the points. The attention of prompt chunks
     beside decodes is a table of its own, as an engine runs other kernels for it: it can take twice the time
     of both alone. The chunks of a pass count as one of as many tokens and pairs; several prompts, which have
-    fewer pairs than one so long, as one with nothing before it. Decodes count with their mean context;
+    fewer pairs than one so long, as one of as many pairs. Decodes count with their mean context;
     where the longest is known, attention takes a share of the way to the time of as many decodes that long.
     Below the first point of an axis the time is that of the first point: kernels work by tiles.
 
@@ -175,7 +175,9 @@ class OperatorTableLatency:
         prefill_tokens, decode_seqs, context_tokens, prefill_seqs, pairs, longest = columns
         is_prefill, is_decode = prefill_tokens > 0, decode_seqs > 0
         chunk = np.where(is_prefill, prefill_tokens, 1.0)
-        before = np.maximum(pairs / chunk - chunk / 2, 0)
+        before = pairs / chunk - chunk / 2
+        chunk = np.where(before >= 0, chunk, np.sqrt(2 * pairs))
+        before = np.maximum(before, 0)
         context = context_tokens / np.where(is_decode, decode_seqs, 1.0)
         longest = np.maximum(longest, context)
 
@@ -332,7 +334,8 @@ def _independent(columns: Mapping[str, Floats]) -> tuple[str, ...]:
 
 def _one_chunk(tokens: int, pairs: float) -> tuple[float, float]:
     """Return the chunk, and the tokens before it, that stand for all chunks of a pass."""
-    return tokens, max(0.0, pairs / tokens - tokens / 2)
+    before = pairs / tokens - tokens / 2
+    return (tokens, before) if before >= 0 else (math.sqrt(2 * pairs), 0.0)
 
 
 def _reaches(context: Sequence[int], context_tokens: int, decode_seqs: int, longest_tokens: int) -> bool:
