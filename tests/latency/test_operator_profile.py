@@ -8,11 +8,11 @@ import pytest
 
 from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.base import IterationShape
-from batchsim.latency.operator_profile import read_operator_profile
+from batchsim.latency.operator_profile import KERNEL_GAP_S, read_operator_profile
 from batchsim.specs import load_model
 from tests.shared_data import shared_path
 
-CONFIG = {"num_hidden_layers": 10, "hidden_size": 1000}
+CONFIG = {"num_hidden_layers": 10, "hidden_size": 1000, "vocab_size": 3000}
 MOE = {**CONFIG, "num_experts": 4, "num_experts_per_tok": 2}
 
 DENSE = """layer,tokens,time_us
@@ -86,11 +86,13 @@ def test_decode_is_the_sum_over_layers_and_what_runs_once(profile: Path) -> None
     model = read_operator_profile(profile, CONFIG)
 
     once_s, layer_s = (100 + 10 + 1000 + 50) * 1e-6, (2 * 5 + 20 + 2) * 1e-6
-    assert model.iteration_s(IterationShape(0, 1, 32)) == pytest.approx(once_s + 10 * layer_s, rel=1e-12)
+    gaps_s = (4 + 10 * 4) * KERNEL_GAP_S
+    time_s = model.iteration_s(IterationShape(0, 1, 32))
+    assert time_s == pytest.approx(once_s + 10 * layer_s + gaps_s, rel=1e-12)
 
 
 def test_chunk_beside_decodes_takes_the_attention_of_both_together(profile: Path) -> None:
-    model = read_operator_profile(profile, CONFIG)
+    model = read_operator_profile(profile, CONFIG, kernel_gap_s=0.0)
 
     time_s = model.iteration_s(IterationShape(2, 2, 2 * 32, 1, 2 * (16 + 1)))
 
@@ -148,22 +150,23 @@ def test_layers_and_width_may_come_from_a_model_of_ours(profile: Path) -> None:
     assert model.info.details["num_layers"] == spec.num_layers
 
 
-def test_two_gpus_add_up_activations_twice_a_layer(tmp_path: Path) -> None:
+def test_two_gpus_add_up_activations_and_gather_logits(tmp_path: Path) -> None:
     write_profile(tmp_path / "tp2")
 
     def time_s(**link: Any) -> float:
         model = read_operator_profile(tmp_path, CONFIG, tensor_parallel=2, **link)
         return model.iteration_s(IterationShape(0, 4, 64))
 
-    # 4 tokens of 1000 bf16 numbers: half of twice 8000 bytes is sent.
+    # 4 tokens of 1000 bf16 numbers, half of twice 8000 bytes sent: after the embedding, and twice in each of
+    # 10 layers. Then half of 4 times 3000 logits.
     added_s = time_s(link_bytes_per_s=1e6, link_latency_s=0.001) - time_s(link_bytes_per_s=1e30)
-    assert added_s == pytest.approx(10 * 2 * (0.001 + 0.008), rel=1e-12)
+    assert added_s == pytest.approx(21 * (0.001 + 0.008) + (0.001 + 0.012), rel=1e-12)
 
 
 def test_experts_are_read_as_if_chosen_by_lot(tmp_path: Path) -> None:
     write_profile(tmp_path / "tp1", moe=EXPERTS)
 
-    dense, moe = read_operator_profile(tmp_path, CONFIG), read_operator_profile(tmp_path, MOE)
+    dense, moe = (read_operator_profile(tmp_path, one, kernel_gap_s=0.0) for one in (CONFIG, MOE))
 
     # Four tokens reach 4 (1 - 2^-4) = 3.75 experts; one reaches 2.
     four, one = IterationShape(0, 4, 64), IterationShape(0, 1, 16)
@@ -175,7 +178,7 @@ def test_gpus_that_share_out_experts_read_fewer_each(tmp_path: Path) -> None:
     write_profile(tmp_path / "tp1", moe=EXPERTS)
 
     def time_s(config: dict[str, int], **ranks: Any) -> float:
-        model = read_operator_profile(tmp_path, config, link_bytes_per_s=1e30, **ranks)
+        model = read_operator_profile(tmp_path, config, link_bytes_per_s=1e30, kernel_gap_s=0.0, **ranks)
         return model.iteration_s(IterationShape(0, 4, 64))
 
     # Two replicas bring 8 tokens, of which each GPU's 2 experts take 4 tokens' worth.
@@ -187,9 +190,11 @@ def test_slices_of_experts_are_told_from_whole_ones_and_said_so(tmp_path: Path) 
     write_profile(tmp_path / "tp1", moe=EXPERTS)
     write_profile(tmp_path / "tp2", skew=SKEW)
 
-    model = read_operator_profile(tmp_path, MOE, tensor_parallel=2, link_bytes_per_s=1e30)
+    model, dense = (
+        read_operator_profile(tmp_path, one, tensor_parallel=2, link_bytes_per_s=1e30, kernel_gap_s=0.0)
+        for one in (MOE, CONFIG)
+    )
 
-    dense = read_operator_profile(tmp_path, CONFIG, tensor_parallel=2, link_bytes_per_s=1e30)
     shape = IterationShape(0, 4, 64)
     assert model.iteration_s(shape) - dense.iteration_s(shape) == pytest.approx(10 * 37.5e-6 / 2, rel=1e-9)
     assert model.info.details["notices"] == [

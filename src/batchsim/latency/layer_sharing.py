@@ -22,6 +22,7 @@ class LayerStack:
 
     num_layers: int
     hidden_size: int
+    vocab_size: int
     num_experts: int = 0
     experts_per_token: int = 0
 
@@ -29,9 +30,14 @@ class LayerStack:
     def of(cls, model: ModelSpec | Mapping[str, Any]) -> LayerStack:
         """Read it from either form."""
         if isinstance(model, ModelSpec):
-            return cls(model.num_layers, model.hidden_size)
+            return cls(model.num_layers, model.hidden_size, model.vocab_size)
         experts = next((key for key in _EXPERTS if model.get(key)), None)
-        keys = ["num_hidden_layers", "hidden_size", *([experts, "num_experts_per_tok"] if experts else [])]
+        keys = [
+            "num_hidden_layers",
+            "hidden_size",
+            "vocab_size",
+            *([experts, "num_experts_per_tok"] if experts else []),
+        ]
         for key in keys:
             if type(model.get(key)) is not int or model[key] < 1:
                 raise ConfigError(
@@ -79,9 +85,16 @@ class Group:
         """Replicas that share experts."""
         return self.num_gpus // self.tensor_parallel
 
-    def exchange_s(self, tokens: Floats, num_gpus: int, hidden_size: int) -> Floats:
-        """Seconds to add up activations over GPUs by a ring, or to gather and scatter them."""
+    def add_up_s(self, rows: Floats, num_gpus: int, width: int) -> Floats:
+        """Seconds to add up activations over GPUs by a ring: to scatter sums, then to gather them."""
+        return self._exchange_s(2 * rows * width, num_gpus)
+
+    def gather_s(self, rows: Floats, num_gpus: int, width: int) -> Floats:
+        """Seconds to gather what each GPU has a share of, on all of them."""
+        return self._exchange_s(rows * width, num_gpus)
+
+    def _exchange_s(self, numbers: Floats, num_gpus: int) -> Floats:
         if num_gpus == 1 or self.link_bytes_per_s is None:
-            return np.zeros_like(tokens)
-        sent_bytes = 2 * (num_gpus - 1) / num_gpus * tokens * hidden_size * ACTIVATION_BYTES
+            return np.zeros_like(numbers)
+        sent_bytes = (num_gpus - 1) / num_gpus * numbers * ACTIVATION_BYTES
         return np.asarray(self.link_latency_s + sent_bytes / self.link_bytes_per_s, dtype=np.float64)

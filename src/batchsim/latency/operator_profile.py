@@ -34,6 +34,10 @@ from batchsim.specs import ModelSpec
 #: How often a pass runs an operator: once altogether, or so often in each layer; all others once in each.
 ONCE_PER_PASS = ("embedding", "final_layernorm")
 PER_LAYER = {"layernorm": 2}
+#: Seconds from the end of a kernel to the start of the next within a CUDA graph, which times of single
+#: kernels leave out: one of 2.9 us takes 3.4 us in a graph of many (NVIDIA, "Getting Started with CUDA
+#: Graphs").
+KERNEL_GAP_S = 0.5e-6
 
 
 def read_operator_profile(
@@ -44,19 +48,22 @@ def read_operator_profile(
     expert_parallel: int = 1,
     link_bytes_per_s: float | None = None,
     link_latency_s: float = 0.0,
+    kernel_gap_s: float = KERNEL_GAP_S,
 ) -> OperatorTableLatency:
     """Sum a profile over the layers of a model, with the exchanges between the GPUs that share it.
 
-    Each layer adds up activations twice, after attention and after its feed-forward block: ``link_latency_s``
-    and ``2 (N - 1) / N`` times the activations over the link, overlapped by nothing. Tokens choose experts as
-    if by lot: ``E (1 - (1 - k / E) ^ tokens)`` of them are read.
+    GPUs that share tensors add up activations after the embedding, and in each layer after attention and
+    after the feed-forward block: ``link_latency_s`` and ``2 (N - 1) / N`` times the activations over the
+    link, overlapped by nothing. Each has the logits of its share of the vocabulary, and all gather them:
+    ``(N - 1) / N`` times a number for each token of the vocabulary and each sequence. Tokens choose experts
+    as if by lot: ``E (1 - (1 - k / E) ^ tokens)`` of them are read.
 
     Parameters
     ----------
     directory
         A ``tp<N>`` folder, or any folder above that holds exactly one for ``tensor_parallel``.
     model
-        Its layers and hidden size; for a mixture of experts the mapping of a ``config.json``.
+        Its layers, hidden and vocabulary size; for a mixture of experts the mapping of a ``config.json``.
     expert_parallel
         GPUs that share out whole experts; 1: every GPU holds a slice of each. More than ``tensor_parallel``
         are shared by so many replicas as it takes.
@@ -64,6 +71,8 @@ def read_operator_profile(
         Rate of the link between the GPUs, one direction.
     link_latency_s
         Seconds of an exchange besides its transfers.
+    kernel_gap_s
+        Seconds between an operator and the next; each counts as one kernel.
 
     Raises
     ------
@@ -76,21 +85,27 @@ def read_operator_profile(
     stack = LayerStack.of(model)
     tables = ProfileTables(profile_folder(directory, tensor_parallel))
 
+    def times(name: str) -> int:
+        return 1 if name in ONCE_PER_PASS else PER_LAYER.get(name, 1) * stack.num_layers
+
     dense = tables.read("dense", "layer", "tokens")
-    by_tokens = _sum_of_layers(
-        dense,
-        "tokens",
-        lambda name: 1 if name in ONCE_PER_PASS else PER_LAYER.get(name, 1) * stack.num_layers,
-    )
+    by_tokens = _sum_of_layers(dense, "tokens", times)
     tokens = np.array(by_tokens.axes[0], dtype=np.float64)
     seconds = np.array(by_tokens.seconds)
-    seconds += stack.num_layers * (
-        group.exchange_s(tokens, tensor_parallel, stack.hidden_size)
-        + group.exchange_s(tokens * group.num_replicas, group.num_gpus, stack.hidden_size)
+    seconds += (stack.num_layers + 1) * group.add_up_s(tokens, tensor_parallel, stack.hidden_size)
+    seconds += stack.num_layers * group.add_up_s(
+        tokens * group.num_replicas, group.num_gpus, stack.hidden_size
     )
     if stack.num_experts:
         seconds += stack.num_layers * _experts_s(tables, tokens, stack, group)
-    by_sequences = _sum_of_layers(tables.read("per_sequence", "layer", "sequences"), "sequences", lambda _: 1)
+    per_sequence = tables.read("per_sequence", "layer", "sequences")
+    by_sequences = _sum_of_layers(per_sequence, "sequences", lambda _: 1)
+    sequences = np.array(by_sequences.axes[0], dtype=np.float64)
+    by_sequences_s = np.array(by_sequences.seconds)
+    by_sequences_s += group.gather_s(sequences, tensor_parallel, stack.vocab_size)
+    num_operators = sum(map(times, dense["layer"].unique())) + per_sequence["layer"].nunique()
+    num_operators += stack.num_layers * (2 if stack.num_experts else 1)  # attention, experts
+    seconds += kernel_gap_s * num_operators
 
     errors: dict[str, object] = {}
     attention = _attention(tables, stack.num_layers, errors)
@@ -106,13 +121,15 @@ def read_operator_profile(
         "link_bytes_per_s": link_bytes_per_s,
         "link_latency_s": link_latency_s,
         "operators": sorted(dense["layer"].unique().tolist()),
+        "num_operators": num_operators,
+        "kernel_gap_s": kernel_gap_s,
         "interpolation": errors,
         "sha256": tables.sha256,
         "notices": tables.notices,
     }
     return OperatorTableLatency(
         OperatorTable(by_tokens.axes, tuple(seconds.tolist())),
-        by_sequences,
+        OperatorTable(by_sequences.axes, tuple(by_sequences_s.tolist())),
         **attention,
         domain=_domain(by_tokens, attention["decode"]),
         info=LatencyInfo(tables.name(), "derived", details),
