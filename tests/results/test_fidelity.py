@@ -180,9 +180,49 @@ def test_kv_blocks_are_what_weights_and_activations_leave_of_the_memory() -> Non
     blocks, notice = kv_blocks(settings, MODEL)
 
     weights = 64 * 16 * (2 * 4 + 2 * 2) + 3 * 64 * 128 + 2 * 64 * 1000 + 3 * 64
-    activations = 64 * (4 * 64 + 3 * 128) * 2 + 8 * 1000 * 8
-    assert blocks == (GIB // 2 - 2 * weights - activations) // (2 * 2 * 16 * 2 * 16)
+    activations = 64 * (4 * 64 + 3 * 128) * 2 + 8 * 1000 * 32
+    left = 0.985 * GIB / 2 - 2 * weights - activations - GIB / 10
+    assert blocks == left // (2 * 2 * 16 * 2 * 16)
     assert notice.startswith(f"the number of KV blocks is not recorded; {blocks} are taken")
+
+
+def test_share_of_a_cluster_file_is_that_of_weights_and_blocks_unless_it_is_vllms_own(tmp_path: Path) -> None:
+    def settings(share: float, **engine: float) -> EngineSettings:
+        meta = {"engine": engine, "npu_mem": {"mem_size": 1, "mem_util": share}}
+        (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        return read_measured_run(tmp_path).settings
+
+    weights = 2 * (64 * 16 * (2 * 4 + 2 * 2) + 3 * 64 * 128 + 2 * 64 * 1000 + 3 * 64)
+    assert kv_blocks(settings(0.5), MODEL)[0] == (GIB // 2 - weights) // (2 * 2 * 16 * 2 * 16)
+    assert settings(0.9).weights_and_kv_share is None
+    assert settings(0.5, gpu_memory_utilization=0.8).weights_and_kv_share is None
+    assert settings(0.5, gpu_memory_utilization=0.8).memory_utilization == 0.8
+
+
+def test_resolved_settings_of_the_engine_are_found_below_those_that_were_asked_for(tmp_path: Path) -> None:
+    meta = {
+        "model": "m/n",
+        "vllm_version": "0.19.0",
+        "engine_kwargs": {"max_num_seqs": None, "max_num_batched_tokens": 512, "data_parallel_size": 2},
+        "kv_cache": {"num_gpu_blocks": 321, "block_size": 16, "gpu_memory_utilization": 0.9},
+        "hardware": {"name": "NVIDIA GeForce RTX 4090", "total_memory_bytes": 25_000_000_000},
+        "resolved_config": {
+            "cache_config": {"num_gpu_blocks_override": None, "enable_prefix_caching": False},
+            "scheduler_config": {
+                "max_num_seqs": 64,
+                "max_num_batched_tokens": 8192,
+                "async_scheduling": False,
+            },
+            "parallel_config": {"data_parallel_size": 1, "tensor_parallel_size": 1},
+        },
+    }
+
+    run = read_measured_run(write_world(tmp_path, meta=meta, measured=None))
+
+    settings = run.settings
+    assert (settings.num_kv_blocks, settings.max_num_seqs, settings.max_num_batched_tokens) == (321, 64, 512)
+    assert (settings.prefix_caching, settings.async_scheduling, settings.data_parallel) == (False, False, 2)
+    assert (run.model, run.gpu) == ("m/n", "NVIDIA GeForce RTX 4090")
 
 
 def test_kv_blocks_of_unknown_memory_are_asked_for() -> None:

@@ -16,6 +16,7 @@ from batchsim.errors import ConfigError, TraceError
 from batchsim.specs import load_gpu
 
 GIB = 2**30
+_UTILIZATION = 0.9  # of vLLM, where it is not told
 
 _TIMES = ("arrival_s", "queued_s", "first_token_s", "last_token_s")
 
@@ -23,7 +24,7 @@ _TIMES = ("arrival_s", "queued_s", "first_token_s", "last_token_s")
 #: where the name alone says too little.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "model": ("model", "model_name", "model_id"),
-    "gpu": ("hardware", "gpu", "gpu_name", "device"),
+    "gpu": ("hardware", "hardware.name", "gpu", "gpu_name", "accelerator", "accelerator_name", "device"),
     "version": ("vllm_version", "engine_version", "version"),
     "num_requests": ("num_requests", "num_prompts"),
     "tensor_parallel": ("tensor_parallel_size", "tensor_parallel", "tp_size", "tp"),
@@ -57,7 +58,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         "memory_gb",
         "memory_gib",
     ),
-    "memory_utilization": ("gpu_memory_utilization", "mem_util"),
+    "memory_utilization": ("gpu_memory_utilization",),
+    "weights_and_kv_share": ("mem_util",),
     "prefix_caching": ("enable_prefix_caching", "prefix_caching"),
     "async_scheduling": ("async_scheduling", "enable_async_scheduling"),
     "link_gb_per_s": ("link_bw", "link_bandwidth", "link_bandwidth_gb_per_s"),
@@ -73,6 +75,10 @@ class EngineSettings:
     ----------
     num_kv_blocks
         Of each replica; ``None``: not recorded.
+    memory_utilization
+        Share of a GPU's memory that the engine may use for all it does.
+    weights_and_kv_share
+        Share that weights and KV blocks have together, where that is what was recorded.
     link_bytes_per_s, link_latency_s
         Between the GPUs of a replica: rate in one direction, and seconds of one message.
     async_scheduling
@@ -96,6 +102,7 @@ class EngineSettings:
     num_kv_blocks: int | None = None
     memory_bytes: float | None = None
     memory_utilization: float = 0.9
+    weights_and_kv_share: float | None = None
     prefix_caching: bool = True
     async_scheduling: bool = True
     link_bytes_per_s: float | None = None
@@ -234,6 +241,7 @@ def _settings(found: _Found) -> EngineSettings:
     num_kv_blocks, kv_tokens = found.whole("num_kv_blocks"), found.whole("kv_tokens")
     if num_kv_blocks is None and kv_tokens is not None:
         num_kv_blocks = kv_tokens // block_size
+    utilization, share = found.number("memory_utilization"), found.number("weights_and_kv_share")
     link_gb_per_s, link_latency_ns = found.number("link_gb_per_s"), found.number("link_latency_ns")
     return EngineSettings(
         tensor_parallel=found.whole("tensor_parallel") or 1,
@@ -244,7 +252,8 @@ def _settings(found: _Found) -> EngineSettings:
         block_size=block_size,
         num_kv_blocks=num_kv_blocks,
         memory_bytes=None if memory_gib is None else memory_gib * GIB,
-        memory_utilization=found.number("memory_utilization") or 0.9,
+        memory_utilization=utilization or _UTILIZATION,
+        weights_and_kv_share=share if share and share != _UTILIZATION and not utilization else None,
         prefix_caching=True if prefix_caching is None else prefix_caching,
         async_scheduling=_is_async_by_default(found.text("version")) if is_async is None else is_async,
         link_bytes_per_s=link_gb_per_s * 1e9 if link_gb_per_s else None,
