@@ -186,6 +186,30 @@ def test_gpus_that_share_out_experts_read_fewer_each(tmp_path: Path) -> None:
     assert added_s == pytest.approx(10 * 20e-6, rel=1e-9)
 
 
+def test_replicas_that_share_out_no_experts_hold_slices_of_each(tmp_path: Path) -> None:
+    write_profile(tmp_path / "tp1", moe=EXPERTS)
+
+    def time_s(config: dict[str, int], **ranks: Any) -> float:
+        model = read_operator_profile(tmp_path, config, link_bytes_per_s=1e30, kernel_gap_s=0.0, **ranks)
+        return model.iteration_s(IterationShape(0, 4, 64))
+
+    # Eight tokens reach all 4 experts but 4 / 2^8 of them; 2 of them would take 20 + 4 (20 - 10) / 3 us.
+    added_s = time_s(MOE, data_parallel=2) - time_s(CONFIG)
+    assert added_s == pytest.approx(10 * (40 - (40 - 100 / 3) / 2 * 4 / 2**8) * 1e-6 / 2, rel=1e-9)
+
+
+def test_replicas_gather_all_tokens_and_scatter_their_sums(tmp_path: Path) -> None:
+    write_profile(tmp_path / "tp1", moe=EXPERTS)
+
+    def time_s(**link: Any) -> float:
+        model = read_operator_profile(tmp_path, MOE, expert_parallel=2, **link)
+        return model.iteration_s(IterationShape(0, 4, 64))
+
+    # Half of 8 tokens of 1000 numbers, twice in each of 10 layers.
+    added_s = time_s(link_bytes_per_s=1e6, link_latency_s=0.001) - time_s(link_bytes_per_s=1e30)
+    assert added_s == pytest.approx(10 * 2 * (0.001 + 0.008), rel=1e-12)
+
+
 def test_slices_of_experts_are_told_from_whole_ones_and_said_so(tmp_path: Path) -> None:
     write_profile(tmp_path / "tp1", moe=EXPERTS)
     write_profile(tmp_path / "tp2", skew=SKEW)

@@ -271,6 +271,31 @@ def test_replicas_share_the_requests(tmp_path: Path) -> None:
     assert requests["first_token_s"].tolist() == pytest.approx([0.0006, 0.0013])
 
 
+def test_replicas_that_share_experts_run_in_lockstep(tmp_path: Path) -> None:
+    run = read_measured_run(write_world(tmp_path))
+    # With the gaps between their seven kernels the experts take 0.15 ms.
+    points = [f"{tokens},{experts},146.5" for tokens in (1, 64) for experts in (1, 4)]
+    text = "\n".join(["tokens,activated_experts,time_us", *points])
+    (tmp_path / "profiles/toy/tiny/bf16/tp1/moe.csv").write_text(text, encoding="utf-8")
+    settings = replace(run.settings, data_parallel=2, is_expert_parallel=True, link_bytes_per_s=1e30)
+    model = {**MODEL, "num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 64}
+    workload, names = read_workload(tmp_path / "workloads" / "sent.jsonl")
+
+    prediction = predict(settings, tmp_path / "profiles" / "toy" / "tiny", model, workload, names)
+
+    # A decodes once before the engine knows of B, then beside B's prompt: had it not, B would start at once.
+    assert prediction.requests["first_token_s"].tolist() == pytest.approx([0.00075, 0.00195])
+    assert any("in every pass" in notice for notice in prediction.settings.notices)
+
+
+def test_expert_parallelism_means_nothing_without_experts(tmp_path: Path) -> None:
+    run = read_measured_run(write_world(tmp_path))
+
+    prediction = predict_world(tmp_path, run, is_expert_parallel=True, data_parallel=2)
+
+    assert prediction.requests["first_token_s"].tolist() == pytest.approx([0.0006, 0.0013])
+
+
 def test_the_report_has_every_aggregate_and_what_each_part_is_worth(tmp_path: Path) -> None:
     write_world(tmp_path)
     drawn = []
@@ -285,7 +310,6 @@ def test_the_report_has_every_aggregate_and_what_each_part_is_worth(tmp_path: Pa
     assert all(f"| {name} |" in text for name in AGGREGATES)
     assert drawn == ["fidelity_toy_one"]
     assert "| no asynchronous scheduling | -" in text
-    assert "| no prefix cache |" not in text  # the workload has no block hashes, so nothing changes
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

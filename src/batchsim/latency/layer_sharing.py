@@ -51,16 +51,17 @@ class LayerStack:
 class Group:
     """GPUs that share a model: by tensors within a replica, by experts within it or across replicas.
 
-    Replicas that share experts are taken to run passes alike at the same time.
+    Replicas that share experts, whole ones or slices of each, are taken to run passes alike at the same time.
     """
 
     tensor_parallel: int
     expert_parallel: int
+    data_parallel: int
     link_bytes_per_s: float | None
     link_latency_s: float
 
     def __post_init__(self) -> None:
-        for name in ("tensor_parallel", "expert_parallel"):
+        for name in ("tensor_parallel", "expert_parallel", "data_parallel"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is {value!r}; a whole number >= 1 is needed")
@@ -78,7 +79,7 @@ class Group:
     @property
     def num_gpus(self) -> int:
         """GPUs that exchange what the feed-forward blocks give."""
-        return max(self.tensor_parallel, self.expert_parallel)
+        return max(self.tensor_parallel * self.data_parallel, self.expert_parallel)
 
     @property
     def num_replicas(self) -> int:

@@ -38,6 +38,9 @@ PER_LAYER = {"layernorm": 2}
 #: kernels leave out: one of 2.9 us takes 3.4 us in a graph of many (NVIDIA, "Getting Started with CUDA
 #: Graphs").
 KERNEL_GAP_S = 0.5e-6
+#: The experts are one operator of a profile but several kernels of vLLM: the gate, the choice, its sorting by
+#: expert, two products, the activation between them, and the sum.
+EXPERT_KERNELS = 7
 
 
 def read_operator_profile(
@@ -46,6 +49,7 @@ def read_operator_profile(
     *,
     tensor_parallel: int = 1,
     expert_parallel: int = 1,
+    data_parallel: int = 1,
     link_bytes_per_s: float | None = None,
     link_latency_s: float = 0.0,
     kernel_gap_s: float = KERNEL_GAP_S,
@@ -67,12 +71,15 @@ def read_operator_profile(
     expert_parallel
         GPUs that share out whole experts; 1: every GPU holds a slice of each. More than ``tensor_parallel``
         are shared by so many replicas as it takes.
+    data_parallel
+        Replicas that share the experts of a mixture; where they share out no whole ones, each GPU holds a
+        slice of each. What replicas do not share needs no number.
     link_bytes_per_s
         Rate of the link between the GPUs, one direction.
     link_latency_s
         Seconds of an exchange besides its transfers.
     kernel_gap_s
-        Seconds between an operator and the next; each counts as one kernel.
+        Seconds between an operator and the next; each but the experts counts as one kernel.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def read_operator_profile(
     TraceError
         If a table lacks a column, or holds what is no time or count, or too few points.
     """
-    group = Group(tensor_parallel, expert_parallel, link_bytes_per_s, link_latency_s)
+    group = Group(tensor_parallel, expert_parallel, data_parallel, link_bytes_per_s, link_latency_s)
     stack = LayerStack.of(model)
     tables = ProfileTables(profile_folder(directory, tensor_parallel))
 
@@ -93,9 +100,11 @@ def read_operator_profile(
     tokens = np.array(by_tokens.axes[0], dtype=np.float64)
     seconds = np.array(by_tokens.seconds)
     seconds += (stack.num_layers + 1) * group.add_up_s(tokens, tensor_parallel, stack.hidden_size)
-    seconds += stack.num_layers * group.add_up_s(
-        tokens * group.num_replicas, group.num_gpus, stack.hidden_size
-    )
+    together = tokens * group.num_replicas
+    if group.num_replicas == 1:
+        seconds += stack.num_layers * group.add_up_s(together, group.num_gpus, stack.hidden_size)
+    else:  # all gather the tokens of all, and scatter their sums
+        seconds += stack.num_layers * 2 * group.gather_s(together, group.num_gpus, stack.hidden_size)
     if stack.num_experts:
         seconds += stack.num_layers * _experts_s(tables, tokens, stack, group)
     per_sequence = tables.read("per_sequence", "layer", "sequences")
@@ -104,7 +113,7 @@ def read_operator_profile(
     by_sequences_s = np.array(by_sequences.seconds)
     by_sequences_s += group.gather_s(sequences, tensor_parallel, stack.vocab_size)
     num_operators = sum(map(times, dense["layer"].unique())) + per_sequence["layer"].nunique()
-    num_operators += stack.num_layers * (2 if stack.num_experts else 1)  # attention, experts
+    num_operators += stack.num_layers * (1 + (EXPERT_KERNELS if stack.num_experts else 0))
     seconds += kernel_gap_s * num_operators
 
     errors: dict[str, object] = {}
@@ -118,6 +127,7 @@ def read_operator_profile(
         "num_layers": stack.num_layers,
         "tensor_parallel": tensor_parallel,
         "expert_parallel": expert_parallel,
+        "data_parallel": data_parallel,
         "link_bytes_per_s": link_bytes_per_s,
         "link_latency_s": link_latency_s,
         "operators": sorted(dense["layer"].unique().tolist()),
@@ -195,10 +205,10 @@ def _experts_s(tables: ProfileTables, tokens: Floats, stack: LayerStack, group: 
     slices = 1
     if group.expert_parallel > 1:
         folder = whole
-    elif tables.find("moe") is not None:
+    elif tables.find("moe") is not None and group.num_replicas == 1:
         folder = tables.folder
     else:
-        folder, slices = whole, group.tensor_parallel
+        folder, slices = whole, group.num_gpus
         if slices > 1:
             tables.notices.append(
                 f"slices of experts were not profiled: 1/{slices} of the time of whole ones is taken"

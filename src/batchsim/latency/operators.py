@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +169,10 @@ class OperatorTableLatency:
             raise self._too_far(shape, time_s)
         return time_s
 
+    def tokens_s(self, tokens: int) -> float:
+        """Seconds of what follows the tokens of a pass."""
+        return self._beside_attention_s(tokens, 0)
+
     def iterations_s(self, shapes: Sequence[IterationShape] | Floats) -> Floats:
         """Seconds of many passes: shapes ``(num_shapes, 6)`` in the order of `IterationShape`'s fields."""
         columns = np.asarray(shapes, dtype=np.float64).reshape(-1, len(IterationShape._fields)).T
@@ -261,8 +265,23 @@ class OperatorTableLatency:
         )
 
 
+class ManyPasses(Protocol):
+    """A model that tells the seconds of many passes at once."""
+
+    @property
+    def info(self) -> LatencyInfo:
+        """Name and provenance."""
+
+    @property
+    def domain(self) -> Domain:
+        """The range of whole batches."""
+
+    def iterations_s(self, shapes: Sequence[IterationShape] | Floats) -> Floats:
+        """Seconds of passes, ``(num_shapes, 6)`` in the order of `IterationShape`'s fields."""
+
+
 def linear_from_shapes(
-    table: OperatorTableLatency,
+    table: ManyPasses,
     shapes: Sequence[IterationShape] | Floats,
     num_iterations: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> LinearIterationLatency:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import IterationShape
+from batchsim.latency.layer_sharing import LayerStack
 from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.lockstep import LockstepLatency
 from batchsim.latency.operator_profile import read_operator_profile
 from batchsim.latency.operators import OperatorTable, OperatorTableLatency, linear_from_shapes
 from batchsim.results.measured_model import kv_blocks
@@ -51,7 +53,7 @@ class Prediction:
     requests: pd.DataFrame
     settings: EngineSettings
     result: SimulationResult
-    latency: OperatorTableLatency | LinearIterationLatency
+    latency: OperatorTableLatency | LockstepLatency | LinearIterationLatency
     family: LatencyFamily
     wall_s: float
 
@@ -96,7 +98,7 @@ def predict(
     """
     settings = _filled(settings, model, workload)
     table = _latency(settings, profile, model)
-    latency: OperatorTableLatency | LinearIterationLatency = table
+    latency: OperatorTableLatency | LockstepLatency | LinearIterationLatency = table
     if family == "linear":
         first = simulate(_config(settings), workload, latency=table)
         latency = linear_from_shapes(table, *_visited(first.iterations))
@@ -154,11 +156,19 @@ def _filled(settings: EngineSettings, model: Mapping[str, Any], workload: Worklo
         settings = replace(settings, num_kv_blocks=blocks)
         notices.append(notice)
     if settings.prefix_caching and prefix_ids(workload) is None:
-        settings = replace(settings, prefix_caching=False)
-        notices.append(f"{workload.source.name} has no block hashes: no prefix is found in the cache")
-    if settings.data_parallel > 1 and settings.is_expert_parallel:
-        notices.append("replicas that share experts wait for each other in every layer; here they do not")
-    num_gpus = max(settings.tensor_parallel, settings.expert_parallel)
+        notices.append(
+            f"{workload.source.name} has no block hashes: of prompts, only those of preempted requests are "
+            "found in the cache"
+        )
+    if LayerStack.of(model).num_experts == 0:
+        settings = replace(settings, is_expert_parallel=False)
+    elif settings.data_parallel > 1:
+        settings = replace(settings, shares_experts=True)
+        notices.append(
+            f"{settings.data_parallel} replicas share experts and wait for each other in every pass: they "
+            "are taken as one engine of as many seats, with one prefix cache"
+        )
+    num_gpus = settings.tensor_parallel * (settings.data_parallel if settings.shares_experts else 1)
     if num_gpus > 1 and not settings.link_bytes_per_s:
         raise ConfigError(
             f"{num_gpus} GPUs share the model, but link_bw is not recorded; GB/s between them are needed in "
@@ -167,37 +177,43 @@ def _filled(settings: EngineSettings, model: Mapping[str, Any], workload: Worklo
     return replace(settings, notices=tuple(notices))
 
 
-def _latency(settings: EngineSettings, profile: str | Path, model: Mapping[str, Any]) -> OperatorTableLatency:
+def _latency(
+    settings: EngineSettings, profile: str | Path, model: Mapping[str, Any]
+) -> OperatorTableLatency | LockstepLatency:
     table = read_operator_profile(
         Path(profile),
         model,
         tensor_parallel=settings.tensor_parallel,
         expert_parallel=settings.expert_parallel,
+        data_parallel=settings.data_parallel if settings.shares_experts else 1,
         link_bytes_per_s=settings.link_bytes_per_s,
         link_latency_s=settings.link_latency_s,
     )
     if not settings.uneven_contexts:
         table = replace(table, decode_lag=None, mixed_lag=None)
-    if not settings.extra_s:
-        return table
-    seconds = tuple(one + settings.extra_s for one in table.by_sequences.seconds)
-    return replace(table, by_sequences=OperatorTable(table.by_sequences.axes, seconds))
+    if settings.extra_s:
+        seconds = tuple(one + settings.extra_s for one in table.by_sequences.seconds)
+        table = replace(table, by_sequences=OperatorTable(table.by_sequences.axes, seconds))
+    return LockstepLatency(table, settings.data_parallel) if settings.shares_experts else table
 
 
 def _config(settings: EngineSettings) -> dict[str, Any]:
+    assert settings.num_kv_blocks is not None, "filled in before"
+    together = settings.data_parallel if settings.shares_experts else 1
     return {
         "policy": {
             "preset": "vllm_v1",
-            "batch_size": settings.max_num_seqs,
+            "batch_size": together * settings.max_num_seqs,
             "batching": {
-                "max_num_batched_tokens": settings.max_num_batched_tokens,
+                "max_num_batched_tokens": together * settings.max_num_batched_tokens,
+                "long_prefill_threshold": settings.max_num_batched_tokens if together > 1 else 0,
                 "allocate": settings.allocate,
             },
         },
-        "cluster": {"num_gpus": settings.data_parallel},
+        "cluster": {"num_gpus": settings.data_parallel // together},
         "engine": {
             "block_size": settings.block_size,
-            "num_kv_blocks": settings.num_kv_blocks,
+            "num_kv_blocks": together * settings.num_kv_blocks,
             "prefix_caching": settings.prefix_caching,
             "async_scheduling": settings.async_scheduling,
         },

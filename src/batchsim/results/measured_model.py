@@ -95,7 +95,7 @@ def _spec(model: Mapping[str, Any], settings: EngineSettings) -> ModelSpec:
     """The model as a dense one that has as many weights on its GPUs: all experts, or its share of them."""
     experts = next((int(model[key]) for key in ("num_experts", "num_local_experts") if model.get(key)), 1)
     width = int(model.get("moe_intermediate_size") or model.get("intermediate_size") or 0) * experts
-    if settings.is_expert_parallel:
+    if experts > 1:  # replicas share them
         width //= settings.data_parallel
     heads = model.get("num_attention_heads")
     dtype = str(model.get("dtype", model.get("torch_dtype", "bfloat16")))

@@ -81,6 +81,8 @@ class EngineSettings:
         Share that weights and KV blocks have together, where that is what was recorded.
     link_bytes_per_s, link_latency_s
         Between the GPUs of a replica: rate in one direction, and seconds of one message.
+    shares_experts
+        Whether replicas share the experts of a mixture, whole ones or slices.
     async_scheduling
         The default of vLLM from 0.14 on.
     allocate
@@ -96,6 +98,7 @@ class EngineSettings:
     tensor_parallel: int = 1
     data_parallel: int = 1
     is_expert_parallel: bool = False
+    shares_experts: bool = False
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     block_size: int = 16
