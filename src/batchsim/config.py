@@ -123,8 +123,10 @@ class EngineConfig(Section):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="share of GPU memory for weights and KV blocks"
     )
-    prefix_caching: bool = Field(
-        True, description="keep the KV of prompts whose block hashes the trace carries"
+    prefix_caching: bool | None = Field(
+        None,
+        description="find again the KV of prompts whose block hashes the trace carries, and of preempted "
+        "requests; left out: where the engine that the policy follows does so by default (vLLM V1)",
     )
     launch_s: Annotated[float, Field(ge=0)] = Field(
         0.0, description="host seconds per iteration that the latency model does not contain"

@@ -325,6 +325,10 @@ class IterationRule(Protocol):
     decoding sequences lack KV blocks. Otherwise those decode.
     """
 
+    @property
+    def caches_prefixes(self) -> bool:
+        """Whether the engine it follows finds the KV of earlier prompts again if nothing is configured."""
+
     def plan(self, step: Step) -> None:
         """Put the iteration together."""
 

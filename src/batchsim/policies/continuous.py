@@ -15,7 +15,12 @@ from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest, 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What holds for a rule that keeps no block free and reserves none."""
+    """What holds for a rule that keeps no block free, reserves none, and caches no prefixes unasked."""
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """Only if asked to."""
+        return False
 
     def usable_blocks(self, num_blocks: int) -> int:
         """All."""
@@ -133,6 +138,11 @@ class ChunkedPrefill(_Rule):
             )
         _check_choice("allocate", self.allocate, ("chunk", "prompt"))
         _check_choice("preempt", self.preempt, ("last", "priority"))
+
+    @property
+    def caches_prefixes(self) -> bool:
+        """As vLLM V1 does."""
+        return True
 
     def plan(self, step: Step) -> None:
         """Decode, go on, admit."""

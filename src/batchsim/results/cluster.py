@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import as_batch_latency, as_iteration_latency, default_latency, load_latency
 from batchsim.metrics.efficiency import Hardware
 from batchsim.policies import presets
-from batchsim.policies.base import Setting
+from batchsim.policies.base import IterationRule, Setting
 from batchsim.policies.continuous import ChunkedPrefill
 from batchsim.policies.presets import Policy
 from batchsim.policies.sizing import FixedSize
@@ -94,7 +95,7 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
             block_size=given.block_size,
             launch_s=given.launch_s,
             is_async=given.async_scheduling,
-            prefix_caching=given.prefix_caching,
+            prefix_caching=_caches_prefixes(given.prefix_caching, replica.policy),
             swap_block_s=given.block_size * replica.model.kv_bytes_per_token / given.swap_bytes_per_s,
             may_extrapolate=config.latency.outside == "extrapolate",
             is_exact=given.exact_iterations,
@@ -176,6 +177,11 @@ def _replica_policy(policy: PolicyConfig, given: ReplicaConfig, gpu: GPUSpec) ->
         if batch_size is None and not policy.sizing:
             batch_size = min(1024, batching["max_num_batched_tokens"])
     return policy.model_copy(update={"batch_size": batch_size, "batching": batching})
+
+
+def _caches_prefixes(configured: bool | None, policy: PolicyConfig) -> bool:
+    rule = cast("IterationRule", presets.build(policy).batching)
+    return rule.caches_prefixes if configured is None else configured
 
 
 def _num_kv_blocks(config: RunConfig, model: ModelSpec, gpu: GPUSpec, tensor_parallel: int) -> int:
