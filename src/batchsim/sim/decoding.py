@@ -64,8 +64,8 @@ class Decoding:
         if self._longest is not None:
             heappush(self._longest, (-offset, request.request_id, request))
         room = request.blocks * block_size - stored_tokens
-        if room < block_size:
-            request.is_growing = True
+        request.is_growing = is_growing = room < block_size
+        if is_growing:
             self._growing[offset % block_size] += 1
             self._num_growing += 1
         elif room < num_left:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -95,9 +94,13 @@ class Request(simpy.Event):
     )
     # Set before they are read: when it is admitted, given a chunk, has a token, decodes.
     scheduled_s: float
+    cached_tokens: int
+    blocks: int
     chunk_tokens: int
     first_token_s: float
+    decode_start_s: float
     offset: int
+    is_growing: bool
 
     def __init__(
         self,
@@ -120,13 +123,12 @@ class Request(simpy.Event):
         self.queue: Leavable | None = None
         self.counted_by: Counter | None = None
         self.bin = self.chunk_number = self.finish_step = -1
-        self.is_running = self.is_growing = False
+        self.is_running = False
         self.num_evictions = self.num_preemptions = self.num_hits = self.num_kept = 0
         self.generated_tokens = self.computed_tokens = self.most_computed_tokens = 0
-        self.recomputed_tokens = self.cached_tokens = self.blocks = 0
+        self.recomputed_tokens = 0
         self.shared_ids: Sequence[int] = ()
         self.kept: object = None
-        self.decode_start_s = math.nan
 
     @property
     def remaining_tokens(self) -> int:

@@ -243,9 +243,9 @@ class RunningSet:
     def uncached_tokens(self, request: Request) -> int:
         """Tokens still to compute, prefix hits taken off."""
         wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
-        if not self._is_caching:
-            return wanted
         kv, ids = self._kv, request.prefix_ids
+        if not self._is_caching or not (ids or request.kept is not None):
+            return wanted
         if ids:
             request.num_hits = kv.match(ids, (wanted - 1) // kv.tokens_per_id)
         if request.kept is not None:
@@ -262,7 +262,9 @@ class RunningSet:
     ) -> bool:
         """Admit the head of the queue if its blocks can be had."""
         kv, num_hits, num_kept = self._kv, request.num_hits, request.num_kept
-        cached_tokens = num_hits * kv.tokens_per_id + num_kept * self.block_size
+        cached_tokens = 0
+        if num_hits or num_kept:
+            cached_tokens = num_hits * kv.tokens_per_id + num_kept * self.block_size
         tokens = cached_tokens + num_tokens
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
@@ -437,6 +439,9 @@ class RunningSet:
         kv = self._kv
         self.num_running -= 1
         request.is_running = False
+        if not (stored_tokens or request.shared_ids):
+            kv.give(request.blocks)
+            return
         blocks = request.blocks - len(request.shared_ids) * kv.blocks_per_id
         if self._is_caching and stored_tokens:
             num_kept = stored_tokens // self.block_size - len(request.prefix_ids) * kv.blocks_per_id
