@@ -51,6 +51,31 @@ def test_compare_prints_every_preset_and_warns_of_twins(trace: Path) -> None:
     assert "gave identical results" in " ".join(result.stderr.split())
 
 
+def test_capacity_gives_a_rate_for_each_policy_and_keeps_its_trials(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--policy", "static_fifo,vllm_v1", "--slo", "e2e:5000", "--replications", "2"]
+    options += ["--tolerance", "0.2"]
+
+    shown = CliRunner().invoke(main, ["capacity", "--trace", str(trace), *options, "-o", str(out)])
+    printed = CliRunner().invoke(main, ["capacity", "--trace", str(trace), *options, "--json"])
+
+    assert shown.exit_code == printed.exit_code == 0, shown.output
+    found = json.loads(printed.stdout)
+    assert json.loads((out / "capacity.json").read_text()) == found
+    trials = pd.read_csv(out / "trials.csv")
+    for policy in ("static_fifo", "vllm_v1"):
+        assert policy in shown.stdout
+        assert found[policy]["num_simulations"] == (trials["policy"] == policy).sum()
+        assert found[policy]["request_rate_per_s"] > 0
+
+
+def test_capacity_without_a_limit_is_bad_usage(trace: Path) -> None:
+    result = CliRunner().invoke(main, ["capacity", "--trace", str(trace)])
+
+    assert result.exit_code == 2
+    assert "a capacity needs an SLO" in result.stderr
+
+
 def test_options_reach_the_configuration(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["--num-gpus", "3", "--batch-size", "4", "--seed", "9", "--predictor", "lognormal:sigma=0.2"]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batchsim._version import __version__
-from batchsim.cli import fidelity, fits, profiles, studies, traces, validation
+from batchsim.cli import fidelity, fits, profiles, sizing, studies, traces, validation
 from batchsim.cli.options import OUTPUT_PATH, overrides, run_options
 from batchsim.cli.output import (
     echo_json,
@@ -189,6 +189,7 @@ def policies(verbose: bool) -> None:
     echo_table("Policies: queueing x sizing x batching (x routing)", columns, rows)
 
 
+main.add_command(sizing.capacity)
 main.add_command(studies.sweep)
 main.add_command(studies.figures)
 main.add_command(fits.fit)

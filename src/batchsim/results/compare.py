@@ -69,25 +69,25 @@ def compare(
         raise ConfigError(
             f"compare got policies {', '.join(policies) or '(none)'}; at least two different ones are needed"
         )
-    base = load_config(config)
+    results = {
+        name: simulate(
+            one, workload, latency=latency, on_start=None if on_start is None else partial(on_start, name)
+        )
+        for name, one in for_policies(load_config(config), policies).items()
+    }
+    num_warmup = max(result.summary["num_warmup"] for result in results.values())
+    results = {name: result.with_warmup(num_warmup) for name, result in results.items()}
+    return Comparison(results, _differences(results), _twins(results))
+
+
+def for_policies(base: RunConfig, policies: Sequence[str]) -> dict[str, RunConfig]:
+    """Configure several presets alike, so that all are evaluated on the same requests."""
     configs = {name: _for_policy(base, name) for name in policies}
     fraction = max(
         training_fraction(one, presets.build(one.policy), make_predictor(one.predictor))
         for one in configs.values()
     )
-    results = {
-        name: simulate(
-            one,
-            workload,
-            latency=latency,
-            overrides={"workload.training_fraction": fraction},
-            on_start=None if on_start is None else partial(on_start, name),
-        )
-        for name, one in configs.items()
-    }
-    num_warmup = max(result.summary["num_warmup"] for result in results.values())
-    results = {name: result.with_warmup(num_warmup) for name, result in results.items()}
-    return Comparison(results, _differences(results), _twins(results))
+    return {name: load_config(one, {"workload.training_fraction": fraction}) for name, one in configs.items()}
 
 
 def _for_policy(base: RunConfig, name: str) -> RunConfig:
