@@ -7,6 +7,7 @@ CALIBRATION := .venv-calibration
 DEVICE ?= cuda
 PROFILE ?= $(if $(filter cpu,$(DEVICE)),quick,full)
 FIDELITY_DATA ?= data/fidelity
+FIDELITY_TIMELINES ?= $(wildcard $(FIDELITY_DATA)-ispass26)
 RESULTS ?= results
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 EXPERIMENTS ?= $(wildcard experiments/*.toml)
@@ -65,7 +66,7 @@ validate: $(CALIBRATION)/.installed $(VENV)/.installed  ## Calibrate, serve a tr
 	$(BIN)/batchsim validate $(RESULTS)/validation/measured $(RESULTS)/validation/latency.json -o $(RESULTS)/validation
 
 fidelity: $(VENV)/.installed  ## Predict the measured runs in FIDELITY_DATA (runs/ profiles/ models/ workloads/); write docs/fidelity.md
-	$(BIN)/batchsim fidelity-report $(FIDELITY_DATA) -o docs
+	$(BIN)/batchsim fidelity-report $(FIDELITY_DATA) $(if $(FIDELITY_TIMELINES),--timelines $(FIDELITY_TIMELINES)) -o docs
 
 test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -13,6 +13,7 @@ from batchsim.results.fidelity import (
     Prediction,
     next_boundary_s,
     predict,
+    profile_of_model,
     read_workload,
 )
 from batchsim.results.fidelity_errors import AGGREGATES, aggregates, compare_with_measured
@@ -310,6 +311,15 @@ def test_the_report_has_every_aggregate_and_what_each_part_is_worth(tmp_path: Pa
     assert all(f"| {name} |" in text for name in AGGREGATES)
     assert drawn == ["fidelity_toy_one"]
     assert "| no asynchronous scheduling | -" in text
+
+
+def test_profile_of_the_runs_model_is_found_among_those_of_others(tmp_path: Path) -> None:
+    for name in ("org/One/bf16/tp1", "org/Two/bf16/tp1"):
+        (tmp_path / name).mkdir(parents=True)
+
+    assert profile_of_model(tmp_path, "org/Two") == tmp_path / "org" / "Two"
+    assert profile_of_model(tmp_path, "Three") == tmp_path
+    assert profile_of_model(tmp_path, None) == tmp_path
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

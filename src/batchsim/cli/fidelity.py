@@ -12,7 +12,13 @@ import click
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
 from batchsim.files import write_whole
-from batchsim.results.fidelity import PREDICTED_COLUMNS, LatencyFamily, predict, read_workload
+from batchsim.results.fidelity import (
+    PREDICTED_COLUMNS,
+    LatencyFamily,
+    predict,
+    profile_of_model,
+    read_workload,
+)
 from batchsim.results.fidelity_errors import BASES, compare_with_measured
 from batchsim.results.fidelity_report import write_fidelity_report
 from batchsim.results.measured_model import read_model_config
@@ -59,7 +65,9 @@ def fidelity(
     notices = tuple(one for one in run.settings.notices if not any(one.startswith(name) for name in given))
     settings = replace(run.settings, **given, notices=notices)
     requests, names = read_workload(workload, run.num_requests)
-    prediction = predict(settings, profile, read_model_config(model_config), requests, names, latency_family)
+    model = read_model_config(model_config)
+    tables = profile_of_model(profile, run.model)
+    prediction = predict(settings, tables, model, requests, names, latency_family)
     errors = compare_with_measured(run, prediction)
 
     table = prediction.requests[list(PREDICTED_COLUMNS)].to_csv(index=False, lineterminator="\n")
@@ -82,15 +90,16 @@ def fidelity(
 
 @click.command(name="fidelity-report")
 @click.argument("data_dir", type=_FOLDER)
+@click.option("--timelines", type=_FOLDER, help="Runs of which only the tokens of each second are known.")
 @click.option("-o", "--output-dir", type=OUTPUT_PATH, default=Path("docs"), show_default=True)
-def fidelity_report(data_dir: Path, output_dir: Path) -> None:
+def fidelity_report(data_dir: Path, timelines: Path | None, output_dir: Path) -> None:
     """Predict all runs of a folder and write fidelity.md with tables and pictures.
 
     DATA_DIR holds runs/GPU/NAME, profiles/GPU/MODEL, models/MODEL.json and workloads/NAME.jsonl.
     """
     from batchsim.figures.fidelity import plot_fidelity
 
-    for path in write_fidelity_report(data_dir, output_dir, plot_fidelity):
+    for path in write_fidelity_report(data_dir, output_dir, plot_fidelity, timelines):
         click.echo(f"written: {path}", err=True)
 
 

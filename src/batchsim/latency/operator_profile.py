@@ -10,6 +10,8 @@ layer on one of ``N`` GPUs that share the model:
 - ``tp<N>/moe.csv`` for mixtures of experts: ``tokens, activated_experts``, in ``tp1`` the whole experts;
 - ``tp<N>/skew.csv``, not needed: ``regime, n, t_mean_us, t_max_us, t_skew_us``, see `latency.uneven`.
 
+Profiles of the form before it, with a ``layers.csv``, are read too, see `latency.profile_v0`.
+
 A ``meta.json`` beside the ``tp<N>`` folders names the GPU and the model.
 """
 
@@ -28,6 +30,7 @@ from batchsim.latency.layer_sharing import Group, LayerStack
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency, interpolate_all
 from batchsim.latency.profile_grid import Floats, fill_gaps, interpolation_errors
 from batchsim.latency.profile_tables import ProfileTables, profile_folder
+from batchsim.latency.profile_v0 import FirstTables
 from batchsim.latency.uneven import lag_by_seqs
 from batchsim.specs import ModelSpec
 
@@ -53,6 +56,7 @@ def read_operator_profile(
     link_bytes_per_s: float | None = None,
     link_latency_s: float = 0.0,
     kernel_gap_s: float = KERNEL_GAP_S,
+    memory_bytes_per_s: float | None = None,
 ) -> OperatorTableLatency:
     """Sum a profile over the layers of a model, with the exchanges between the GPUs that share it.
 
@@ -80,6 +84,8 @@ def read_operator_profile(
         Seconds of an exchange besides its transfers.
     kernel_gap_s
         Seconds between an operator and the next; each but the experts counts as one kernel.
+    memory_bytes_per_s
+        Rate of a GPU's memory; only `latency.profile_v0` asks for it.
 
     Raises
     ------
@@ -90,7 +96,10 @@ def read_operator_profile(
     """
     group = Group(tensor_parallel, expert_parallel, data_parallel, link_bytes_per_s, link_latency_s)
     stack = LayerStack.of(model)
-    tables = ProfileTables(profile_folder(directory, tensor_parallel))
+    folder = profile_folder(directory, tensor_parallel)
+    tables = ProfileTables(folder)
+    if tables.find("layers") is not None:
+        tables = FirstTables(folder, memory_bytes_per_s=memory_bytes_per_s)
 
     def times(name: str) -> int:
         return 1 if name in ONCE_PER_PASS else PER_LAYER.get(name, 1) * stack.num_layers

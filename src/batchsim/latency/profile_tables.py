@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,14 @@ class ProfileTables:
         times = frame.groupby(list(columns))["time_us"].mean() * 1e-6
         return times.rename("seconds").reset_index()
 
-    def read_raw(self, name: str, *columns: str, folder: Path | None = None) -> pd.DataFrame:
-        """Read and check these columns."""
+    def read_raw(
+        self,
+        name: str,
+        *columns: str,
+        folder: Path | None = None,
+        unchecked: Sequence[str] = ("layer", "regime"),
+    ) -> pd.DataFrame:
+        """Read these columns, and check that those of numbers hold some."""
         path = self.find(name, folder)
         if path is None:
             raise ConfigError(
@@ -58,7 +65,7 @@ class ProfileTables:
         if missing:
             raise TraceError(f"{path}: column {', '.join(missing)} missing; found {', '.join(frame.columns)}")
         for column in columns:
-            if column not in ("layer", "regime"):
+            if column not in unchecked:
                 _check_numbers(path, frame, column)
         return frame
 
@@ -85,19 +92,21 @@ def profile_folder(directory: str | Path, tensor_parallel: int) -> Path:
     directory, wanted = Path(directory), f"tp{tensor_parallel}"
     if not directory.is_dir():
         raise ConfigError(f"{directory}: no such folder; an operator profile is one")
-    folders = sorted({path.parent for path in directory.rglob("dense.csv*")})
+    folders = sorted(
+        {path.parent for name in ("dense", "layers") for path in directory.rglob(f"{name}.csv*")}
+    )
     found = [folder for folder in folders if folder.name == wanted]
     if len(found) == 1:
         return found[0]
     named = ", ".join(str(folder.relative_to(directory)) for folder in found or folders)
     raise ConfigError(
-        f"{directory}: exactly one folder {wanted} with a dense.csv is needed; there "
+        f"{directory}: exactly one folder {wanted} with a dense.csv or layers.csv is needed; there "
         + (f"are {named}" if found else f"is none, but {named}" if named else "is none")
     )
 
 
 def _check_numbers(path: Path, frame: pd.DataFrame, column: str) -> None:
-    is_time = column.endswith("_us")
+    is_time = column.endswith(("_us", "(ns)"))
     values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
     good = np.isfinite(values) & ((values > 0) if is_time else (values >= 0) & (values == np.floor(values)))
     if not good.all():

@@ -72,6 +72,13 @@ def read_workload(path: str | Path, num_requests: int | None = None) -> tuple[Wo
     return workload, [given[row] for row in workload.request_id]
 
 
+def profile_of_model(profile: Path, name: str | None) -> Path:
+    """Return the folder that is called like the model in one that may hold those of several."""
+    last = (name or "").rsplit("/", 1)[-1]
+    found = [path for path in profile.rglob(last) if path.is_dir()] if last else []
+    return found[0] if len(found) == 1 else profile
+
+
 def predict(
     settings: EngineSettings,
     profile: str | Path,
@@ -188,6 +195,7 @@ def _latency(
         data_parallel=settings.data_parallel if settings.shares_experts else 1,
         link_bytes_per_s=settings.link_bytes_per_s,
         link_latency_s=settings.link_latency_s,
+        memory_bytes_per_s=settings.memory_bytes_per_s,
     )
     if not settings.uneven_contexts:
         table = replace(table, decode_lag=None, mixed_lag=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from batchsim.results.fidelity import Prediction, predict, read_workload
 from batchsim.results.fidelity_errors import AGGREGATES, BASES, compare_with_measured
 from batchsim.results.measured_model import read_model_config
 from batchsim.results.measured_run import EngineSettings, MeasuredRun, read_measured_run
+from batchsim.results.timelines import TimelineEnd, timeline_ends
 from batchsim.workload.request import Workload
 
 Plot = Callable[[MeasuredRun, Prediction, Path], Path]
@@ -64,8 +65,12 @@ def find_cases(data_dir: str | Path) -> list[Case]:
     return [_case(data_dir, directory) for directory in directories]
 
 
-def write_fidelity_report(data_dir: str | Path, output_dir: str | Path, plot: Plot) -> list[Path]:
+def write_fidelity_report(
+    data_dir: str | Path, output_dir: str | Path, plot: Plot, timelines_dir: str | Path | None = None
+) -> list[Path]:
     """Predict every run of a folder and write ``fidelity.md`` with a picture of each.
+
+    ``timelines_dir`` holds runs of which only the tokens of each second are known.
 
     Returns
     -------
@@ -80,6 +85,8 @@ def write_fidelity_report(data_dir: str | Path, output_dir: str | Path, plot: Pl
         picture = plot(case.run, table, output_dir / stem)
         written += [picture, picture.with_suffix(".pdf")]
         parts += [*_section(case, errors, of_linear, picture.name), *_ablation_table(case, table, errors)]
+    if timelines_dir is not None:
+        parts += _timelines(timeline_ends(timelines_dir, data_dir))
     page = output_dir / "fidelity.md"
     write_whole(page, "\n\n".join([*parts, _TRUST]) + "\n")
     return [page, *written]
@@ -171,6 +178,27 @@ def _ablation_table(case: Case, table: Prediction, errors: Mapping[str, Any]) ->
             rows.append([label, *_short(report, basis, names)])
     yield "What each part is worth, as errors of a replay without it or with another setting:"
     yield _table(["", *names, "mean absolute error"], rows)
+
+
+def _timelines(ends: Iterable[TimelineEnd]) -> Iterator[str]:
+    yield "## When runs end of which no more was recorded"
+    yield (
+        "Runs of LLMServingSim's paper of 2026, on vLLM 0.11 with default limits, told from the first form "
+        "of its profiles (see [operator-profiles.md](operator-profiles.md)). Measured, and told by the peer, is "
+        "the last second in which a token came; errors are relative to the middle of it."
+    )
+    rows = [
+        [
+            end.name,
+            str(end.num_replicas),
+            f"{end.measured_s:.0f} s",
+            end.reason if end.predicted_s is None else f"{end.predicted_s:.1f} s",
+            _percent(end.error),
+            "-" if end.peer_s is None else f"{end.peer_s:.0f} s",
+        ]
+        for end in ends
+    ]
+    yield _table(["run", "instances", "measured end", "predicted", "error", "peer"], rows)
 
 
 def _short(report: Mapping[str, Any], basis: str, names: Sequence[str]) -> list[str]:

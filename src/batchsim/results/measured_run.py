@@ -60,6 +60,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     ),
     "memory_utilization": ("gpu_memory_utilization",),
     "weights_and_kv_share": ("mem_util",),
+    "memory_gb_per_s": ("npu_mem.mem_bw", "gpu_mem.mem_bw"),
     "prefix_caching": ("enable_prefix_caching", "prefix_caching"),
     "async_scheduling": ("async_scheduling", "enable_async_scheduling"),
     "link_gb_per_s": ("link_bw", "link_bandwidth", "link_bandwidth_gb_per_s"),
@@ -79,6 +80,8 @@ class EngineSettings:
         Share of a GPU's memory that the engine may use for all it does.
     weights_and_kv_share
         Share that weights and KV blocks have together, where that is what was recorded.
+    memory_bytes_per_s
+        Rate of a GPU's memory.
     link_bytes_per_s, link_latency_s
         Between the GPUs of a replica: rate in one direction, and seconds of one message.
     shares_experts
@@ -106,6 +109,7 @@ class EngineSettings:
     memory_bytes: float | None = None
     memory_utilization: float = 0.9
     weights_and_kv_share: float | None = None
+    memory_bytes_per_s: float | None = None
     prefix_caching: bool = True
     async_scheduling: bool = True
     link_bytes_per_s: float | None = None
@@ -186,6 +190,11 @@ def read_measured_run(directory: str | Path) -> MeasuredRun:
     )
 
 
+def read_settings(tree: Mapping[str, Any], path: Path) -> EngineSettings:
+    """Read an engine's settings from a tree that was read from a path."""
+    return _settings(_Found(tree, path))
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """Settings by our names, wherever in the tree of ``meta.json`` they stand; the shallowest wins."""
@@ -257,6 +266,7 @@ def _settings(found: _Found) -> EngineSettings:
         memory_bytes=None if memory_gib is None else memory_gib * GIB,
         memory_utilization=utilization or _UTILIZATION,
         weights_and_kv_share=share if share and share != _UTILIZATION and not utilization else None,
+        memory_bytes_per_s=(found.number("memory_gb_per_s") or 0.0) * 1e9 or None,
         prefix_caching=True if prefix_caching is None else prefix_caching,
         async_scheduling=_is_async_by_default(found.text("version")) if is_async is None else is_async,
         link_bytes_per_s=link_gb_per_s * 1e9 if link_gb_per_s else None,
