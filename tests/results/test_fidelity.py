@@ -336,7 +336,7 @@ def _shared_errors(name: str, family: Any = "operator") -> dict[str, Any]:
 
 # Nothing is fitted on these runs: the bars are what was found, rounded up.
 @pytest.mark.parametrize(
-    ("name", "mean_absolute", "mape"), [("Llama-3.1-8B", 0.027, 0.026), ("Qwen3-32B", 0.016, 0.015)]
+    ("name", "mean_absolute", "mape"), [("Llama-3.1-8B", 0.016, 0.017), ("Qwen3-32B", 0.006, 0.006)]
 )
 def test_served_runs_are_predicted_from_operators(name: str, mean_absolute: float, mape: float) -> None:
     report = _shared_errors(name)

@@ -195,6 +195,7 @@ def _latency(
         data_parallel=settings.data_parallel if settings.shares_experts else 1,
         link_bytes_per_s=settings.link_bytes_per_s,
         link_latency_s=settings.link_latency_s,
+        kernel_gap_s=settings.kernel_gap_s,
         memory_bytes_per_s=settings.memory_bytes_per_s,
     )
     if not settings.uneven_contexts:

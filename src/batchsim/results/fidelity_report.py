@@ -25,6 +25,7 @@ ABLATIONS: Mapping[str, Callable[[EngineSettings], EngineSettings]] = {
     "admission chunk by chunk, not for whole prompts": lambda one: replace(one, allocate="chunk"),
     "KV blocks without end: no preemption": lambda one: replace(one, num_kv_blocks=10**9),
     "contexts all alike": lambda one: replace(one, uneven_contexts=False),
+    "nothing between kernels": lambda one: replace(one, kernel_gap_s=0.0),
     "1 ms more per iteration": lambda one: replace(one, extra_s=0.001),
     "twice the `max_num_seqs`": lambda one: replace(one, max_num_seqs=2 * one.max_num_seqs),
     "four times the token budget": lambda one: replace(
@@ -184,8 +185,8 @@ def _timelines(ends: Iterable[TimelineEnd]) -> Iterator[str]:
     yield "## When runs end of which no more was recorded"
     yield (
         "Runs of LLMServingSim's paper of 2026, on vLLM 0.11 with default limits, told from the first form "
-        "of its profiles (see [operator-profiles.md](operator-profiles.md)). Measured, and told by the peer, is "
-        "the last second in which a token came; errors are relative to the middle of it."
+        "of its profiles (see [operator-profiles.md](operator-profiles.md)). Measured, and told by the peer, "
+        "is the last second in which a token came; errors are relative to the middle of it."
     )
     rows = [
         [
@@ -240,15 +241,16 @@ _TRUST = """\
   TTFT by seconds. Read TPOT and tokens/s for the model of the GPU, TTFT for the model of the queue.
 - **TTFT below saturation** hangs on single iterations with a prompt chunk. The profile's seconds of these are
   those of single layers, timed alone; in the Llama run on one GPU, the few that can be told apart took 9 to
-  18 % longer than their sum, and the first of the fresh engine longer still. Expect it to be too low.
+  18 % longer than their sum, and the first of the fresh engine longer still. Expect it to be too low. In the
+  Qwen run on two GPUs such iterations come out right; what makes the difference is not known.
 - **Errors that cancel.** Where leaving out a part lowers an error, the part is still there in the engine; its
   effect hides another error. A better total without it is luck.
 - **KV blocks.** In a run that fills its KV cache, the number of blocks decides the TTFT. Where nobody wrote
-  it down, it is estimated from the GPU's memory, which leaves out what CUDA takes. Of a preempted request,
-  the cache keeps the prompt here, and the answer too in vLLM.
+  it down, it is estimated from the GPU's memory, and on a card with little left a tenth more or fewer blocks
+  shift the TTFT by seconds. No run that preempts was compared.
 - **Mixtures of experts.** Which experts tokens choose is not known; they are taken to choose by lot. Replicas
-  that share experts wait for each other in every layer of a real engine, and do not here. No such run was
-  compared.
+  that share experts are taken as one engine, of equal shares at all times. No such run was compared.
 - **Several GPUs.** The exchange between GPUs is a formula with the rate and latency of the run's record.
-- **Uneven contexts.** How far the longest context is ahead of the mean is what the workload's lengths make
-  likely, the same for all batches of a size."""
+- **Uneven contexts.** Of the decodes in a pass, the model knows the mean context and the longest, and how far
+  such a pass lags from profiles with two lengths of context.
+- **Between kernels** half a microsecond is counted, a published figure of another GPU."""

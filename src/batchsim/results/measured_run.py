@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError, TraceError
+from batchsim.latency.operator_profile import KERNEL_GAP_S
 from batchsim.specs import load_gpu
 
 GIB = 2**30
@@ -92,6 +93,8 @@ class EngineSettings:
         ``prompt``: a request is admitted only if blocks for its whole prompt are there, as vLLM does.
     uneven_contexts
         Whether attention takes longer where contexts differ, as far as the profile has it.
+    kernel_gap_s
+        Seconds between the kernels of a pass.
     extra_s
         Seconds added to every iteration.
     notices
@@ -116,6 +119,7 @@ class EngineSettings:
     link_latency_s: float = 0.0
     allocate: Literal["prompt", "chunk"] = "prompt"
     uneven_contexts: bool = True
+    kernel_gap_s: float = KERNEL_GAP_S
     extra_s: float = 0.0
     notices: tuple[str, ...] = ()
 
