@@ -61,8 +61,8 @@ class KVCache(simpy.Container):
         self.blocks_per_id = tokens_per_id // block_size
         self.is_caching = tokens_per_id > 0 if is_caching is None else is_caching
         self._num_users: dict[int, int] = {}
-        # The line, by what blocks hold and how many: ids, and objects for what a request left. Blocks never
-        # used, or left over from an id, stand in front of it.
+        # The line, by what blocks hold and how many: ids, and objects for what a request left. It begins with
+        # the first that can be found again: blocks in front of that are all alike.
         self._line: OrderedDict[object, int] = OrderedDict()
         self._line_blocks = 0
         self._last_given: object = None  # the last of the line, if nobody can use it again
@@ -176,6 +176,12 @@ class KVCache(simpy.Container):
         """Stop caching those of the ids that nobody uses: they were never computed after all."""
         for id_ in ids:
             self._line_blocks -= self._line.pop(id_, 0)
+
+    def _raise_level(self, num_blocks: int) -> None:
+        level = self.available + num_blocks
+        if level > self.num_blocks:
+            raise PlanError(f"{num_blocks} KV blocks were given back where {self.used} are in use")
+        self.available = level
 
     def _evict(self) -> None:
         """Forget what stands in front of the line, as far as blocks from there were taken."""
