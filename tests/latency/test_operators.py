@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchShape, Domain, IterationShape, LatencyInfo
-from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency, linear_from_shapes
+from batchsim.latency.linear_from_shapes import linear_from_shapes
+from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.store import load_latency, save_latency
 
 # Tokens: 1 s and 0.5 s each up to 4, then 2 s each; sequences: 0.25 s each.

@@ -19,9 +19,10 @@ from batchsim.errors import ConfigError
 from batchsim.latency.base import IterationShape
 from batchsim.latency.layer_sharing import LayerStack
 from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.linear_from_shapes import linear_from_shapes
 from batchsim.latency.lockstep import LockstepLatency
 from batchsim.latency.operator_profile import read_operator_profile
-from batchsim.latency.operators import OperatorTable, OperatorTableLatency, linear_from_shapes
+from batchsim.latency.operators import OperatorTable, OperatorTableLatency
 from batchsim.results.measured_model import kv_blocks
 from batchsim.results.measured_run import EngineSettings
 from batchsim.results.run import SimulationResult, simulate
