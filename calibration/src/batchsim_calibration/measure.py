@@ -129,8 +129,7 @@ def engine_for(loaded: LoadedModel, slots: Extent) -> Engine:
 def automatic_name(identity: dict[str, str]) -> str:
     """Return model, device and dtype, such as ``qwen2.5-1.5b_rtx4080-laptop_fp16``."""
     attention = "" if identity["attention"] == "sdpa" else f"_{identity['attention']}"
-    model = identity["model"].rpartition("/")[2].lower()
-    return f"{model}_{slug(identity['gpu'])}_{identity['dtype']}{attention}"
+    return f"{identity['model']}_{slug(identity['gpu'])}_{identity['dtype']}{attention}"
 
 
 def _extent(settings: MeasureSettings, loaded: LoadedModel) -> Extent:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,8 @@ _STATE = {
     "power_draw_w": "power.draw",
     "temperature_c": "temperature.gpu",
 }
-_THROTTLE = "clocks_throttle_reasons.active"
+#: The name of today, and that of drivers before 535.
+_THROTTLE = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 #: Bits of the throttle reasons, as the NVIDIA management library numbers them.
 _THROTTLE_REASONS = (
     "idle",
@@ -87,7 +89,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if is_cuda else None,
         **{name: _version(name) for name in ("torch", "transformers", "batchsim-calibration")},
         "python": platform.python_version(),
-        "os": f"{platform.system()} {platform.release()}",
+        "os": f"{platform.system()} {_numbers_of(platform.release())}",
         "threads": torch.get_num_threads(),
     }
 
@@ -104,8 +106,9 @@ def device_state(device: torch.device) -> dict[str, Any]:
         return {"cpu_clock_mhz": frequency.current if frequency else None}
     values = _ask_driver(device, [*_STATE.values()])
     state: dict[str, Any] = {name: _number(value) for name, value in zip(_STATE, values, strict=True)}
-    # Asked for on its own: not every driver knows the word, and one unknown word fails a whole query.
-    return {**state, "throttle_reasons": throttle_reasons(_ask_driver(device, [_THROTTLE])[0])}
+    # Asked for one by one: one word that a driver does not know fails a whole query.
+    masks = (_ask_driver(device, [name])[0] for name in _THROTTLE)
+    return {**state, "throttle_reasons": throttle_reasons(next(filter(None, masks), None))}
 
 
 def throttle_reasons(mask: str | None) -> list[str] | None:
@@ -146,7 +149,7 @@ def provenance(
 def model_identity(loaded: LoadedModel) -> dict[str, str]:
     """What of a model bears on its speed."""
     return {
-        "model": Path(loaded.name).name if is_path(loaded.name) else loaded.name,
+        "model": loaded.name,
         "weights": loaded.weights,
         "dtype": loaded.dtype,
         "attention": loaded.attention,
@@ -162,17 +165,12 @@ def checked(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown_command(argv: Sequence[str]) -> str:
-    """Return a command line in which paths are file names only."""
-    words = []
-    for word in argv:
+    """Return a command line as another user would type it: of a path of this machine its last name."""
+    words = ["batchsim-calibrate"]
+    for word in argv[1:]:
         option, equals, value = word.rpartition("=")
-        words.append(f"{option}{equals}{Path(value).name if is_path(value) else value}")
-    return " ".join(words)
-
-
-def is_path(text: str) -> bool:
-    """Whether it names a place on this machine, rather than a model of some organisation."""
-    return text.startswith((".", "~")) or Path(text).is_absolute() or ("/" in text and Path(text).exists())
+        words.append(f"{option}{equals}{Path(value).name if _is_path(value) else value}")
+    return shlex.join(words)
 
 
 def slug(name: str) -> str:
@@ -203,6 +201,12 @@ def nvidia_smi(queries: Sequence[str], *options: str) -> list[str | None]:
     return [*answers] if len(answers) == len(queries) else nothing
 
 
+def _is_path(text: str) -> bool:
+    """Whether it tells of this machine's folders; a path inside the working folder does not."""
+    path = Path(text)
+    return path.is_absolute() or text.startswith("~") or ".." in path.parts
+
+
 def _ask_driver(device: torch.device, queries: Sequence[str]) -> list[str | None]:
     # By UUID: the tool numbers devices by bus, and does not look at CUDA_VISIBLE_DEVICES.
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
@@ -223,6 +227,12 @@ def _cpu_name() -> str:
         if found:
             return found[1].strip()
     return platform.processor() or os.environ.get("PROCESSOR_IDENTIFIER") or platform.machine()
+
+
+def _numbers_of(release: str) -> str:
+    """Return a kernel's version without what those who built it added: that names places."""
+    found = re.match(r"\d+(\.\d+)*", release)
+    return found[0] if found else ""
 
 
 def _version(package: str) -> str | None:
