@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from batchsim.results.run import simulate
 from batchsim.results.store import load_run
 from batchsim.workload.formats import read_trace
 from batchsim.workload.request import Workload
+from batchsim_calibration import provenance
 from batchsim_calibration.engine import Chunk, Engine
 from batchsim_calibration.inbox import WallClock
 from batchsim_calibration.measured_run import write_run
@@ -204,6 +206,20 @@ def test_a_run_that_is_there_is_kept_unless_told_otherwise(varied_model: MakeMod
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
 
+def test_a_run_can_be_written_from_sources_that_are_not_installed(
+    varied_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(provenance, "version", version)
+
+    path = run_directory(varied_model, tmp_path / "run", {"policy": {"preset": "static_fifo"}})
+
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["versions"] == {"batchsim": None, "batchsim-calibration": None}
+
+
 def test_the_wall_clock_never_wakes_early() -> None:
     clock = WallClock()
 
@@ -256,8 +272,8 @@ def test_the_command_writes_a_run_for_each_policy_and_repeat(varied_model: MakeM
     assert sorted(entry.name for entry in (tmp_path / "out").iterdir() if entry.is_dir()) == names
     workloads = {(tmp_path / "out" / name / "workload.csv").read_bytes() for name in names}
     assert len(workloads) == 1
-    provenance = json.loads((tmp_path / "out" / "vllm_v1-1" / "manifest.json").read_text())["provenance"]
-    assert (provenance["dtype"], provenance["weights"], provenance["device"]) == ("fp32", "random", "cpu")
+    told = json.loads((tmp_path / "out" / "vllm_v1-1" / "manifest.json").read_text())["provenance"]
+    assert (told["dtype"], told["weights"], told["device"]) == ("fp32", "random", "cpu")
     rows_between = pd.read_csv(tmp_path / "out" / "between.csv")
     assert rows_between["trial"].nunique() >= 5  # a round before, between and after the four replays
     assert not math.isnan(rows_between["wall_s"].median())

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from batchsim.records import (
 from batchsim.workload.formats import write_trace
 from batchsim.workload.request import Workload
 from batchsim_calibration.inbox import Log
+from batchsim_calibration.provenance import version_of
 from batchsim_calibration.replay import Trace
 
 
@@ -117,7 +117,7 @@ def _manifest(log: Log, trace: Trace, config: RunConfig, provenance: Mapping[str
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
-        "versions": {name: version(name) for name in ("batchsim", "batchsim-calibration")},
+        "versions": {name: version_of(name) for name in ("batchsim", "batchsim-calibration")},
         "workload": {
             "name": source.name,
             "kind": source.kind,

@@ -87,7 +87,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         else psutil.virtual_memory().total,
         "driver": _ask_driver(device, ["driver_version"])[0] if is_cuda else None,
         "cuda": torch.version.cuda if is_cuda else None,
-        **{name: _version(name) for name in ("torch", "transformers", "batchsim-calibration")},
+        **{name: version_of(name) for name in ("torch", "transformers", "batchsim-calibration")},
         "python": platform.python_version(),
         "os": f"{platform.system()} {_numbers_of(platform.release())}",
         "threads": torch.get_num_threads(),
@@ -173,6 +173,14 @@ def shown_command(argv: Sequence[str]) -> str:
     return shlex.join(words)
 
 
+def version_of(package: str) -> str | None:
+    """Version of an installed package; None where it runs from its sources."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
 def slug(name: str) -> str:
     """Short form of a device's name: ``NVIDIA GeForce RTX 4080 Laptop GPU`` is ``rtx4080-laptop``."""
     plain = re.sub(r"\((r|tm|c)\)|@.*", " ", name.lower())
@@ -233,13 +241,6 @@ def _numbers_of(release: str) -> str:
     """Return a kernel's version without what those who built it added: that names places."""
     found = re.match(r"\d+(\.\d+)*", release)
     return found[0] if found else ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _git_revision() -> str | None:
