@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
-from batchsim.files import cleanly, sibling
+from batchsim.files import cleanly, reason, sibling
 from batchsim.policies import presets
 from batchsim.records import (
     BATCH_COLUMNS,
@@ -34,6 +35,9 @@ from batchsim.workload.request import Workload
 from batchsim_calibration.inbox import Log
 from batchsim_calibration.provenance import version_of
 from batchsim_calibration.replay import Trace
+
+#: What of the provenance a series of replays has in common, however often it was interrupted.
+SAME_IN_ALL_REPEATS = ("model", "weights", "dtype", "attention", "device", "gpu", "num_slots", "max_tokens")
 
 
 def tables_of(log: Log, workload: Workload, *, is_iteration_level: bool) -> dict[str, pd.DataFrame]:
@@ -66,6 +70,26 @@ def check_vacant(directory: Path, *, overwrite: bool) -> None:
         raise ConfigError(
             f"{directory}: is there; choose another directory, or allow overwriting (--overwrite) if it "
             "holds a run"
+        )
+
+
+def check_same_run(directory: Path, trace: Trace, config: RunConfig, provenance: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless a directory holds a replay of this trace, configuration and engine."""
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        served = (directory / "workload.csv").read_bytes()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory}: holds no run to keep ({reason(error)}); move it away") from error
+    with TemporaryDirectory() as folder:
+        write_trace(trace.workload, Path(folder) / "workload.csv")
+        is_same = {"trace": served == (Path(folder) / "workload.csv").read_bytes()}
+    is_same["configuration"] = manifest.get("config") == config.model_dump(mode="json")
+    told = manifest.get("provenance", {})
+    is_same |= {name: told.get(name) == provenance.get(name) for name in SAME_IN_ALL_REPEATS}
+    if others := [what for what, same in is_same.items() if not same]:
+        raise ConfigError(
+            f"{directory}: is a run with another {', '.join(others)}; choose another directory, or replace "
+            "it (--overwrite)"
         )
 
 
