@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.engine import Chunk, Engine
+from batchsim_calibration.engine import Chunk, Engine, is_out_of_memory
 from batchsim_calibration.grid import Extent, Profile, extent_of, points_of, slots_of, trials_of
 from batchsim_calibration.models import MODELS, LoadedModel, load_model, prepare_device
 from batchsim_calibration.outcome import Outcome
@@ -119,7 +119,9 @@ def engine_for(loaded: LoadedModel, slots: Extent) -> Engine:
         )  # the first pass allocates
         engine.clear(0)
         return engine
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"a KV cache of {slots.batch_size} sequences of {slots.tokens} tokens does not fit the device; "
             "give a smaller --max-batch-size or --max-tokens"
