@@ -16,7 +16,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.fit import ITERATION_FAMILIES, Family, FamilyComparison, FitReport, compare_families
 from batchsim.latency.grid import TableLength
 from batchsim.latency.store import save_latency
-from batchsim.latency.table import read_calibration
+from batchsim.latency.table import Clock, read_calibration
 
 
 @click.command()
@@ -36,8 +36,17 @@ from batchsim.latency.table import read_calibration
     show_default=True,
     help="What L counts; prompt,output: both, in a table.",
 )
+@click.option(
+    "--clock",
+    type=click.Choice(get_args(Clock)),
+    default="wall_s",
+    show_default=True,
+    help="Time of raw trials to fit: by the wall, by device events, or of the processor alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def fit(calibration: Path, output_file: Path, family: Family, length: TableLength, as_json: bool) -> None:
+def fit(
+    calibration: Path, output_file: Path, family: Family, length: TableLength, clock: Clock, as_json: bool
+) -> None:
     """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
     from batchsim.figures.fit import plot_fit
 
@@ -45,7 +54,7 @@ def fit(calibration: Path, output_file: Path, family: Family, length: TableLengt
         raise ConfigError(
             f"{output_file}: is where the provenance of {calibration.name} lies; choose another name"
         )
-    points = read_calibration(calibration)
+    points = read_calibration(calibration, clock)
     comparison = compare_families(points, family, length)
     chosen = comparison.chosen
     save_latency(chosen.model, output_file)

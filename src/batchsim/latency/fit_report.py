@@ -98,6 +98,7 @@ def fit_info(
         **calibration.details,
         "calibration": calibration.name,
         "sha256": calibration.sha256,
+        "clock": calibration.clock,
         "dropped_trials": dict(calibration.dropped),
         "qualities": [
             {name: None if value != value else value for name, value in asdict(quality).items()}

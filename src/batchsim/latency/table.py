@@ -77,6 +77,8 @@ class Calibration:
         Trials left out, by status.
     notices
         Sentences a user should see.
+    clock
+        By which raw trials were timed.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Calibration:
     sha256: str
     dropped: Mapping[str, int]
     notices: tuple[str, ...]
+    clock: Clock = "wall_s"
 
     def of_kind(self, kind: str) -> pd.DataFrame:
         """Return the points of one kind, numbered from 0."""
@@ -144,7 +147,7 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
     provenance, details, notices = _provenance(path)
     notices += _looks_generated(points, path.name) if not is_raw else ()
     sha256 = hashlib.sha256(content).hexdigest()
-    return Calibration(path.name, points, provenance, details, is_raw, sha256, dropped, notices)
+    return Calibration(path.name, points, provenance, details, is_raw, sha256, dropped, notices, clock)
 
 
 def _raw_rows(frame: pd.DataFrame, clock: Clock, path: Path) -> pd.DataFrame:
