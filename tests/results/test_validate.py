@@ -168,6 +168,17 @@ def test_held_out_errors_are_judged_by_the_larger_and_unknown_ones_not_at_all() 
     assert "11.0% (batch size held out), 1.0% (length held out)" in gates[1].finding
 
 
+def test_a_held_out_error_that_the_noise_of_the_points_explains_is_inconclusive() -> None:
+    quality = {"kind": "decode", "heldout_batch_size_mape": 0.13, "heldout_length_mape": 0.12}
+
+    quiet, noisy = (
+        model_gates({"qualities": [quality], "noise": {"decode": noise}})[0] for noise in (0.05, 0.12)
+    )
+
+    assert (quiet.verdict, noisy.verdict) == ("fail", "inconclusive")  # 12 % and 5 % beside the noise
+    assert "the measured points themselves are unsure by 12.0%" in noisy.finding
+
+
 def test_a_model_that_was_not_fitted_has_no_held_out_errors_to_judge() -> None:
     (gate,) = model_gates({})
 

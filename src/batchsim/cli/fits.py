@@ -16,7 +16,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.fit import ITERATION_FAMILIES, Family, FamilyComparison, FitReport, compare_families
 from batchsim.latency.grid import TableLength
 from batchsim.latency.store import save_latency
-from batchsim.latency.table import Clock, read_calibration
+from batchsim.latency.table import Calibration, Clock, read_calibration
 
 
 @click.command()
@@ -63,7 +63,7 @@ def fit(
     if as_json:
         echo_json(_tree(comparison, classic))
     else:
-        _echo_families(comparison, f"{points.name} ({points.provenance})")
+        _echo_families(comparison, points)
         if chosen.coefficients:
             echo_table(f"{chosen.family}, 95 % intervals", ("", "value"), _coefficients(chosen))
         if classic is not None:
@@ -97,20 +97,20 @@ def _tree(comparison: FamilyComparison, classic: FitReport | None) -> dict[str, 
     }
 
 
-def _echo_families(comparison: FamilyComparison, source: str) -> None:
-    columns = ("family", "score", "points", "", "R2", "largest error", *_HELD_OUT)
-    rows = [row for report in comparison.reports for row in _rows(report, comparison)]
-    echo_table(f"Fits of {source}", columns, rows)
+def _echo_families(comparison: FamilyComparison, points: Calibration) -> None:
+    columns = ("family", "score", "points", "", "noise", "R2", "largest error", *_HELD_OUT)
+    rows = [row for report in comparison.reports for row in _rows(report, comparison, points)]
+    echo_table(f"Fits of {points.name} ({points.provenance})", columns, rows)
     kinds = ", ".join(comparison.kinds)
     click.echo(
         f"* chosen. Score: mean held-out MAPE, by batch size and by length, of {kinds} points. "
-        "Unseen: the model was not fitted to these."
+        "Unseen: the model was not fitted to these. Noise: what the points themselves are unsure by."
     )
     for name, reason in comparison.reasons.items():
         click.echo(f"{name} cannot be fitted: {reason}")
 
 
-def _rows(report: FitReport, comparison: FamilyComparison) -> Iterator[tuple[str, ...]]:
+def _rows(report: FitReport, comparison: FamilyComparison, points: Calibration) -> Iterator[tuple[str, ...]]:
     mark = " *" if report is comparison.chosen else ""
     head = (f"{report.family}{mark}", _share(comparison.scores.get(report.family, math.nan)))
     for quality in report.qualities:
@@ -119,6 +119,7 @@ def _rows(report: FitReport, comparison: FamilyComparison) -> Iterator[tuple[str
             *head,
             f"{quality.kind}{', unseen' if quality.is_unseen else ''}",
             f"{quality.num_points}",
+            _share(points.noise_of(quality.kind)),
             f"{quality.r2:.4f}",
             _share(quality.max_error),
             _share(quality.heldout_batch_size_mape),

@@ -95,6 +95,14 @@ class Calibration:
         """Return the points of one kind, numbered from 0."""
         return self.points[self.points["kind"] == kind].reset_index(drop=True)
 
+    def noise_of(self, kind: str) -> float:
+        """Mean, over the points of a kind, of the standard error of their mean, relative to it.
+
+        Held-out errors hold that much noise however right a form is. NaN if no point has several trials.
+        """
+        points = self.of_kind(kind)
+        return float((points["std_s"] / np.sqrt(points["num_trials"]) / points["mean_s"]).mean())
+
 
 def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
     """Read a calibration table and its provenance.

@@ -40,12 +40,18 @@ def logic_gate(recording: Recording) -> Gate:
 
 
 def model_gates(details: Mapping[str, object]) -> list[Gate]:
-    """Gate (b): for each kind of operation, the held-out error that the latency file tells of."""
+    """Gate (b): for each kind of operation, the held-out error that the latency file tells of.
+
+    Where it is above the bar, but would not be without the noise of the points (in squares), it is
+    inconclusive.
+    """
     qualities = details.get("qualities")
     if not isinstance(qualities, list) or not qualities:
         finding = "the latency file tells of no held-out errors: it was not fitted, or not by `batchsim fit`"
         return [Gate("model", "latency file", "not judged", finding)]
-    return [_model_gate(quality) for quality in qualities]
+    noise = details.get("noise")
+    noise_of = noise if isinstance(noise, dict) else {}
+    return [_model_gate(quality, noise_of.get(quality.get("kind"))) for quality in qualities]
 
 
 def end_to_end_gate(name: str, comparison: Comparison, load: float) -> Gate:
@@ -80,7 +86,8 @@ def _unpaired(comparison: Comparison) -> str:
     return f"; {num} requests finished on one side only" if num else ""
 
 
-def _model_gate(quality: Mapping[str, Any]) -> Gate:
+def _model_gate(quality: Mapping[str, Any], noise: float | None) -> Gate:
+    """Judge one kind; an error that the noise of the measured points may explain proves nothing."""
     held_out = {
         name.removeprefix("heldout_").removesuffix("_mape").replace("_", " "): error
         for name, error in quality.items()
@@ -93,6 +100,11 @@ def _model_gate(quality: Mapping[str, Any]) -> Gate:
     )
     verdict: Verdict = "not judged"
     if known:
-        verdict = "pass" if max(known) < MODEL_BAR else "fail"
-    subject = str(quality.get("kind", "operations"))
-    return Gate("model", subject, verdict, f"mean absolute error {shown or 'unknown'}; bar {MODEL_BAR:.0%}")
+        without_noise = math.sqrt(max(max(known) ** 2 - (noise or 0.0) ** 2, 0.0))
+        verdict = (
+            "pass" if max(known) < MODEL_BAR else "inconclusive" if without_noise < MODEL_BAR else "fail"
+        )
+    finding = f"mean absolute error {shown or 'unknown'}; bar {MODEL_BAR:.0%}"
+    if noise is not None:
+        finding += f"; the measured points themselves are unsure by {noise:.1%}"
+    return Gate("model", str(quality.get("kind", "operations")), verdict, finding)
