@@ -37,7 +37,10 @@ from batchsim_calibration.provenance import version_of
 from batchsim_calibration.replay import Trace
 
 #: What of the provenance a series of replays has in common, however often it was interrupted.
-SAME_IN_ALL_REPEATS = ("model", "weights", "dtype", "attention", "device", "gpu", "num_slots", "max_tokens")
+SAME_IN_ALL_REPEATS = (
+    *("model", "weights", "dtype", "attention", "execution"),
+    *("device", "gpu", "num_slots", "max_tokens"),
+)
 
 
 def tables_of(log: Log, workload: Workload, *, is_iteration_level: bool) -> dict[str, pd.DataFrame]:

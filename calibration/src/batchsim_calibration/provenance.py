@@ -33,6 +33,7 @@ REQUIRED = (
     "weights",
     "dtype",
     "attention",
+    "execution",
     "device",
     "gpu",
     "memory_bytes",
@@ -53,6 +54,8 @@ REQUIRED = (
     "rows_by_status",
     "taken_s",
 )
+#: How passes run: the engine has no other way yet.
+EXECUTION = "static KV cache, no CUDA graphs"
 _STATE = {
     "sm_clock_mhz": "clocks.sm",
     "memory_clock_mhz": "clocks.mem",
@@ -147,12 +150,13 @@ def provenance(
 
 
 def model_identity(loaded: LoadedModel) -> dict[str, str]:
-    """What of a model bears on its speed."""
+    """What of a model, and of the engine that runs it, bears on its speed."""
     return {
         "model": loaded.name,
         "weights": loaded.weights,
         "dtype": loaded.dtype,
         "attention": loaded.attention,
+        "execution": EXECUTION,
     }
 
 
