@@ -141,6 +141,7 @@ def test_the_wrong_policy_in_a_manifest_fails_the_logic(tmp_path: Path) -> None:
     verdicts = [logic_gate(read_recording(directory)) for directory in (right, wrong)]
 
     assert [gate.verdict for gate in verdicts] == ["pass", "fail"]
+    assert verdicts[0].finding.endswith("operations alike, every request at its time")
     assert "first difference: operation" in verdicts[1].finding
 
 

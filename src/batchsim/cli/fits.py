@@ -100,7 +100,8 @@ def _tree(comparison: FamilyComparison, classic: FitReport | None) -> dict[str, 
 def _echo_families(comparison: FamilyComparison, points: Calibration) -> None:
     columns = ("family", "score", "points", "", "noise", "R2", "largest error", *_HELD_OUT)
     rows = [row for report in comparison.reports for row in _rows(report, comparison, points)]
-    echo_table(f"Fits of {points.name} ({points.provenance})", columns, rows)
+    clock = "" if points.clock == "wall_s" else f", {points.clock}"
+    echo_table(f"Fits of {points.name} ({points.provenance}{clock})", columns, rows)
     kinds = ", ".join(comparison.kinds)
     click.echo(
         f"* chosen. Score: mean held-out MAPE, by batch size and by length, of {kinds} points. "

@@ -14,6 +14,8 @@ from batchsim.results.recording import Recording
 LOGIC_BAR, MODEL_BAR = 0.02, 0.1
 #: Busy share of the engine up to which a whole run is judged: beyond, queueing amplifies any error.
 MOST_LOAD = 0.6
+#: Times that differ by less are the same, written down and read back.
+_SAME_S = 1e-8
 
 
 class Gate(NamedTuple):
@@ -78,6 +80,8 @@ def _likeness(replay: RecordedReplay) -> str:
     likeness = f"{replay.num_alike} of {replay.num_operations} operations alike"
     if replay.first_mismatch is not None:
         return f"{likeness}, first difference: {replay.first_mismatch}"
+    if replay.largest_difference_s < _SAME_S:
+        return f"{likeness}, every request at its time"
     return f"{likeness}, no request's time off by more than {replay.largest_difference_s:.1g} s"
 
 

@@ -146,7 +146,7 @@ def validate(measured: Sequence[Path], predicted: Path) -> Validation:
         *model_gates(latency.info.details),
         *(end_to_end_gate(case.name, case.comparison, case.load) for case in cases),
     ]
-    prediction = f"{latency.info.name} ({latency.info.provenance})"
+    prediction = f"a latency model of {latency.info.name} ({latency.info.provenance})"
     return Validation(prediction, cases, gates, pd.DataFrame(rows))
 
 
