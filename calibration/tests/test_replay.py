@@ -284,6 +284,8 @@ def test_the_command_writes_a_run_for_each_policy_and_repeat(varied_model: MakeM
     assert len(workloads) == 1
     told = json.loads((tmp_path / "out" / "vllm_v1-1" / "manifest.json").read_text())["provenance"]
     assert (told["dtype"], told["weights"], told["device"]) == ("fp32", "random", "cpu")
+    assert told["command"].startswith("batchsim-calibrate ")
+    assert "git_revision" in told
     rows_between = pd.read_csv(tmp_path / "out" / "between.csv")
     assert rows_between["trial"].nunique() >= 5  # a round before, between and after the four replays
     assert not math.isnan(rows_between["wall_s"].median())

@@ -139,7 +139,7 @@ def provenance(
             **machine(loaded.device),
             "command": shown_command(sys.argv if command is None else command),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git_revision": _git_revision(),
+            "git_revision": git_revision(),
             "configuration": dict(configuration),
             "state_before": dict(state_before),
             "state_after": device_state(loaded.device),
@@ -182,6 +182,24 @@ def version_of(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """Return the project's revision, ``-dirty`` if changed since; None if not run from its repository."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", here.name
+        )  # an installed copy may lie in someone else's repository
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
@@ -245,21 +263,3 @@ def _numbers_of(release: str) -> str:
     """Return a kernel's version without what those who built it added: that names places."""
     found = re.match(r"\d+(\.\d+)*", release)
     return found[0] if found else ""
-
-
-def _git_revision() -> str | None:
-    """Return the project's revision, ``-dirty`` if changed since; None if not run from its repository."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=20, check=True
-        ).stdout.strip()
-
-    try:
-        git(
-            "ls-files", "--error-unmatch", here.name
-        )  # an installed copy may lie in someone else's repository
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None

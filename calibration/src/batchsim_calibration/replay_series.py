@@ -18,6 +18,7 @@ from batchsim_calibration.models import LoadedModel
 from batchsim_calibration.protocol import Measurement, OnProgress
 from batchsim_calibration.provenance import (
     device_state,
+    git_revision,
     machine,
     model_identity,
     provenance,
@@ -168,6 +169,7 @@ def _provenance(loaded: LoadedModel, engine: Engine, before: Mapping[str, Any]) 
         "num_slots": engine.num_slots,
         "max_tokens": engine.max_tokens,
         "command": shown_command(sys.argv),
+        "git_revision": git_revision(),
         "state_before": dict(before),
         "state_after": device_state(loaded.device),
     }
