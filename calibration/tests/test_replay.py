@@ -199,7 +199,7 @@ def test_a_run_that_is_there_is_kept_unless_told_otherwise(varied_model: MakeMod
     path = run_directory(varied_model, tmp_path / "run", given)
     before = (path / "requests.parquet").read_bytes()
 
-    with pytest.raises(ConfigError, match="run: is there; choose another directory"):
+    with pytest.raises(ConfigError, match="run: holds a run already; choose another directory"):
         run_directory(varied_model, path, given)
     assert (path / "requests.parquet").read_bytes() == before
     run_directory(varied_model, path, given, overwrite=True)

@@ -10,10 +10,11 @@ from typing import Any
 
 from batchsim.config import RunConfig
 from batchsim.records import FINISHED
+from batchsim.results.store import check_vacant
 from batchsim_calibration.engine import Engine
 from batchsim_calibration.grid import Point
 from batchsim_calibration.inbox import Log
-from batchsim_calibration.measured_run import check_same_run, check_vacant, write_run
+from batchsim_calibration.measured_run import check_same_run, write_run
 from batchsim_calibration.models import LoadedModel
 from batchsim_calibration.protocol import Measurement, OnProgress
 from batchsim_calibration.provenance import (
