@@ -11,7 +11,7 @@ import torch
 from batchsim.errors import ConfigError
 from batchsim_calibration.engine import Chunk, Engine, is_out_of_memory
 from batchsim_calibration.grid import Extent, Profile, extent_of, points_of, slots_of, trials_of
-from batchsim_calibration.models import MODELS, LoadedModel, load_model, prepare_device
+from batchsim_calibration.models import MODELS, LoadedModel, has_bf16, load_model, prepare_device
 from batchsim_calibration.outcome import Outcome
 from batchsim_calibration.protocol import OnProgress, calibrate_latency_grid
 from batchsim_calibration.provenance import device_state, machine, model_identity, provenance, slug
@@ -97,7 +97,7 @@ def load(settings: MeasureSettings) -> LoadedModel:
         )
     is_cuda = settings.device.startswith("cuda")
     name = settings.model or ("qwen2.5-1.5b" if is_cuda else "tiny")
-    default = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if is_cuda else "fp32"
+    default = ("bf16" if has_bf16() else "fp16") if is_cuda else "fp32"
     loaded = load_model(
         name,
         random_weights=settings.random_weights or name in MODELS,  # for shipped shapes there are no others
