@@ -60,6 +60,14 @@ def test_fit_takes_the_clock_that_it_is_told(measured: Path, tmp_path: Path) -> 
     assert by_cpu["coefficients"]["decode_s"] == pytest.approx(by_wall["coefficients"]["decode_s"] / 2)
 
 
+def test_families_that_cannot_run_engines_are_not_compared_for_them(measured: Path, tmp_path: Path) -> None:
+    arguments = ["fit", str(measured), "--family", "auto-iteration", "-o", str(tmp_path / "latency.json")]
+
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.stdout.count("not compared") == 3  # affine, phase and table
+
+
 def test_json_holds_the_comparison(measured: Path, tmp_path: Path) -> None:
     arguments = ["fit", str(measured), "--family", "auto-iteration", "--json"]
 

@@ -113,7 +113,9 @@ def _echo_families(comparison: FamilyComparison, points: Calibration) -> None:
 
 def _rows(report: FitReport, comparison: FamilyComparison, points: Calibration) -> Iterator[tuple[str, ...]]:
     mark = " *" if report is comparison.chosen else ""
-    head = (f"{report.family}{mark}", _share(comparison.scores.get(report.family, math.nan)))
+    scores = comparison.scores
+    score = _share(scores[report.family]) if report.family in scores else "not compared"
+    head = (f"{report.family}{mark}", score)
     for quality in report.qualities:
         bias = quality.largest_batch_bias
         yield (
