@@ -71,6 +71,7 @@ fidelity: $(VENV)/.installed  ## Predict the measured runs in FIDELITY_DATA (run
 test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/lint-imports
+	@echo "Not run here: the tests of calibration/, which need torch (make test-calibration)."
 
 test-calibration: $(CALIBRATION)/.installed  ## Run the tests of the measuring package
 	HF_HUB_OFFLINE=1 $(CALIBRATION)/bin/python -m pytest calibration
