@@ -69,6 +69,21 @@ def test_repeats_that_vary_leave_it_inconclusive_however_wrong_the_model(tmp_pat
     assert "the machine varies by up to" in gate(validation, "end to end").finding
 
 
+def test_repeats_that_agree_by_chance_prove_nothing_where_others_show_that_the_machine_varies(
+    tmp_path: Path,
+) -> None:
+    runs = repeats(tmp_path / "runs")
+    alone = validate([runs], latency_file(tmp_path, slowness=1.3))
+    for number, slowness in ((1, 1.0), (2, 1.6)):
+        measure(runs / f"vllm_v1-{number}", "vllm_v1", trace=LIGHT, slowness=slowness, **QUIET)
+
+    validation = validate([runs], latency_file(tmp_path, slowness=1.3))
+
+    beside = next(one for one in validation.gates if (one.gate, one.subject) == ("end to end", "static_fifo"))
+    assert (gate(alone, "end to end").verdict, beside.verdict) == ("fail", "inconclusive")
+    assert "its speed by 23" in beside.finding  # half of 1.3 / 1 less 1.3 / 1.6, over their mean
+
+
 def test_one_run_alone_is_inconclusive(tmp_path: Path) -> None:
     runs = repeats(tmp_path / "runs", num=1)
 

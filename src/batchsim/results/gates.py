@@ -56,8 +56,11 @@ def model_gates(details: Mapping[str, object]) -> list[Gate]:
     return [_model_gate(quality, noise_of.get(quality.get("kind"))) for quality in qualities]
 
 
-def end_to_end_gate(name: str, comparison: Comparison, load: float) -> Gate:
-    """Gate (c): mean, P50 and throughput within 5 %, P90 and above within 10 %, where repeats allow it."""
+def end_to_end_gate(name: str, comparison: Comparison, load: float, speed_spread: float = math.nan) -> Gate:
+    """Gate (c): mean, P50 and throughput within 5 %, P90 and above within 10 %, where repeats allow it.
+
+    ``speed_spread`` is how far the machine varied in speed from repeat to repeat, of this run or others.
+    """
     worst, error = comparison.worst_time
     finding = f"largest error of a time {error:+.1%} ({worst}), load {load:.0%}"
     if load > MOST_LOAD:
@@ -73,6 +76,8 @@ def end_to_end_gate(name: str, comparison: Comparison, load: float) -> Gate:
         if math.isnan(spread)
         else f"the machine varies by up to {spread:.1%}"
     )
+    if not math.isnan(speed_spread):
+        varies += f", its speed by {speed_spread:.1%}"
     return Gate("end to end", name, overall(judged["verdict"].tolist()), f"{finding}; {told}; {varies}")
 
 
