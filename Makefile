@@ -55,8 +55,9 @@ $(CALIBRATION)/.installed: setup.cfg calibration/setup.cfg calibration/requireme
 calibrate: $(CALIBRATION)/.installed  ## Measure this machine's GPU; DEVICE=cpu: its processor, with a small model (minutes)
 	$(CALIBRATION)/bin/batchsim-calibrate measure --device $(DEVICE) --$(PROFILE) --random-weights -o $(RESULTS)/calibration
 
-# Small enough for a laptop's processor; a GPU takes longer prompts and more at once.
-REPLAY ?= --num-requests 40 --rate 1.6 --max-prompt 128 --max-output 32 --max-num-seqs 8 --repeats 3
+# Small enough for a laptop's processor; a GPU takes longer prompts and more at once. Not below 17 sequences: the
+# window of slo_feedback, at least 16 wide, would leave multi_bin_dynamic with batches of one.
+REPLAY ?= --num-requests 40 --rate 1.6 --max-prompt 128 --max-output 32 --max-num-seqs 32 --repeats 3
 
 validate: $(CALIBRATION)/.installed $(VENV)/.installed  ## Calibrate, serve a trace for real, simulate it, compare (DEVICE=cpu: minutes)
 	$(CALIBRATION)/bin/batchsim-calibrate replay --device $(DEVICE) --random-weights $(REPLAY) \
@@ -71,6 +72,7 @@ fidelity: $(VENV)/.installed  ## Predict the measured runs in FIDELITY_DATA (run
 test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/lint-imports
+	@echo "Not run here: the tests of calibration/, which need torch (make test-calibration)."
 
 test-calibration: $(CALIBRATION)/.installed  ## Run the tests of the measuring package
 	HF_HUB_OFFLINE=1 $(CALIBRATION)/bin/python -m pytest calibration

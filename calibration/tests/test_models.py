@@ -75,6 +75,15 @@ def test_without_cuda_the_cpu_is_offered() -> None:
         load_model("tiny", random_weights=True, device="cuda")
 
 
+def test_a_gpu_that_only_emulates_bf16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+
+    with pytest.raises(ConfigError, match="Tesla T4 has no bf16; choose --dtype fp16"):
+        load_model("tiny", random_weights=True, dtype="bf16", device="cuda")
+
+
 @pytest.mark.parametrize(
     ("shape", "sentence"),
     [

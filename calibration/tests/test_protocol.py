@@ -49,9 +49,11 @@ def engine(loaded: LoadedModel) -> Engine:
 class SmallEngine(Engine):
     """Runs out of memory, as a GPU would, where a pass has more than 64 tokens."""
 
+    error = torch.cuda.OutOfMemoryError("injected")
+
     def step(self, chunks: Sequence[Chunk], decode_slots: Sequence[int]) -> dict[int, int]:
         if sum(len(chunk.token_ids) for chunk in chunks) > 64:
-            raise torch.cuda.OutOfMemoryError("injected")
+            raise self.error
         return super().step(chunks, decode_slots)
 
 
@@ -235,6 +237,25 @@ def test_points_too_large_are_marked_and_larger_ones_left_out(loaded: LoadedMode
     assert [row["wall_s"] for row in rows if row["status"] == "oom"] == ["", ""]
     assert len(read_calibration(path).of_kind("prefill")) == 5
     assert len(read_calibration(path).of_kind("decode")) == 4
+
+
+def test_a_cpu_runs_out_of_memory_too(loaded: LoadedModel, tmp_path: Path) -> None:
+    engine = SmallEngine(loaded, num_slots=2, max_tokens=65)
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60)
+    engine.error = raised.value  # type: ignore[assignment]  # whatever words this system has for it
+
+    outcome = calibrate_latency_grid(engine, [*FEW, Point("prefill", 2, 64)], tmp_path / "table.csv")
+
+    assert outcome.rows_by_status["oom"] == 1
+
+
+def test_another_fault_of_a_pass_ends_the_run(loaded: LoadedModel, tmp_path: Path) -> None:
+    engine = SmallEngine(loaded, num_slots=2, max_tokens=65)
+    engine.error = RuntimeError("an illegal memory access was encountered")  # type: ignore[assignment]
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        calibrate_latency_grid(engine, [Point("prefill", 2, 64)], tmp_path / "table.csv")
 
 
 def test_a_resumed_run_does_not_try_what_was_too_large(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from batchsim_calibration.provenance import (
     REQUIRED,
     checked,
     device_state,
+    machine,
     nvidia_smi,
     provenance,
     shown_command,
@@ -69,10 +71,52 @@ def test_a_provenance_tells_nothing_of_the_machines_folders(tmp_path: Path) -> N
     assert str(Path.home()) not in text
 
 
-def test_models_keep_their_organisation_in_a_command() -> None:
-    command = ["/usr/bin/batchsim-calibrate", "measure", "--model", "Qwen/Qwen2.5-1.5B", "--trials=3"]
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("--model Qwen/Qwen2.5-1.5B --trials=3", "--model Qwen/Qwen2.5-1.5B --trials=3"),
+        ("-o results/calibration", "-o results/calibration"),
+        ("-o /home/somebody/tables", "-o tables"),
+        ("-o ../../somebody/tables", "-o tables"),
+        ("--model=~/models/mine", "--model=mine"),
+    ],
+)
+def test_a_command_is_shown_as_another_user_would_type_it(typed: str, shown: str) -> None:
+    command = ["/opt/calibration/__main__.py", "measure", *typed.split()]
 
-    assert shown_command(command) == "batchsim-calibrate measure --model Qwen/Qwen2.5-1.5B --trials=3"
+    assert shown_command(command) == f"batchsim-calibrate measure {shown}"
+
+
+def test_a_system_is_named_without_what_its_builders_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "release", lambda: "6.8.0-45-somebodys-cloud")
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+
+    assert machine(torch.device("cpu"))["os"] == "Linux 6.8.0"
+
+
+class _Properties:
+    uuid = "some-uuid"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for the tool is a shell script")
+@pytest.mark.parametrize("word", ["clocks_event_reasons", "clocks_throttle_reasons"])
+def test_drivers_of_either_age_tell_why_a_gpu_throttles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\n"
+        f'case "$*" in *{word}.active*id=GPU-some-uuid*) echo 0x4;; *_reasons*) exit 2;; '
+        '*) echo "1980, 2619, 700.00, 650.12, 71";; esac\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: _Properties())
+
+    state = device_state(torch.device("cuda"))
+
+    assert state["throttle_reasons"] == ["software power cap"]
+    assert (state["sm_clock_mhz"], state["power_limit_w"], state["temperature_c"]) == (1980, 700, 71)
 
 
 @pytest.mark.parametrize(

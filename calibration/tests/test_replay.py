@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from batchsim.config import load_config
 from batchsim.errors import ConfigError
@@ -30,7 +31,9 @@ from batchsim.results.run import simulate
 from batchsim.results.store import load_run
 from batchsim.workload.formats import read_trace
 from batchsim.workload.request import Workload
+from batchsim_calibration import provenance, replay_series
 from batchsim_calibration.engine import Chunk, Engine
+from batchsim_calibration.grid import Point
 from batchsim_calibration.inbox import WallClock
 from batchsim_calibration.measured_run import write_run
 from batchsim_calibration.models import LoadedModel
@@ -204,12 +207,26 @@ def test_a_run_that_is_there_is_kept_unless_told_otherwise(varied_model: MakeMod
     path = run_directory(varied_model, tmp_path / "run", given)
     before = (path / "requests.parquet").read_bytes()
 
-    with pytest.raises(ConfigError, match="run: is there; choose another directory"):
+    with pytest.raises(ConfigError, match="run: holds a run already; choose another directory"):
         run_directory(varied_model, path, given)
     assert (path / "requests.parquet").read_bytes() == before
     run_directory(varied_model, path, given, overwrite=True)
     assert (path / "requests.parquet").read_bytes() != before
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
+
+
+def test_a_run_can_be_written_from_sources_that_are_not_installed(
+    varied_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(provenance, "version", version)
+
+    path = run_directory(varied_model, tmp_path / "run", {"policy": {"preset": "static_fifo"}})
+
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["versions"] == {"batchsim": None, "batchsim-calibration": None}
 
 
 def test_the_wall_clock_never_wakes_early() -> None:
@@ -241,32 +258,98 @@ def test_traces_are_cut_renumbered_and_paced(tmp_path: Path) -> None:
     )
 
 
-def test_the_command_writes_a_run_for_each_policy_and_repeat(varied_model: MakeModel, tmp_path: Path) -> None:
-    varied_model()
-    model = next(tmp_path.glob("**/config.json"))
-    trace = tmp_path / "trace.csv"
+def serve(folder: Path, *more: str) -> Result:
+    """Call the command: ten requests, two policies, two repeats."""
+    trace = folder / "trace.csv"
     rows = [f"{0.1 * number},{number % 9 + 1},{number % 5 + 1}" for number in range(60)]
     trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
-
-    done = CliRunner().invoke(
+    return CliRunner().invoke(
         replay_command,
         [
-            *("--device", "cpu", "--model", str(model), "--random-weights", "--trace", str(trace)),
-            *("--policy", "multi_bin", "--policy", "vllm_v1", "--num-requests", "10", "--duration", "0.2"),
-            *("--max-num-seqs", "4", "--max-tokens", "96", "--repeats", "2", "-o", str(tmp_path / "out")),
-            *("--calibrate-between", str(tmp_path / "out" / "between.csv"), "--calibration", "smoke"),
+            *("--device", "cpu", "--model", str(next(folder.glob("**/config.json"))), "--random-weights"),
+            *("--trace", str(trace), "--policy", "multi_bin", "--policy", "vllm_v1", "--num-requests", "10"),
+            *("--duration", "0.2", "--max-num-seqs", "4", "--max-tokens", "96", "--repeats", "2"),
+            *("-o", str(folder / "out"), *more),
         ],
-        catch_exceptions=False,
     )
 
+
+def calibrating(folder: Path) -> list[str]:
+    return ["--calibrate-between", str(folder / "out" / "between.csv"), "--calibration", "smoke"]
+
+
+NAMES = ["multi_bin-1", "multi_bin-2", "vllm_v1-1", "vllm_v1-2"]
+
+
+def test_the_command_writes_a_run_for_each_policy_and_repeat(varied_model: MakeModel, tmp_path: Path) -> None:
+    varied_model()
+
+    done = serve(tmp_path, *calibrating(tmp_path))
+
     assert done.exit_code == 0, done.output
-    names = ["multi_bin-1", "multi_bin-2", "vllm_v1-1", "vllm_v1-2"]
-    assert sorted(entry.name for entry in (tmp_path / "out").iterdir() if entry.is_dir()) == names
-    workloads = {(tmp_path / "out" / name / "workload.csv").read_bytes() for name in names}
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir() if entry.is_dir()) == NAMES
+    workloads = {(tmp_path / "out" / name / "workload.csv").read_bytes() for name in NAMES}
     assert len(workloads) == 1
-    provenance = json.loads((tmp_path / "out" / "vllm_v1-1" / "manifest.json").read_text())["provenance"]
-    assert (provenance["dtype"], provenance["weights"], provenance["device"]) == ("fp32", "random", "cpu")
+    told = json.loads((tmp_path / "out" / "vllm_v1-1" / "manifest.json").read_text())["provenance"]
+    assert (told["dtype"], told["weights"], told["device"]) == ("fp32", "random", "cpu")
+    assert told["command"].startswith("batchsim-calibrate ")
+    assert "git_revision" in told
     rows_between = pd.read_csv(tmp_path / "out" / "between.csv")
     assert rows_between["trial"].nunique() >= 5  # a round before, between and after the four replays
     assert not math.isnan(rows_between["wall_s"].median())
     assert torch.get_num_threads() == 1
+
+
+def test_an_interrupted_series_goes_on_with_the_replays_that_lack(
+    varied_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    varied_model()
+    out = tmp_path / "out"
+    num_written = 0
+
+    def write_twice(directory: Path, *given: Any, **options: Any) -> None:
+        nonlocal num_written
+        num_written += 1
+        if num_written == 3:
+            raise KeyboardInterrupt
+        write_run(directory, *given, **options)
+
+    monkeypatch.setattr(replay_series, "write_run", write_twice)
+    stopped = serve(tmp_path, *calibrating(tmp_path))
+    monkeypatch.undo()
+    before = {name: (out / name / "requests.parquet").read_bytes() for name in ("multi_bin-1", "vllm_v1-1")}
+    measured = (out / "between.csv.partial").read_text()
+
+    resumed = serve(tmp_path, *calibrating(tmp_path), "--resume")
+
+    assert stopped.exit_code == 1
+    assert "--resume" in stopped.stderr
+    assert resumed.exit_code == 0, resumed.output
+    assert sorted(entry.name for entry in out.iterdir() if entry.is_dir()) == NAMES
+    assert {name: (out / name / "requests.parquet").read_bytes() for name in before} == before
+    assert (out / "between.csv").read_text().startswith(measured)
+
+
+def test_a_series_is_not_resumed_over_other_replays(varied_model: MakeModel, tmp_path: Path) -> None:
+    varied_model()
+    serve(tmp_path)
+
+    other = serve(tmp_path, "--resume", "--num-requests", "9")
+
+    assert isinstance(other.exception, ConfigError)
+    assert "multi_bin-1: is a run with another trace" in str(other.exception)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_only_a_resumed_series_keeps_what_an_interrupted_one_calibrated(
+    varied_model: MakeModel, tmp_path: Path, resume: bool
+) -> None:
+    loaded = varied_model()
+    engine = Engine(loaded, num_slots=4, max_tokens=64)
+    points = [Point("decode", 1, context_tokens=8)]
+    partial = tmp_path / "between.csv.partial"
+    partial.write_text("left by a series that was interrupted\n")
+
+    replay_series.Interleaved(loaded, engine, points, tmp_path / "between.csv", 2, resume=resume)
+
+    assert partial.exists() == resume

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -39,6 +40,32 @@ def test_fit_prints_intervals_and_says_where_the_classic_form_fails(measured: Pa
     assert f"[{low:.4g}, {high:.4g}]" in result.stdout
     assert "saturates in the batch size: batches of 64" in result.stderr
     assert "policies that batch at every iteration need --family auto-iteration" in result.stderr
+
+
+def test_fit_takes_the_clock_that_it_is_told(measured: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(measured).assign(cpu_s=lambda rows: rows["wall_s"] / 2)
+    table.to_csv(tmp_path / "grid.csv", index=False)
+    arguments = ["fit", str(tmp_path / "grid.csv"), "--family", "phase", "--json"]
+
+    by_wall, by_cpu = (
+        json.loads(
+            CliRunner()
+            .invoke(main, [*arguments, "--clock", clock, "-o", str(tmp_path / "latency.json")])
+            .stdout
+        )
+        for clock in ("wall_s", "cpu_s")
+    )
+
+    assert (by_wall["clock"], by_cpu["clock"]) == ("wall_s", "cpu_s")
+    assert by_cpu["coefficients"]["decode_s"] == pytest.approx(by_wall["coefficients"]["decode_s"] / 2)
+
+
+def test_families_that_cannot_run_engines_are_not_compared_for_them(measured: Path, tmp_path: Path) -> None:
+    arguments = ["fit", str(measured), "--family", "auto-iteration", "-o", str(tmp_path / "latency.json")]
+
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.stdout.count("not compared") == 3  # affine, phase and table
 
 
 def test_json_holds_the_comparison(measured: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ MAX_PASS_TOKENS = 4096
 Engine = Callable[[IterationShape], float]
 Point = tuple[str, int, Any, Any, Any]  # as the first of RAW_COLUMNS; None where a kind has no such count
 
-LINEAR = LinearIterationLatency(8e-3, 1.2e-4, 1e-7, 2.2e-4, 9e-7, 4e-4)
+LINEAR = LinearIterationLatency(8e-3, 1.2e-4, 1e-7, 2.2e-4, 9e-7, 4e-4, if_several_tokens_s=2e-3)
 
 
 def kneed(shape: IterationShape) -> float:

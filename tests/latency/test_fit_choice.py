@@ -8,7 +8,12 @@ import pytest
 from batchsim.latency.base import BatchShape
 from batchsim.latency.fit import compare_families, fit
 from batchsim.latency.fit_iterations import iteration_shapes
-from batchsim.latency.linear import LINEAR_COEFFICIENTS, PER_PREFILL_SEQ, LinearIterationLatency
+from batchsim.latency.linear import (
+    IF_SEVERAL_TOKENS,
+    LINEAR_COEFFICIENTS,
+    PER_PREFILL_SEQ,
+    LinearIterationLatency,
+)
 from batchsim.latency.regression import Quality
 from batchsim.latency.table import TOKENS, read_calibration
 from tests.latency.synthetic import LINEAR, kneed, trials, write_calibration
@@ -176,7 +181,7 @@ def test_interval_of_gamma_is_that_of_the_ratio() -> None:
 def test_intervals_of_noisy_calibrations_hold_the_truth_as_often_as_they_should() -> None:
     # 95 % is nominal; resampled points are fewer and less varied than new ones, which narrows intervals.
     num_seeds = 40
-    hits = dict.fromkeys((*LINEAR_COEFFICIENTS, PER_PREFILL_SEQ), 0)
+    hits = dict.fromkeys((*LINEAR_COEFFICIENTS, PER_PREFILL_SEQ, IF_SEVERAL_TOKENS), 0)
     widths = []
 
     for seed in range(num_seeds):

@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +15,16 @@ from batchsim.latency.store import as_iteration_latency
 from tests.latency.test_fit import calibration, phases
 
 TRUE = LinearIterationLatency(0.012, 3e-5, 2e-9, 2.2e-4, 1.5e-8, 3e-4)
+STEPPED = replace(TRUE, if_several_tokens_s=2e-3)
 Row = Mapping[str, Any]
 
 
-def rows(sizes: tuple[int, ...] = (1, 2, 4, 8, 32), *, mixed: bool = True) -> list[Row]:
+def rows(
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 32),
+    *,
+    mixed: bool = True,
+    engine: LinearIterationLatency = TRUE,
+) -> list[Row]:
     shapes: list[tuple[str, int, int | None, int | None]] = [
         *(("prefill", size, prompt, None) for size, prompt in itertools.product((1, 2, 4), (128, 512, 2048))),
         *(("decode", size, None, context) for size, context in itertools.product(sizes, (64, 1024, 4096))),
@@ -27,7 +34,7 @@ def rows(sizes: tuple[int, ...] = (1, 2, 4, 8, 32), *, mixed: bool = True) -> li
         dict(zip(("kind", "batch_size", "prompt_tokens", "context_tokens"), shape, strict=True))
         for shape in shapes
     ]
-    times_s = map(TRUE.iteration_s, iteration_shapes(calibration(points).points))
+    times_s = map(engine.iteration_s, iteration_shapes(calibration(points).points))
     return [{**point, "mean_s": time_s} for point, time_s in zip(points, times_s, strict=True)]
 
 
@@ -46,7 +53,7 @@ def test_points_stand_for_whole_prompts_and_sums_of_contexts() -> None:
 
 
 def test_fit_recovers_the_coefficients_of_a_linear_engine() -> None:
-    report = fit(calibration(rows(), "measured"), "linear")
+    report = fit(calibration(rows(engine=STEPPED), "measured"), "linear")
 
     assert isinstance(report.model, LinearIterationLatency)
     assert report.coefficients == pytest.approx(
@@ -57,6 +64,7 @@ def test_fit_recovers_the_coefficients_of_a_linear_engine() -> None:
             "per_decode_seq_s": 2.2e-4,
             "per_context_token_s": 1.5e-8,
             "per_prefill_seq_s": 3e-4,
+            "if_several_tokens_s": 2e-3,
         },
         rel=1e-9,
     )
@@ -65,6 +73,13 @@ def test_fit_recovers_the_coefficients_of_a_linear_engine() -> None:
     assert max(report.heldout_batch_size_mape, report.heldout_length_mape, report.max_error) < 1e-9
     assert report.warnings == ()
     assert report.model.info.provenance == "measured"
+
+
+def test_what_several_tokens_cost_is_told_by_single_decodes_alone() -> None:
+    report = fit(calibration(rows(sizes=(2, 4, 8), engine=STEPPED)), "linear")
+
+    assert "if_several_tokens_s" not in report.coefficients
+    assert report.coefficients["fixed_s"] == pytest.approx(0.012 + 2e-3)
 
 
 def test_linear_fit_knows_the_range_of_batches_and_of_iterations() -> None:

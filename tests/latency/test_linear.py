@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,28 @@ def test_prompt_may_cost_something_besides_its_tokens() -> None:
 
     assert more_s == 2 * 2.0
     assert latency.decode_line(4, 100) == LINEAR.decode_line(4, 100)
+
+
+@pytest.mark.parametrize(
+    ("shape", "counts"),
+    [
+        (IterationShape(0, 1, 20), 0),
+        (IterationShape(1, 0, 0, 1, 0.5), 0),
+        (IterationShape(0, 2, 40), 1),
+        (IterationShape(1, 1, 20, 1, 0.5), 1),
+        (IterationShape(6, 0, 0, 1, 18), 1),
+    ],
+)
+def test_a_pass_of_several_tokens_may_cost_more_than_that_of_a_lone_one(
+    shape: IterationShape, counts: int
+) -> None:
+    latency = replace(LINEAR, if_several_tokens_s=2.0)
+
+    assert latency.iteration_s(shape) == LINEAR.iteration_s(shape) + 2.0 * counts
+    if not shape.prefill_tokens:
+        assert latency.decode_line(shape.decode_seqs, shape.context_tokens).first_s == latency.iteration_s(
+            shape
+        )
 
 
 def test_all_decode_iterations_lie_on_one_line() -> None:

@@ -36,6 +36,15 @@ def test_trials_of_a_point_become_mean_spread_and_number(tmp_path: Path) -> None
     assert (point["batch_size"], point["prompt_tokens"], point["output_tokens"]) == (2, 16, 8)
 
 
+def test_noise_is_what_the_mean_of_a_points_trials_is_unsure_by(tmp_path: Path) -> None:
+    trials = "decode,1,,,16,0,0.5,,,ok,\ndecode,1,,,16,1,1.5,,,ok,\ndecode,2,,,16,0,1,,,ok,\n"
+
+    calibration = read(tmp_path, RAW + trials)
+
+    assert calibration.noise_of("decode") == pytest.approx(0.5)  # of the point with two trials
+    assert math.isnan(calibration.noise_of("prefill"))
+
+
 def test_disturbed_and_failed_trials_are_counted_and_not_used(tmp_path: Path) -> None:
     rows = "prefill,1,16,,,0,1.0,,,ok,\nprefill,1,16,,,1,9.0,,,disturbed,\nprefill,64,16,,,0,,,,oom,\n"
 

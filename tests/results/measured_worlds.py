@@ -14,7 +14,6 @@ from batchsim.policies.presets import PRESETS
 from batchsim.policies.queueing import MultiBin
 from batchsim.results.run import simulate
 from batchsim.results.store import save_run
-from batchsim.workload.formats import write_trace
 from batchsim.workload.request import Workload
 from tests.sim.worlds import workload
 
@@ -71,8 +70,7 @@ def measure(
         "latency": None,
         "provenance": dict(provenance),
     }
-    save_run(directory, manifest, {"kind": "measured", "policy": preset}, tables)
-    write_trace(requests(*trace), directory / "workload.csv")
+    save_run(directory, manifest, {"kind": "measured", "policy": preset}, tables, workload=requests(*trace))
     return directory
 
 

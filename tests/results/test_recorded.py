@@ -4,12 +4,16 @@ import pandas as pd
 import pytest
 
 from batchsim.errors import ConfigError, TraceError
+from batchsim.results.gates import logic_gate
 from batchsim.results.recorded import RecordedReplay, replay_recorded
 from batchsim.results.recording import read_recording, recordings_in
 from tests.results.measured_worlds import measure
 
 ENGINES = ["orca", "vllm_v0", "vllm_v1", "sarathi", "sjf", "multi_bin_continuous", "dynamic_batching"]
 BATCHES = ["static_fifo", "multi_bin", "multi_bin_dynamic", "dynamic_no_bins"]
+
+#: Served by a real model in real time; the provenance in each manifest says on what.
+MEASURED = sorted((Path(__file__).parents[2] / "calibration" / "data" / "replays").glob("*/*/"))
 
 
 def replayed(directory: Path) -> RecordedReplay:
@@ -152,6 +156,27 @@ def test_a_simulated_run_is_no_measured_one(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="does not say that it was measured"):
         read_recording(directory)
+
+
+def test_a_measured_run_of_every_policy_is_at_hand() -> None:
+    policies = {directory.name.rpartition("-")[0] for directory in MEASURED}
+
+    assert policies == {"static_fifo", "multi_bin_dynamic", "vllm_v1"}
+
+
+@pytest.mark.parametrize(
+    "directory", MEASURED, ids=lambda directory: f"{directory.parent.name}/{directory.name}"
+)
+def test_the_simulator_takes_the_decisions_that_a_real_engine_took(directory: Path) -> None:
+    recording = read_recording(directory)
+
+    gate = logic_gate(recording)
+    replay = replay_recorded(recording)
+
+    assert recording.provenance["gpu"]
+    assert gate.verdict == "pass", gate.finding
+    assert replay.num_alike == replay.num_operations > 15
+    assert replay.largest_difference_s < 1e-6
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

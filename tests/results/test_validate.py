@@ -69,6 +69,21 @@ def test_repeats_that_vary_leave_it_inconclusive_however_wrong_the_model(tmp_pat
     assert "the machine varies by up to" in gate(validation, "end to end").finding
 
 
+def test_repeats_that_agree_by_chance_prove_nothing_where_others_show_that_the_machine_varies(
+    tmp_path: Path,
+) -> None:
+    runs = repeats(tmp_path / "runs")
+    alone = validate([runs], latency_file(tmp_path, slowness=1.3))
+    for number, slowness in ((1, 1.0), (2, 1.6)):
+        measure(runs / f"vllm_v1-{number}", "vllm_v1", trace=LIGHT, slowness=slowness, **QUIET)
+
+    validation = validate([runs], latency_file(tmp_path, slowness=1.3))
+
+    beside = next(one for one in validation.gates if (one.gate, one.subject) == ("end to end", "static_fifo"))
+    assert (gate(alone, "end to end").verdict, beside.verdict) == ("fail", "inconclusive")
+    assert "its speed by 23" in beside.finding  # half of 1.3 / 1 less 1.3 / 1.6, over their mean
+
+
 def test_one_run_alone_is_inconclusive(tmp_path: Path) -> None:
     runs = repeats(tmp_path / "runs", num=1)
 
@@ -141,6 +156,7 @@ def test_the_wrong_policy_in_a_manifest_fails_the_logic(tmp_path: Path) -> None:
     verdicts = [logic_gate(read_recording(directory)) for directory in (right, wrong)]
 
     assert [gate.verdict for gate in verdicts] == ["pass", "fail"]
+    assert verdicts[0].finding.endswith("operations alike, every request at its time")
     assert "first difference: operation" in verdicts[1].finding
 
 
@@ -166,6 +182,17 @@ def test_held_out_errors_are_judged_by_the_larger_and_unknown_ones_not_at_all() 
         ("batch", "not judged"),
     ]
     assert "11.0% (batch size held out), 1.0% (length held out)" in gates[1].finding
+
+
+def test_a_held_out_error_that_the_noise_of_the_points_explains_is_inconclusive() -> None:
+    quality = {"kind": "decode", "heldout_batch_size_mape": 0.13, "heldout_length_mape": 0.12}
+
+    quiet, noisy = (
+        model_gates({"qualities": [quality], "noise": {"decode": noise}})[0] for noise in (0.05, 0.12)
+    )
+
+    assert (quiet.verdict, noisy.verdict) == ("fail", "inconclusive")  # 12 % and 5 % beside the noise
+    assert "the measured points themselves are unsure by 12.0%" in noisy.finding
 
 
 def test_a_model_that_was_not_fitted_has_no_held_out_errors_to_judge() -> None:

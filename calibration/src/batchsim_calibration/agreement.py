@@ -26,7 +26,7 @@ STRAY_POINTS = 0.1
 _NUM_DRAWS = 1000
 _LEVEL = 0.95
 #: What must be the same for two runs to be of the same thing.
-_COMPARABLE = ("model", "weights", "dtype", "attention", "device", "gpu")
+_COMPARABLE = ("model", "weights", "dtype", "attention", "execution", "device", "gpu")
 
 _POINT = ["kind", "batch_size", *TOKENS]
 _Floats = NDArray[np.float64]

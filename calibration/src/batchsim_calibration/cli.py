@@ -35,4 +35,3 @@ def main() -> None:
 main.add_command(measure)
 main.add_command(check)
 main.add_command(replay)
-main.add_command(replay)

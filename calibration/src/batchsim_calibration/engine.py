@@ -30,6 +30,12 @@ class Chunk(NamedTuple):
     completes: bool
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has no memory left; a CPU's allocator, and CUDA's libraries, have no class for it."""
+    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in said)
+
+
 class Engine:
     """A model and a KV cache of slots, which the caller gives to sequences.
 

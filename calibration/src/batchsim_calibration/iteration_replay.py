@@ -10,10 +10,13 @@ import torch
 from batchsim.errors import ConfigError, PlanError
 from batchsim.policies.base import IterationReport, IterationRule, Step
 from batchsim.policies.presets import Policy
-from batchsim.records import REFUSED
+from batchsim.records import ITERATION_COLUMNS, REFUSED
 from batchsim_calibration.engine import Chunk, Engine
 from batchsim_calibration.inbox import Clock, Inbox, Log, Request
 from batchsim_calibration.step import NextIteration
+
+#: The columns that `NextIteration.shape` fills.
+_SHAPE = ("prefill_tokens", "decode_seqs", "context_tokens", "prefill_seqs", "prefill_pairs")
 
 
 class IterationReplay:
@@ -142,22 +145,22 @@ class IterationReplay:
             if self._take_token(request, tokens[cast("int", request.slot)], finish_s)
         ]
         duration_s = finish_s - start_s
-        self._log.iterations.append(
-            (
-                0,
-                start_s,
-                finish_s,
-                1,
-                duration_s,
-                max(called_s - start_s, 0.0),
-                *shape,
-                num_running,
-                num_waiting,
-                used_blocks,
-                step.num_preempted,
-                False,
-            )
-        )
+        row = {
+            "gpu_id": 0,
+            "start_s": start_s,
+            "finish_s": finish_s,
+            "num_iterations": 1,
+            "first_iteration_s": duration_s,
+            "host_s": max(called_s - start_s, 0.0),
+            **dict(zip(_SHAPE, shape, strict=True)),
+            "longest_tokens": 0,  # of interest to some latency models, but nothing that was decided by
+            "num_running": num_running,
+            "num_waiting": num_waiting,
+            "kv_blocks": used_blocks,
+            "num_preempted": step.num_preempted,
+            "is_extrapolated": False,
+        }
+        self._log.iterations.append(tuple(row[name] for name in ITERATION_COLUMNS))
         num_decodes = len(decoding)
         report = IterationReport(
             1,

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.engine import Chunk, Engine
+from batchsim_calibration.engine import Chunk, Engine, is_out_of_memory
 from batchsim_calibration.grid import Extent, Profile, extent_of, points_of, slots_of, trials_of
-from batchsim_calibration.models import MODELS, LoadedModel, load_model, prepare_device
+from batchsim_calibration.models import MODELS, LoadedModel, has_bf16, load_model, prepare_device
 from batchsim_calibration.outcome import Outcome
 from batchsim_calibration.protocol import OnProgress, calibrate_latency_grid
 from batchsim_calibration.provenance import device_state, machine, model_identity, provenance, slug
@@ -97,7 +97,7 @@ def load(settings: MeasureSettings) -> LoadedModel:
         )
     is_cuda = settings.device.startswith("cuda")
     name = settings.model or ("qwen2.5-1.5b" if is_cuda else "tiny")
-    default = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if is_cuda else "fp32"
+    default = ("bf16" if has_bf16() else "fp16") if is_cuda else "fp32"
     loaded = load_model(
         name,
         random_weights=settings.random_weights or name in MODELS,  # for shipped shapes there are no others
@@ -119,7 +119,9 @@ def engine_for(loaded: LoadedModel, slots: Extent) -> Engine:
         )  # the first pass allocates
         engine.clear(0)
         return engine
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"a KV cache of {slots.batch_size} sequences of {slots.tokens} tokens does not fit the device; "
             "give a smaller --max-batch-size or --max-tokens"
@@ -129,8 +131,7 @@ def engine_for(loaded: LoadedModel, slots: Extent) -> Engine:
 def automatic_name(identity: dict[str, str]) -> str:
     """Return model, device and dtype, such as ``qwen2.5-1.5b_rtx4080-laptop_fp16``."""
     attention = "" if identity["attention"] == "sdpa" else f"_{identity['attention']}"
-    model = identity["model"].rpartition("/")[2].lower()
-    return f"{model}_{slug(identity['gpu'])}_{identity['dtype']}{attention}"
+    return f"{identity['model']}_{slug(identity['gpu'])}_{identity['dtype']}{attention}"
 
 
 def _extent(settings: MeasureSettings, loaded: LoadedModel) -> Extent:

@@ -1,23 +1,20 @@
-"""A replay on disk: a directory with the files and tables of a simulated run, marked as measured."""
+"""A replay on disk: the directory of a simulated run, marked as measured, with the trace in it."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
-from batchsim.files import cleanly, sibling
+from batchsim.files import reason
 from batchsim.policies import presets
 from batchsim.records import (
     BATCH_COLUMNS,
@@ -30,10 +27,18 @@ from batchsim.records import (
     STATUSES,
     table,
 )
+from batchsim.results.store import save_run
 from batchsim.workload.formats import write_trace
 from batchsim.workload.request import Workload
 from batchsim_calibration.inbox import Log
+from batchsim_calibration.provenance import version_of
 from batchsim_calibration.replay import Trace
+
+#: What of the provenance a series of replays has in common, however often it was interrupted.
+SAME_IN_ALL_REPEATS = (
+    *("model", "weights", "dtype", "attention", "execution"),
+    *("device", "gpu", "num_slots", "max_tokens"),
+)
 
 
 def tables_of(log: Log, workload: Workload, *, is_iteration_level: bool) -> dict[str, pd.DataFrame]:
@@ -60,12 +65,23 @@ def tables_of(log: Log, workload: Workload, *, is_iteration_level: bool) -> dict
     }
 
 
-def check_vacant(directory: Path, *, overwrite: bool) -> None:
-    """Raise `ConfigError` before a long run where `write_run` would raise it after."""
-    if directory.exists() and not (overwrite and (directory / "manifest.json").is_file()):
+def check_same_run(directory: Path, trace: Trace, config: RunConfig, provenance: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless a directory holds a replay of this trace, configuration and engine."""
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        served = (directory / "workload.csv").read_bytes()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory}: holds no run to keep ({reason(error)}); move it away") from error
+    with TemporaryDirectory() as folder:
+        write_trace(trace.workload, Path(folder) / "workload.csv")
+        is_same = {"trace": served == (Path(folder) / "workload.csv").read_bytes()}
+    is_same["configuration"] = manifest.get("config") == config.model_dump(mode="json")
+    told = manifest.get("provenance", {})
+    is_same |= {name: told.get(name) == provenance.get(name) for name in SAME_IN_ALL_REPEATS}
+    if others := [what for what, same in is_same.items() if not same]:
         raise ConfigError(
-            f"{directory}: is there; choose another directory, or allow overwriting (--overwrite) if it "
-            "holds a run"
+            f"{directory}: is a run with another {', '.join(others)}; choose another directory, or replace "
+            "it (--overwrite)"
         )
 
 
@@ -78,14 +94,7 @@ def write_run(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a replay, which appears whole or not at all.
-
-    Raises
-    ------
-    ConfigError
-        If the directory is there and may not be replaced, or cannot be written.
-    """
-    check_vacant(directory, overwrite=overwrite)
+    """Write a replay; as `save_run`."""
     is_iteration_level = presets.find_preset(config.policy.preset).is_iteration_level
     world = "iteration level" if is_iteration_level else "run to completion"
     tables = tables_of(log, trace.workload, is_iteration_level=is_iteration_level)
@@ -96,17 +105,14 @@ def write_run(
         "num_requests": len(trace.workload),
         "num_finished": sum(request.status == FINISHED for request in log.requests),
     }
-    partial = sibling(directory)
-    with cleanly(directory, partial):
-        partial.mkdir(parents=True)
-        _write_json(partial / "manifest.json", _manifest(log, trace, config, provenance))
-        _write_json(partial / "summary.json", summary)
-        write_trace(trace.workload, partial / "workload.csv")
-        for name, frame in tables.items():
-            # Without pandas' own metadata, which would make the bytes depend on its version.
-            arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-            pq.write_table(arrow, partial / f"{name}.parquet", compression="zstd")
-        _move_into_place(partial, directory)
+    save_run(
+        directory,
+        _manifest(log, trace, config, provenance),
+        summary,
+        tables,
+        workload=trace.workload,
+        overwrite=overwrite,
+    )
 
 
 def _manifest(log: Log, trace: Trace, config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +123,7 @@ def _manifest(log: Log, trace: Trace, config: RunConfig, provenance: Mapping[str
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
-        "versions": {name: version(name) for name in ("batchsim", "batchsim-calibration")},
+        "versions": {name: version_of(name) for name in ("batchsim", "batchsim-calibration")},
         "workload": {
             "name": source.name,
             "kind": source.kind,
@@ -153,23 +159,3 @@ def _by_name(names: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, A
     names = list(names)
     columns: Iterable[Sequence[Any]] = zip(*rows, strict=True) if rows else [()] * len(names)
     return dict(zip(names, columns, strict=True))
-
-
-def _move_into_place(partial: Path, directory: Path) -> None:
-    """Rename; an old directory steps aside first, because not every system replaces one by renaming."""
-    if not directory.exists():
-        partial.rename(directory)
-        return
-    old = sibling(directory)
-    directory.rename(old)
-    try:
-        partial.rename(directory)
-    except OSError:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(f"{text}\n", encoding="utf-8", newline="\n")

@@ -97,6 +97,11 @@ def prepare_device(device: torch.device) -> None:
         torch.set_num_threads(1)
 
 
+def has_bf16() -> bool:
+    """Whether the CUDA device computes in bf16 by itself; torch would also emulate it, slowly."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def _device(name: str, dtype: str) -> torch.device:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
@@ -111,7 +116,7 @@ def _device(name: str, dtype: str) -> torch.device:
             f"no CUDA device is usable by torch {torch.__version__}; install a CUDA build of torch, or "
             "measure the CPU with a small model: --device cpu (make calibrate DEVICE=cpu)"
         )
-    if device.type == "cuda" and dtype == "bf16" and not torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and dtype == "bf16" and not has_bf16():
         raise ConfigError(f"{torch.cuda.get_device_name(device)} has no bf16; choose --dtype fp16")
     if device.type == "cpu" and dtype == "fp16":
         raise ConfigError("fp16 on a CPU takes longer than fp32; choose --dtype fp32 or bf16")

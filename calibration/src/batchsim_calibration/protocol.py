@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import torch
 from batchsim.errors import ConfigError
 from batchsim.files import write_whole
 from batchsim.streams import stream
-from batchsim_calibration.engine import Engine
+from batchsim_calibration.engine import Engine, is_out_of_memory
 from batchsim_calibration.grid import Point, reference_of
 from batchsim_calibration.operations import operation
 from batchsim_calibration.outcome import REFERENCE_SAMPLES, Outcome, outcome_of, unsteady_in
@@ -252,8 +252,11 @@ class Measurement:
         ]
 
     def _try(self, point: Point) -> Timing | None:
-        with suppress(torch.cuda.OutOfMemoryError):
+        try:
             return self._time(point)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
         # With the error gone, nothing holds the tensors of the frames it passed through any more.
         for slot in range(self._engine.num_slots):
             self._engine.clear(slot)

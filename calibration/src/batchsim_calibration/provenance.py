@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,7 @@ REQUIRED = (
     "weights",
     "dtype",
     "attention",
+    "execution",
     "device",
     "gpu",
     "memory_bytes",
@@ -52,6 +54,8 @@ REQUIRED = (
     "rows_by_status",
     "taken_s",
 )
+#: How passes run: the engine has no other way yet.
+EXECUTION = "static KV cache, no CUDA graphs"
 _STATE = {
     "sm_clock_mhz": "clocks.sm",
     "memory_clock_mhz": "clocks.mem",
@@ -59,7 +63,8 @@ _STATE = {
     "power_draw_w": "power.draw",
     "temperature_c": "temperature.gpu",
 }
-_THROTTLE = "clocks_throttle_reasons.active"
+#: The name of today, and that of drivers before 535.
+_THROTTLE = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 #: Bits of the throttle reasons, as the NVIDIA management library numbers them.
 _THROTTLE_REASONS = (
     "idle",
@@ -85,9 +90,9 @@ def machine(device: torch.device) -> dict[str, Any]:
         else psutil.virtual_memory().total,
         "driver": _ask_driver(device, ["driver_version"])[0] if is_cuda else None,
         "cuda": torch.version.cuda if is_cuda else None,
-        **{name: _version(name) for name in ("torch", "transformers", "batchsim-calibration")},
+        **{name: version_of(name) for name in ("torch", "transformers", "batchsim-calibration")},
         "python": platform.python_version(),
-        "os": f"{platform.system()} {platform.release()}",
+        "os": f"{platform.system()} {_numbers_of(platform.release())}",
         "threads": torch.get_num_threads(),
     }
 
@@ -104,8 +109,9 @@ def device_state(device: torch.device) -> dict[str, Any]:
         return {"cpu_clock_mhz": frequency.current if frequency else None}
     values = _ask_driver(device, [*_STATE.values()])
     state: dict[str, Any] = {name: _number(value) for name, value in zip(_STATE, values, strict=True)}
-    # Asked for on its own: not every driver knows the word, and one unknown word fails a whole query.
-    return {**state, "throttle_reasons": throttle_reasons(_ask_driver(device, [_THROTTLE])[0])}
+    # Asked for one by one: one word that a driver does not know fails a whole query.
+    masks = (_ask_driver(device, [name])[0] for name in _THROTTLE)
+    return {**state, "throttle_reasons": throttle_reasons(next(filter(None, masks), None))}
 
 
 def throttle_reasons(mask: str | None) -> list[str] | None:
@@ -133,7 +139,7 @@ def provenance(
             **machine(loaded.device),
             "command": shown_command(sys.argv if command is None else command),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "git_revision": _git_revision(),
+            "git_revision": git_revision(),
             "configuration": dict(configuration),
             "state_before": dict(state_before),
             "state_after": device_state(loaded.device),
@@ -144,12 +150,13 @@ def provenance(
 
 
 def model_identity(loaded: LoadedModel) -> dict[str, str]:
-    """What of a model bears on its speed."""
+    """What of a model, and of the engine that runs it, bears on its speed."""
     return {
-        "model": Path(loaded.name).name if is_path(loaded.name) else loaded.name,
+        "model": loaded.name,
         "weights": loaded.weights,
         "dtype": loaded.dtype,
         "attention": loaded.attention,
+        "execution": EXECUTION,
     }
 
 
@@ -162,17 +169,38 @@ def checked(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shown_command(argv: Sequence[str]) -> str:
-    """Return a command line in which paths are file names only."""
-    words = []
-    for word in argv:
+    """Return a command line as another user would type it: of a path of this machine its last name."""
+    words = ["batchsim-calibrate"]
+    for word in argv[1:]:
         option, equals, value = word.rpartition("=")
-        words.append(f"{option}{equals}{Path(value).name if is_path(value) else value}")
-    return " ".join(words)
+        words.append(f"{option}{equals}{Path(value).name if _is_path(value) else value}")
+    return shlex.join(words)
 
 
-def is_path(text: str) -> bool:
-    """Whether it names a place on this machine, rather than a model of some organisation."""
-    return text.startswith((".", "~")) or Path(text).is_absolute() or ("/" in text and Path(text).exists())
+def version_of(package: str) -> str | None:
+    """Version of an installed package; None where it runs from its sources."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """Return the project's revision, ``-dirty`` if changed since; None if not run from its repository."""
+    here = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
+
+    try:
+        git(
+            "ls-files", "--error-unmatch", here.name
+        )  # an installed copy may lie in someone else's repository
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def slug(name: str) -> str:
@@ -203,6 +231,12 @@ def nvidia_smi(queries: Sequence[str], *options: str) -> list[str | None]:
     return [*answers] if len(answers) == len(queries) else nothing
 
 
+def _is_path(text: str) -> bool:
+    """Whether it tells of this machine's folders; a path inside the working folder does not."""
+    path = Path(text)
+    return path.is_absolute() or text.startswith("~") or ".." in path.parts
+
+
 def _ask_driver(device: torch.device, queries: Sequence[str]) -> list[str | None]:
     # By UUID: the tool numbers devices by bus, and does not look at CUDA_VISIBLE_DEVICES.
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
@@ -225,26 +259,7 @@ def _cpu_name() -> str:
     return platform.processor() or os.environ.get("PROCESSOR_IDENTIFIER") or platform.machine()
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_revision() -> str | None:
-    """Return the project's revision, ``-dirty`` if changed since; None if not run from its repository."""
-    here = Path(__file__).resolve()
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=20, check=True
-        ).stdout.strip()
-
-    try:
-        git(
-            "ls-files", "--error-unmatch", here.name
-        )  # an installed copy may lie in someone else's repository
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None
+def _numbers_of(release: str) -> str:
+    """Return a kernel's version without what those who built it added: that names places."""
+    found = re.match(r"\d+(\.\d+)*", release)
+    return found[0] if found else ""

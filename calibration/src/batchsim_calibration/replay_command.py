@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.policies import presets
 from batchsim_calibration.engine import Engine
-from batchsim_calibration.grid import PROFILES, Extent, Profile, points_of, slots_of
+from batchsim_calibration.grid import PROFILES, Extent, Point, Profile, points_of, slots_of
 from batchsim_calibration.measure import MeasureSettings, engine_for, load
 from batchsim_calibration.measure_command import STDERR
 from batchsim_calibration.models import LoadedModel
@@ -49,6 +50,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--seed", type=int, help="Of all that is random.")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--overwrite", is_flag=True, help="Replace runs, and a calibration, that are there.")
+@click.option("--resume", is_flag=True, help="Keep the runs of an interrupted series; do the rest.")
 @click.pass_context
 def replay(
     ctx: click.Context,
@@ -60,12 +62,15 @@ def replay(
     calibrate_between: Path | None,
     profile: Profile,
     overwrite: bool,
+    resume: bool,
     **given: Any,
 ) -> None:
     """Serve a trace in real time on a real model, as one or several policies have it.
 
     Each replay is a run directory OUTPUT_DIR/POLICY-REPEAT, as a simulation writes it, marked as measured.
     """
+    if overwrite and resume:
+        raise ConfigError("--overwrite and --resume were both given; give one")
     configs = _configs(policies, given)
     trace = trace_of(
         configs[0],
@@ -89,14 +94,24 @@ def replay(
 
     names = ("model", "random_weights", "device", "dtype", "attention")
     loaded = load(MeasureSettings(**{name: given[name] for name in names}, seed=configs[0].seed))
-    engine, calibration = _engine(
-        loaded, limits, calibrate_between, profile, len(settled) * repeats, overwrite
-    )
-    run: dict[str, Any] = {"num_repeats": repeats, "overwrite": overwrite, "say": _say}
+    points: list[Point] = []
+    if calibrate_between is not None:
+        points = points_of(profile, loaded.device.type, Extent(max_num_seqs, limits.max_tokens))
+    engine = _engine(loaded, limits, points)
+    run: dict[str, Any] = {"num_repeats": repeats, "overwrite": overwrite, "resume": resume, "say": _say}
     try:
-        if calibration is None:
+        if calibrate_between is None:
             runs = replay_series(loaded, engine, trace, settled, output_dir, **run)
         else:
+            calibration = Interleaved(
+                loaded,
+                engine,
+                points,
+                calibrate_between,
+                len(settled) * repeats + 1,
+                overwrite=overwrite,
+                resume=resume,
+            )
             with calibration.opened():
                 calibration.warm_up()
                 calibration.measure_round()
@@ -105,7 +120,11 @@ def replay(
                 calibration.finish()
             calibration.publish(_say)
     except KeyboardInterrupt:
-        click.echo(f"Interrupted: replays that had ended are kept in {output_dir}", err=True)
+        click.echo(
+            f"Interrupted: replays that had ended are kept in {output_dir}; the same command with --resume "
+            "(and without --overwrite) goes on from there",
+            err=True,
+        )
         ctx.exit(1)
     for directory in runs:
         click.echo(str(directory))
@@ -127,22 +146,10 @@ def _configs(policies: tuple[str, ...], given: dict[str, Any]) -> list[RunConfig
     return [load_config(config, {"policy.preset": name}) for name in dict.fromkeys(names)]
 
 
-def _engine(
-    loaded: LoadedModel,
-    limits: Limits,
-    path: Path | None,
-    profile: Profile,
-    num_replays: int,
-    overwrite: bool,
-) -> tuple[Engine, Interleaved | None]:
-    """Make the engine, with room for the points of a calibration if there is to be one."""
+def _engine(loaded: LoadedModel, limits: Limits, points: Sequence[Point]) -> Engine:
+    """Make the engine, with room for the points of a calibration too."""
     extent = Extent(limits.num_slots, limits.max_tokens)
-    if path is None:
-        return engine_for(loaded, extent), None
-    points = points_of(profile, loaded.device.type, extent)
-    needed = slots_of(points)
-    engine = engine_for(loaded, Extent(*map(max, extent, needed)))
-    return engine, Interleaved(loaded, engine, points, path, num_replays + 1, overwrite=overwrite)
+    return engine_for(loaded, Extent(*map(max, extent, slots_of(points))) if points else extent)
 
 
 def _say(sentence: str) -> None:

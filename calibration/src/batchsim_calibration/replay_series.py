@@ -10,20 +10,23 @@ from typing import Any
 
 from batchsim.config import RunConfig
 from batchsim.records import FINISHED
+from batchsim.results.store import check_vacant
 from batchsim_calibration.engine import Engine
 from batchsim_calibration.grid import Point
 from batchsim_calibration.inbox import Log
-from batchsim_calibration.measured_run import check_vacant, write_run
+from batchsim_calibration.measured_run import check_same_run, write_run
 from batchsim_calibration.models import LoadedModel
 from batchsim_calibration.protocol import Measurement, OnProgress
 from batchsim_calibration.provenance import (
     device_state,
+    git_revision,
     machine,
     model_identity,
     provenance,
     shown_command,
 )
 from batchsim_calibration.replay import Trace, replay, warm_up
+from batchsim_calibration.rows import partial_of
 
 #: Trials of each calibration point, all rounds together, at least.
 _LEAST_TRIALS = 5
@@ -42,6 +45,8 @@ class Interleaved:
         Of the table; ``<path>.partial`` until all rounds are measured.
     num_rounds
         How often `measure_round` will be called.
+    resume
+        Keep what an interrupted series measured; rounds that are done then take no time.
     """
 
     def __init__(
@@ -54,8 +59,11 @@ class Interleaved:
         *,
         seed: int = 0,
         overwrite: bool = False,
+        resume: bool = False,
         on_progress: OnProgress = lambda *_: None,
     ) -> None:
+        if not resume:  # rounds that lay between other replays say nothing of those to come
+            partial_of(path).unlink(missing_ok=True)
         self._loaded = loaded
         self._trials_per_round = ceil(_LEAST_TRIALS / num_rounds)
         self._next_trial = 1
@@ -117,13 +125,14 @@ def replay_series(
     *,
     num_repeats: int = 1,
     overwrite: bool = False,
+    resume: bool = False,
     after_each: Callable[[], None] = lambda: None,
     say: Say = print,
 ) -> list[Path]:
     """Replay a trace under each settled configuration, in turns; return the run directories.
 
     They are called after the keys of `configs` and the repeat, from 1 on, and each is there as soon as its
-    replay has ended.
+    replay has ended. With ``resume`` those that are there are kept.
 
     Raises
     ------
@@ -133,16 +142,22 @@ def replay_series(
     runs = [
         (name, output_dir / f"{name}-{repeat}") for repeat in range(1, num_repeats + 1) for name in configs
     ]
-    for _, directory in runs:
-        check_vacant(directory, overwrite=overwrite)
+    kept = {directory for _, directory in runs if resume and directory.exists()}
     for name, directory in runs:
-        warm_up(engine, trace.workload)
-        before = device_state(loaded.device)
-        log = replay(engine, configs[name], trace.workload)
-        write_run(
-            directory, log, trace, configs[name], _provenance(loaded, engine, before), overwrite=overwrite
-        )
-        say(f"{directory.name}: {_told(log)}")
+        if directory in kept:
+            check_same_run(directory, trace, configs[name], _provenance(loaded, engine, {}))
+        else:
+            check_vacant(directory, overwrite=overwrite)
+    for name, directory in runs:
+        if directory in kept:
+            say(f"{directory.name}: is there, and kept")
+        else:
+            warm_up(engine, trace.workload)
+            before = device_state(loaded.device)
+            log = replay(engine, configs[name], trace.workload)
+            told = _provenance(loaded, engine, before)
+            write_run(directory, log, trace, configs[name], told, overwrite=overwrite)
+            say(f"{directory.name}: {_told(log)}")
         after_each()
     return [directory for _, directory in runs]
 
@@ -155,6 +170,7 @@ def _provenance(loaded: LoadedModel, engine: Engine, before: Mapping[str, Any]) 
         "num_slots": engine.num_slots,
         "max_tokens": engine.max_tokens,
         "command": shown_command(sys.argv),
+        "git_revision": git_revision(),
         "state_before": dict(before),
         "state_after": device_state(loaded.device),
     }

@@ -16,7 +16,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.fit import ITERATION_FAMILIES, Family, FamilyComparison, FitReport, compare_families
 from batchsim.latency.grid import TableLength
 from batchsim.latency.store import save_latency
-from batchsim.latency.table import read_calibration
+from batchsim.latency.table import Calibration, Clock, read_calibration
 
 
 @click.command()
@@ -36,8 +36,17 @@ from batchsim.latency.table import read_calibration
     show_default=True,
     help="What L counts; prompt,output: both, in a table.",
 )
+@click.option(
+    "--clock",
+    type=click.Choice(get_args(Clock)),
+    default="wall_s",
+    show_default=True,
+    help="Time of raw trials to fit: by the wall, by device events, or of the processor alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def fit(calibration: Path, output_file: Path, family: Family, length: TableLength, as_json: bool) -> None:
+def fit(
+    calibration: Path, output_file: Path, family: Family, length: TableLength, clock: Clock, as_json: bool
+) -> None:
     """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
     from batchsim.figures.fit import plot_fit
 
@@ -45,7 +54,7 @@ def fit(calibration: Path, output_file: Path, family: Family, length: TableLengt
         raise ConfigError(
             f"{output_file}: is where the provenance of {calibration.name} lies; choose another name"
         )
-    points = read_calibration(calibration)
+    points = read_calibration(calibration, clock)
     comparison = compare_families(points, family, length)
     chosen = comparison.chosen
     save_latency(chosen.model, output_file)
@@ -54,7 +63,7 @@ def fit(calibration: Path, output_file: Path, family: Family, length: TableLengt
     if as_json:
         echo_json(_tree(comparison, classic))
     else:
-        _echo_families(comparison, f"{points.name} ({points.provenance})")
+        _echo_families(comparison, points)
         if chosen.coefficients:
             echo_table(f"{chosen.family}, 95 % intervals", ("", "value"), _coefficients(chosen))
         if classic is not None:
@@ -88,28 +97,32 @@ def _tree(comparison: FamilyComparison, classic: FitReport | None) -> dict[str, 
     }
 
 
-def _echo_families(comparison: FamilyComparison, source: str) -> None:
-    columns = ("family", "score", "points", "", "R2", "largest error", *_HELD_OUT)
-    rows = [row for report in comparison.reports for row in _rows(report, comparison)]
-    echo_table(f"Fits of {source}", columns, rows)
+def _echo_families(comparison: FamilyComparison, points: Calibration) -> None:
+    columns = ("family", "score", "points", "", "noise", "R2", "largest error", *_HELD_OUT)
+    rows = [row for report in comparison.reports for row in _rows(report, comparison, points)]
+    clock = "" if points.clock == "wall_s" else f", {points.clock}"
+    echo_table(f"Fits of {points.name} ({points.provenance}{clock})", columns, rows)
     kinds = ", ".join(comparison.kinds)
     click.echo(
         f"* chosen. Score: mean held-out MAPE, by batch size and by length, of {kinds} points. "
-        "Unseen: the model was not fitted to these."
+        "Unseen: the model was not fitted to these. Noise: what the points themselves are unsure by."
     )
     for name, reason in comparison.reasons.items():
         click.echo(f"{name} cannot be fitted: {reason}")
 
 
-def _rows(report: FitReport, comparison: FamilyComparison) -> Iterator[tuple[str, ...]]:
+def _rows(report: FitReport, comparison: FamilyComparison, points: Calibration) -> Iterator[tuple[str, ...]]:
     mark = " *" if report is comparison.chosen else ""
-    head = (f"{report.family}{mark}", _share(comparison.scores.get(report.family, math.nan)))
+    scores = comparison.scores
+    score = _share(scores[report.family]) if report.family in scores else "not compared"
+    head = (f"{report.family}{mark}", score)
     for quality in report.qualities:
         bias = quality.largest_batch_bias
         yield (
             *head,
             f"{quality.kind}{', unseen' if quality.is_unseen else ''}",
             f"{quality.num_points}",
+            _share(points.noise_of(quality.kind)),
             f"{quality.r2:.4f}",
             _share(quality.max_error),
             _share(quality.heldout_batch_size_mape),

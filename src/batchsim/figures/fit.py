@@ -54,8 +54,9 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
                 fontsize=8,
             )
             lower.set_xlabel(_LENGTHS[kind])
+        clock = "" if calibration.clock == "wall_s" else f", by {calibration.clock}"
         figure.suptitle(
-            f"{report.family} fit of {calibration.name}, {calibration.provenance}", x=0.01, ha="left"
+            f"{report.family} fit of {calibration.name}, {calibration.provenance}{clock}", x=0.01, ha="left"
         )
         stem = Path(path_stem)
         for suffix, metadata in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -20,7 +21,12 @@ from batchsim.latency.fit_report import (
     unseen_batches,
 )
 from batchsim.latency.iteration_grid import TableIterationLatency, iteration_table
-from batchsim.latency.linear import LINEAR_COEFFICIENTS, PER_PREFILL_SEQ, LinearIterationLatency
+from batchsim.latency.linear import (
+    IF_SEVERAL_TOKENS,
+    LINEAR_COEFFICIENTS,
+    PER_PREFILL_SEQ,
+    LinearIterationLatency,
+)
 from batchsim.latency.regression import Floats, Mask, Regime, intervals_of, qualities_of
 from batchsim.latency.table import Calibration
 
@@ -44,24 +50,30 @@ def iteration_shapes(points: pd.DataFrame) -> list[IterationShape]:
 def fit_linear(calibration: Calibration) -> FitReport:
     """Fit by least squares of relative errors, with coefficients >= 0.
 
-    What a prompt costs besides its tokens is told only where prefills of several batch sizes tell it.
+    What a prompt costs besides its tokens is told only where prefills of several batch sizes tell it, what
+    several tokens cost beyond a lone one only where single decodes do.
     """
     need_two_sizes(calibration)
     points = _iterations(calibration)
     shapes = np.array(iteration_shapes(points))
     mean_s, batch_size, length = _measured(points)
-    design = np.column_stack([np.ones(len(points)), shapes[:, [0, 4, 1, 2, 3]]])
-
-    def form(names: tuple[str, ...]) -> Regime:
-        columns = design[:, : len(names)]
-        return Regime("iterations", names, columns, mean_s, batch_size, length, is_relative=True)
-
-    regime = form(LINEAR_COEFFICIENTS)
+    columns = dict(zip(LINEAR_COEFFICIENTS, [np.ones(len(points)), *shapes[:, [0, 4, 1, 2]].T], strict=True))
+    optional: dict[str, Floats] = {}
     if len(calibration.of_kind("prefill")["batch_size"].unique()) > 1:
-        wider = form((*LINEAR_COEFFICIENTS, PER_PREFILL_SEQ))
+        optional[PER_PREFILL_SEQ] = shapes[:, 3]
+    is_several = (shapes[:, 0] + shapes[:, 1] > 1).astype(np.float64)
+    if not is_several.all():
+        optional[IF_SEVERAL_TOKENS] = is_several
+
+    def form(columns: Mapping[str, Floats]) -> Regime:
+        design = np.column_stack([*columns.values()])
+        return Regime("iterations", tuple(columns), design, mean_s, batch_size, length, is_relative=True)
+
+    for name, column_ in optional.items():
         with suppress(ConfigError):
-            wider.solve()
-            regime = wider
+            form({**columns, name: column_}).solve()
+            columns[name] = column_
+    regime = form(columns)
     values, warnings = regime.solve()
     domain = _domain(calibration)
     iteration_domain = IterationDomain(*((int(axis.min()), int(axis.max())) for axis in shapes[:, :3].T))

@@ -15,8 +15,9 @@ from batchsim.latency.base import BatchLatency, BatchShape, Domain, LatencyInfo
 from batchsim.latency.regression import Floats, Intervals, Mask, Quality, quality_of
 from batchsim.latency.table import Calibration
 
-#: Relative error from which on a fit is warned of.
+#: Relative error from which on a fit is warned of, and noise of the points that is worth telling with it.
 NOTABLE_ERROR = 0.1
+NOTABLE_NOISE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +93,34 @@ def fit_info(
                     f"{quality.kind}: too few points to hold out any {what}, so errors are unknown"
                 )
             elif error > NOTABLE_ERROR:
-                warnings.append(f"{quality.kind}: when a {what} is held out, the error there is {error:.0%}")
+                warnings.append(
+                    f"{quality.kind}: when a {what} is held out, the error there is {error:.0%}"
+                    f"{_of_it_noise(calibration.noise_of(quality.kind))}"
+                )
     warnings.extend(calibration.notices)
     details = {
         **calibration.details,
         "calibration": calibration.name,
         "sha256": calibration.sha256,
+        "clock": calibration.clock,
         "dropped_trials": dict(calibration.dropped),
         "qualities": [
-            {name: None if value != value else value for name, value in asdict(quality).items()}
-            for quality in qualities
+            {name: _known(value) for name, value in asdict(quality).items()} for quality in qualities
         ],
+        "noise": {quality.kind: _known(calibration.noise_of(quality.kind)) for quality in qualities},
         "intervals_95": {name: list(ends) for name, ends in (intervals or {}).items()},
         "warnings": list(warnings),
     }
     named = [str(calibration.details[key]) for key in ("model", "gpu") if key in calibration.details]
     return LatencyInfo(" on ".join(named) or calibration.name, calibration.provenance, details)
+
+
+def _known(value: Any) -> Any:
+    return None if value != value else value
+
+
+def _of_it_noise(noise: float) -> str:
+    return f" (the points themselves are unsure by {noise:.0%})" if noise >= NOTABLE_NOISE else ""
 
 
 def unseen_batches(

@@ -77,6 +77,8 @@ class Calibration:
         Trials left out, by status.
     notices
         Sentences a user should see.
+    clock
+        By which raw trials were timed.
     """
 
     name: str
@@ -87,10 +89,19 @@ class Calibration:
     sha256: str
     dropped: Mapping[str, int]
     notices: tuple[str, ...]
+    clock: Clock = "wall_s"
 
     def of_kind(self, kind: str) -> pd.DataFrame:
         """Return the points of one kind, numbered from 0."""
         return self.points[self.points["kind"] == kind].reset_index(drop=True)
+
+    def noise_of(self, kind: str) -> float:
+        """Mean, over the points of a kind, of the standard error of their mean, relative to it.
+
+        Held-out errors hold that much noise however right a form is. NaN if no point has several trials.
+        """
+        points = self.of_kind(kind)
+        return float((points["std_s"] / np.sqrt(points["num_trials"]) / points["mean_s"]).mean())
 
 
 def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
@@ -144,7 +155,7 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
     provenance, details, notices = _provenance(path)
     notices += _looks_generated(points, path.name) if not is_raw else ()
     sha256 = hashlib.sha256(content).hexdigest()
-    return Calibration(path.name, points, provenance, details, is_raw, sha256, dropped, notices)
+    return Calibration(path.name, points, provenance, details, is_raw, sha256, dropped, notices, clock)
 
 
 def _raw_rows(frame: pd.DataFrame, clock: Clock, path: Path) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from batchsim.results.recording import Recording
 LOGIC_BAR, MODEL_BAR = 0.02, 0.1
 #: Busy share of the engine up to which a whole run is judged: beyond, queueing amplifies any error.
 MOST_LOAD = 0.6
+#: Times that differ by less are the same, written down and read back.
+_SAME_S = 1e-8
 
 
 class Gate(NamedTuple):
@@ -40,16 +42,25 @@ def logic_gate(recording: Recording) -> Gate:
 
 
 def model_gates(details: Mapping[str, object]) -> list[Gate]:
-    """Gate (b): for each kind of operation, the held-out error that the latency file tells of."""
+    """Gate (b): for each kind of operation, the held-out error that the latency file tells of.
+
+    Where it is above the bar, but would not be without the noise of the points (in squares), it is
+    inconclusive.
+    """
     qualities = details.get("qualities")
     if not isinstance(qualities, list) or not qualities:
         finding = "the latency file tells of no held-out errors: it was not fitted, or not by `batchsim fit`"
         return [Gate("model", "latency file", "not judged", finding)]
-    return [_model_gate(quality) for quality in qualities]
+    noise = details.get("noise")
+    noise_of = noise if isinstance(noise, dict) else {}
+    return [_model_gate(quality, noise_of.get(quality.get("kind"))) for quality in qualities]
 
 
-def end_to_end_gate(name: str, comparison: Comparison, load: float) -> Gate:
-    """Gate (c): mean, P50 and throughput within 5 %, P90 and above within 10 %, where repeats allow it."""
+def end_to_end_gate(name: str, comparison: Comparison, load: float, speed_spread: float = math.nan) -> Gate:
+    """Gate (c): mean, P50 and throughput within 5 %, P90 and above within 10 %, where repeats allow it.
+
+    ``speed_spread`` is how far the machine varied in speed from repeat to repeat, of this run or others.
+    """
     worst, error = comparison.worst_time
     finding = f"largest error of a time {error:+.1%} ({worst}), load {load:.0%}"
     if load > MOST_LOAD:
@@ -65,6 +76,8 @@ def end_to_end_gate(name: str, comparison: Comparison, load: float) -> Gate:
         if math.isnan(spread)
         else f"the machine varies by up to {spread:.1%}"
     )
+    if not math.isnan(speed_spread):
+        varies += f", its speed by {speed_spread:.1%}"
     return Gate("end to end", name, overall(judged["verdict"].tolist()), f"{finding}; {told}; {varies}")
 
 
@@ -72,6 +85,8 @@ def _likeness(replay: RecordedReplay) -> str:
     likeness = f"{replay.num_alike} of {replay.num_operations} operations alike"
     if replay.first_mismatch is not None:
         return f"{likeness}, first difference: {replay.first_mismatch}"
+    if replay.largest_difference_s < _SAME_S:
+        return f"{likeness}, every request at its time"
     return f"{likeness}, no request's time off by more than {replay.largest_difference_s:.1g} s"
 
 
@@ -80,7 +95,8 @@ def _unpaired(comparison: Comparison) -> str:
     return f"; {num} requests finished on one side only" if num else ""
 
 
-def _model_gate(quality: Mapping[str, Any]) -> Gate:
+def _model_gate(quality: Mapping[str, Any], noise: float | None) -> Gate:
+    """Judge one kind; an error that the noise of the measured points may explain proves nothing."""
     held_out = {
         name.removeprefix("heldout_").removesuffix("_mape").replace("_", " "): error
         for name, error in quality.items()
@@ -93,6 +109,11 @@ def _model_gate(quality: Mapping[str, Any]) -> Gate:
     )
     verdict: Verdict = "not judged"
     if known:
-        verdict = "pass" if max(known) < MODEL_BAR else "fail"
-    subject = str(quality.get("kind", "operations"))
-    return Gate("model", subject, verdict, f"mean absolute error {shown or 'unknown'}; bar {MODEL_BAR:.0%}")
+        without_noise = math.sqrt(max(max(known) ** 2 - (noise or 0.0) ** 2, 0.0))
+        verdict = (
+            "pass" if max(known) < MODEL_BAR else "inconclusive" if without_noise < MODEL_BAR else "fail"
+        )
+    finding = f"mean absolute error {shown or 'unknown'}; bar {MODEL_BAR:.0%}"
+    if noise is not None:
+        finding += f"; the measured points themselves are unsure by {noise:.1%}"
+    return Gate("model", str(quality.get("kind", "operations")), verdict, finding)

@@ -23,6 +23,8 @@ from batchsim.records import (
     PREEMPTION_COLUMNS,
     REQUEST_COLUMNS,
 )
+from batchsim.workload.formats import write_trace
+from batchsim.workload.request import Workload
 
 #: Tables of a run directory in each world.
 TABLES = {"requests": REQUEST_COLUMNS, "batches": BATCH_COLUMNS, "controllers": CONTROLLER_COLUMNS}
@@ -40,11 +42,13 @@ def save_run(
     summary: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
     *,
+    workload: Workload | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write ``manifest.json``, ``summary.json`` and a parquet file per table into a new directory.
 
-    All is written beside it first and then renamed, so that a reader never meets half a run.
+    A workload that is given is ``workload.csv``: what a measured run needs to be simulated again. All is
+    written beside the directory first and then renamed, so that a reader never meets half a run.
 
     Raises
     ------
@@ -60,6 +64,8 @@ def save_run(
         partial.mkdir(parents=True)
         (partial / "manifest.json").write_bytes(_json_bytes(manifest))
         (partial / "summary.json").write_bytes(_json_bytes(summary))
+        if workload is not None:
+            write_trace(workload, partial / "workload.csv")
         for name, frame in tables.items():
             # Without pandas' own metadata: it names the pandas version, and the bytes would depend on it.
             table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)

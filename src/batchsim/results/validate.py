@@ -9,11 +9,12 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError
 from batchsim.latency.store import as_batch_latency, as_iteration_latency, load_latency
-from batchsim.metrics.validation import Comparison, compare_requests
+from batchsim.metrics.validation import THROUGHPUT, Comparison, compare_requests, relative_half_range
 from batchsim.results.cluster import AnyLatency
 from batchsim.results.gates import MOST_LOAD, Gate, end_to_end_gate, logic_gate, model_gates
 from batchsim.results.recording import Recording, recordings_in
@@ -141,12 +142,14 @@ def validate(measured: Sequence[Path], predicted: Path) -> Validation:
         for name, recordings in groups.items()
         for one in recordings
     ]
+    spreads = {case.name: _speed_spread(case, cases, rows) for case in cases}
+    cases = [_coarsened(case, spreads[case.name]) for case in cases]
     gates = [
         *(logic_gate(one) for recordings in groups.values() for one in recordings),
         *model_gates(latency.info.details),
-        *(end_to_end_gate(case.name, case.comparison, case.load) for case in cases),
+        *(end_to_end_gate(case.name, case.comparison, case.load, spreads[case.name]) for case in cases),
     ]
-    prediction = f"{latency.info.name} ({latency.info.provenance})"
+    prediction = f"a latency model of {latency.info.name} ({latency.info.provenance})"
     return Validation(prediction, cases, gates, pd.DataFrame(rows))
 
 
@@ -189,6 +192,28 @@ def _case(
     if load > MOST_LOAD:
         comparison = replace(comparison, errors=comparison.errors.assign(verdict="not judged"))
     return Case(name, recordings, _machine(recordings[0]), load, predicted, comparison, num_extrapolated)
+
+
+def _speed_spread(case: Case, cases: Sequence[Case], runs: Sequence[Mapping[str, Any]]) -> float:
+    """Say how far a case's machine varied in speed between repeats, of this run or others; NaN if unknown.
+
+    Speed is the seconds of all operations beside what the model gives them: within one case, an error of the
+    model cancels.
+    """
+    spreads = [
+        relative_half_range([1 + run["bias"] for run in runs if run["case"] == other.name])
+        for other in cases
+        if other.measured_on == case.measured_on
+    ]
+    return float(np.fmax.reduce(spreads))
+
+
+def _coarsened(case: Case, speed_spread: float) -> Case:
+    """Judge no time more finely than the machine kept its speed: few repeats may agree by chance."""
+    errors = case.comparison.errors
+    is_judged = errors["verdict"].isin(["pass", "fail"]) & errors["metric"].ne(THROUGHPUT)
+    verdicts = errors["verdict"].mask(is_judged & errors["bar"].le(speed_spread), "inconclusive")
+    return replace(case, comparison=replace(case.comparison, errors=errors.assign(verdict=verdicts)))
 
 
 def _repeats(recordings: Sequence[Recording]) -> dict[str, list[Recording]]:
