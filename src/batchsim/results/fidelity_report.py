@@ -253,5 +253,5 @@ _TRUST = """\
 - **Several GPUs.** The exchange between GPUs is a formula with the rate and latency of the run's record.
 - **Uneven contexts.** Of the decodes in a pass, the model knows the mean context and the longest, and how far
   such a pass lags from profiles with two lengths of context.
-- **Between kernels** half a microsecond is counted, a published figure of another GPU. Its size was not tuned,
-  but it was put in after predictions without it had come out too fast: the tables show both."""
+- **Between kernels** half a microsecond is counted, a published figure of another GPU. Its size was not
+  tuned, but it was put in after predictions without it had come out too fast: the tables show both."""
