@@ -1,14 +1,42 @@
 import json
 from dataclasses import asdict
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.specs import GPUSpec, ModelSpec, kv_capacity_tokens, load_gpu, load_model
+from batchsim.specs import GPUSpec, ModelSpec, in_fp8, kv_capacity_tokens, load_gpu, load_model
 
-MODELS = ("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "qwen3-1.7b", "llama-3.1-8b", "llama-3.1-70b")
-GPUS = ("a100-80g", "h100", "h200", "l4", "l40s", "rtx4080-laptop", "rtx4090")
+#: By the published number of weights.
+MODELS = {
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2-72b": 72_706_203_648,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-32b": 32_762_123_264,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "mistral-7b": 7_241_732_096,
+}
+GPUS = (
+    "a100-40g",
+    "a100-80g",
+    "b200",
+    "gh200-96g",
+    "h100",
+    "h200",
+    "l4",
+    "l40s",
+    "mi250",
+    "mi300x",
+    "rtx4080-laptop",
+    "rtx4090",
+)
 
 TINY = ModelSpec("tiny", 2, 8, 2, 1, 4, 16, 100, tied_embeddings=False)
 CARD = GPUSpec("card", 10_000, 1e6, 1e3)
@@ -32,17 +60,7 @@ def write(path: Path, tree: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "published"),
-    [
-        ("qwen2.5-0.5b", 494_032_768),
-        ("qwen2.5-1.5b", 1_543_714_304),
-        ("qwen2.5-7b", 7_615_616_512),
-        ("qwen3-1.7b", 1_720_574_976),
-        ("llama-3.1-8b", 8_030_261_248),
-        ("llama-3.1-70b", 70_553_706_496),
-    ],
-)
+@pytest.mark.parametrize(("name", "published"), MODELS.items())
 def test_parameters_agree_with_the_published_count_to_a_thousandth(name: str, published: int) -> None:
     assert load_model(name).num_parameters == pytest.approx(published, rel=1e-3)
 
@@ -73,9 +91,19 @@ def test_input_embedding_is_multiplied_only_where_it_is_also_the_head() -> None:
     assert model.num_parameters - model.num_multiplied_parameters == 128256 * 4096 + 65 * 4096
 
 
+def test_every_shipped_spec_is_among_those_tested_here() -> None:
+    shipped = files("batchsim.specs")
+
+    for folder, names in (("models", MODELS), ("gpus", GPUS)):
+        assert sorted(one.name for one in (shipped / folder).iterdir()) == sorted(f"{n}.json" for n in names)
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_shipped_model_bears_its_file_name(name: str) -> None:
-    assert load_model(name).name == name
+def test_shipped_model_bears_its_file_name_and_says_where_its_numbers_come_from(name: str) -> None:
+    model = load_model(name)
+
+    assert model.name == name
+    assert model.source.startswith("config.json of ")
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -88,7 +116,19 @@ def test_shipped_gpu_bears_its_file_name_and_says_where_its_numbers_come_from(na
 
 @pytest.mark.parametrize(
     ("name", "flop_per_byte"),
-    [("a100-80g", 153), ("h100", 295), ("h200", 206), ("l4", 403), ("rtx4090", 164), ("rtx4080-laptop", 157)],
+    [
+        ("a100-40g", 201),
+        ("a100-80g", 153),
+        ("b200", 281),
+        ("gh200-96g", 247),
+        ("h100", 295),
+        ("h200", 206),
+        ("l4", 403),
+        ("mi250", 110.5),
+        ("mi300x", 245.5),
+        ("rtx4090", 164),
+        ("rtx4080-laptop", 157),
+    ],
 )
 def test_gpu_has_the_tabled_ridge(name: str, flop_per_byte: int) -> None:
     gpu = load_gpu(name)
@@ -96,7 +136,10 @@ def test_gpu_has_the_tabled_ridge(name: str, flop_per_byte: int) -> None:
     assert gpu.flop_per_s / gpu.memory_bytes_per_s == pytest.approx(flop_per_byte, abs=0.6)
 
 
-@pytest.mark.parametrize(("name", "gigabytes_per_s"), [("a100-80g", 300), ("h100", 450), ("h200", 450)])
+@pytest.mark.parametrize(
+    ("name", "gigabytes_per_s"),
+    [("a100-40g", 300), ("a100-80g", 300), ("h100", 450), ("h200", 450), ("gh200-96g", 450), ("b200", 900)],
+)
 def test_nvlink_counts_in_one_direction(name: str, gigabytes_per_s: int) -> None:
     gpu = load_gpu(name)
 
@@ -110,6 +153,34 @@ def test_shipped_gpu_says_what_of_its_link_is_assumed(name: str) -> None:
     assert gpu.link_latency_s is not None
     assert "all-reduce" in gpu.source
     assert gpu.source.endswith("assumed, UNVERIFIED")
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_fp8_where_there_is_any_is_twice_as_fast_as_bf16(name: str) -> None:
+    gpu = load_gpu(name)
+
+    if gpu.fp8_flop_per_s is not None:
+        assert gpu.fp8_flop_per_s == pytest.approx(2 * gpu.flop_per_s, rel=1e-3)
+
+
+def test_weights_in_fp8_take_a_byte_but_those_of_the_head_two() -> None:
+    gpu = GPUSpec("card", 10_000, 1e6, 1e3, fp8_flop_per_s=3e6)
+    head = 8 * 100
+
+    model, faster = in_fp8(TINY, gpu)
+
+    assert model.multiplied_bytes == pytest.approx(TINY.num_multiplied_parameters + head)
+    assert model.kv_bytes_per_token == TINY.kv_bytes_per_token
+    assert (faster.flop_per_s, faster.memory_bytes_per_s) == (3e6, 1e3)
+
+
+def test_fp8_without_a_known_rate_is_refused() -> None:
+    with pytest.raises(ConfigError, match="GPU card must have fp8_flop_per_s"):
+        in_fp8(TINY, CARD)
+
+
+def test_a_source_makes_no_other_model() -> None:
+    assert ModelSpec(**{**asdict(TINY), "source": "hearsay"}) == TINY
 
 
 def test_capacity_is_what_is_left_beside_weights_and_margin() -> None:
@@ -157,7 +228,7 @@ def test_hugging_face_config_gives_the_same_model_under_its_folder_name(tmp_path
 
     model = load_model(write(tmp_path / "mine" / "config.json", HUGGING_FACE))
 
-    assert asdict(model) == {**asdict(load_model("llama-3.1-8b")), "name": "mine"}
+    assert asdict(model) == {**asdict(load_model("llama-3.1-8b")), "name": "mine", "source": ""}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,8 @@ from batchsim.errors import ConfigError, nearest
 class ModelSpec:
     """A dense decoder with grouped-query attention and a gated feed-forward block (Llama, Qwen).
 
-    Biases and the norms of single heads, below 0.1 % of the weights, are left out everywhere.
+    Biases and the norms of single heads, below 0.1 % of the weights, are left out everywhere. ``source`` says
+    where the numbers come from.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ModelSpec:
     tied_embeddings: bool
     bytes_per_weight: float = 2
     bytes_per_kv: float = 2
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -89,6 +91,8 @@ class GPUSpec:
         Peak rate at which it sends to the other GPUs of its machine, one direction; ``None``: not known.
     link_latency_s
         Seconds of an all-reduce between these GPUs besides its transfers.
+    fp8_flop_per_s
+        Peak of dense fp8 products; ``None``: it has none, or not known.
     source
         Where the numbers come from, and which of them nobody has confirmed.
     """
@@ -100,6 +104,7 @@ class GPUSpec:
     source: str = ""
     link_bytes_per_s: float | None = None
     link_latency_s: float | None = None
+    fp8_flop_per_s: float | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -129,17 +134,36 @@ def load_gpu(name: str | Path) -> GPUSpec:
 
 def parse_spec(kind: type[Spec], tree: Mapping[str, Any], where: str) -> Spec:
     """Build a spec from the fields in ``tree``; ``where`` opens the sentence of a `ConfigError`."""
-    known = {field.name: field for field in fields(kind)}
+    known = {one.name: one for one in fields(kind)}
     for key in tree:
         if key not in known:
             raise ConfigError(f"{where}: unknown field {key!r}; {nearest(key, known)}")
-    for key, field in known.items():
-        if key not in tree and field.default is MISSING:
+    for key, one in known.items():
+        if key not in tree and one.default is MISSING:
             raise ConfigError(f"{where}: {key} is missing")
     try:
         return kind(**tree)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def in_fp8(model: ModelSpec, gpu: GPUSpec) -> tuple[ModelSpec, GPUSpec]:
+    """Quantise the weights of all layers to fp8; the output head and the KV stay as they are.
+
+    All arithmetic is counted at the GPU's fp8 rate, that of attention and of the head too: the specs know one
+    rate for a model.
+
+    Raises
+    ------
+    ConfigError
+        If the GPU has no known fp8 rate.
+    """
+    if gpu.fp8_flop_per_s is None:
+        raise ConfigError(f"GPU {gpu.name} must have fp8_flop_per_s for weights in fp8")
+    head = model.hidden_size * model.vocab_size
+    share = head / model.num_multiplied_parameters
+    bytes_per_weight = (1 - share) * 1 + share * model.bytes_per_weight
+    return replace(model, bytes_per_weight=bytes_per_weight), replace(gpu, flop_per_s=gpu.fp8_flop_per_s)
 
 
 def kv_capacity_tokens(model: ModelSpec, gpu: GPUSpec, margin: float) -> int:
@@ -226,19 +250,19 @@ def _from_hugging_face(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _check(spec: ModelSpec | GPUSpec) -> None:
     """Hold every field to its annotation; whole numbers and reals must be positive."""
-    for field in fields(spec):
-        value = getattr(spec, field.name)
-        if value is None and field.default is None:
+    for one in fields(spec):
+        value = getattr(spec, one.name)
+        if value is None and one.default is None:
             continue
-        if field.type == "str":
+        if one.type == "str":
             fits, needed = isinstance(value, str), "text"
-        elif field.type == "bool":
+        elif one.type == "bool":
             fits, needed = isinstance(value, bool), "true or false"
         elif isinstance(value, bool) or not isinstance(value, int | float):
             fits, needed = False, "a number"
-        elif field.type == "int":
+        elif one.type == "int":
             fits, needed = isinstance(value, int) and value >= 1, "a whole number >= 1"
         else:
             fits, needed = 0 < value < math.inf, "a finite number > 0"
         if not fits:
-            raise ConfigError(f"{field.name} is {value!r}; {needed} is needed")
+            raise ConfigError(f"{one.name} is {value!r}; {needed} is needed")
