@@ -11,12 +11,13 @@ FIDELITY_TIMELINES ?= $(wildcard $(FIDELITY_DATA)-ispass26)
 RESULTS ?= results
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 EXPERIMENTS ?= $(wildcard experiments/*.toml)
+ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity test test-calibration lint bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint bench bench-peers clean
 
 help:  ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +42,11 @@ sweep-full: $(VENV)/.installed  ## The paper's grid: up to a million requests, 1
 
 figures: $(VENV)/.installed  ## Draw the figures again from the results that are there
 	$(BIN)/batchsim figures $(RESULTS)/small
+
+# Under ROOFLINE_DATA, tables as their publishers name and place them.
+roofline-error: $(VENV)/.installed  ## Predict the published measurements in ROOFLINE_DATA without a calibration; write docs/roofline.md
+	$(BIN)/batchsim roofline-error $(ROOFLINE_DATA)/llm-inference-bench/all_results.csv.gz \
+		$(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs
 
 data: $(VENV)/.installed  ## Download and check the public BurstGPT trace
 	$(BIN)/batchsim trace download --output-dir data

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from batchsim._version import __version__
-from batchsim.cli import fidelity, fits, profiles, sizing, studies, traces, validation
+from batchsim.cli import fidelity, fits, profiles, roofline, sizing, studies, traces, validation
 from batchsim.cli.options import OUTPUT_PATH, overrides, run_options
 from batchsim.cli.output import (
     echo_json,
@@ -197,4 +197,5 @@ main.add_command(profiles.import_profile)
 main.add_command(validation.validate)
 main.add_command(fidelity.fidelity)
 main.add_command(fidelity.fidelity_report)
+main.add_command(roofline.roofline_error)
 main.add_command(traces.trace)

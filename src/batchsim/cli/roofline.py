@@ -1,0 +1,43 @@
+"""``batchsim roofline-error``: the roofline, without a calibration, against published measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
+from batchsim.cli.output import echo_table
+from batchsim.results.roofline_report import (
+    ERROR_COLUMNS,
+    error_rows,
+    predict_tables,
+    skipped_rows,
+    write_roofline_report,
+)
+
+
+@click.command(name="roofline-error")
+@click.argument("tables", type=INPUT_FILE, nargs=-1, required=True)
+@click.option("-o", "--output-dir", type=OUTPUT_PATH, default=Path("docs"), show_default=True)
+def roofline_error(tables: tuple[Path, ...], output_dir: Path) -> None:
+    """Predict published measurements with the default roofline; write roofline.md and a picture.
+
+    TABLES are CSV files of static batches (as LLM-Inference-Bench has them) or of closed loops (as
+    aiconfigurator has them), known by their columns. Rows without a prediction are counted.
+    """
+    from batchsim.figures.roofline import plot_roofline_errors
+
+    errors = predict_tables(tables)
+    echo_table(
+        "Error of the default roofline, predicted / measured - 1",
+        ("metric", "GPU", *ERROR_COLUMNS),
+        error_rows(errors.points, ["metric", "gpu"]),
+    )
+    echo_table(
+        f"Left out: {errors.num_skipped:,} of {errors.num_rows:,} rows",
+        ("why", "rows", "which"),
+        skipped_rows(errors),
+    )
+    for path in write_roofline_report(errors, output_dir, plot_roofline_errors):
+        click.echo(f"written: {path}", err=True)

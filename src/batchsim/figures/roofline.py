@@ -1,0 +1,60 @@
+"""Times predicted by a roofline against those measured, a colour for each GPU."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from batchsim.figures.style import PALETTE, look
+from batchsim.files import write_whole
+
+_TITLES = {"batch": "Static batches", "TPOT": "TPOT, closed loop", "TTFT": "TTFT, closed loop"}
+
+
+def plot_roofline_errors(points: pd.DataFrame, path_stem: str | Path) -> Path:
+    """Draw a panel for each metric, with lines where the prediction is exact, half and double; PDF and PNG.
+
+    Returns
+    -------
+    Path
+        The PNG; the PDF lies beside it.
+    """
+    metrics = [metric for metric in _TITLES if (points["metric"] == metric).any()]
+    colours = dict(zip(sorted(points["gpu"].unique()), PALETTE, strict=False))
+    figure = Figure(figsize=(3.6 * max(len(metrics), 1), 3.9), layout="constrained")
+    with look():
+        panels = figure.subplots(1, max(len(metrics), 1), squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=False):
+            some = points[points["metric"] == metric]
+            ends = np.array([some[["measured_s", "predicted_s"]].min().min() / 1.5,
+                             some[["measured_s", "predicted_s"]].max().max() * 1.5])  # fmt: skip
+            axes.plot(ends, ends, color=".3", lw=1)
+            for factor in (0.5, 2.0):
+                axes.plot(ends, factor * ends, color=".6", lw=0.8, ls="--")
+            for gpu, group in some.groupby("gpu"):
+                axes.scatter(
+                    group["measured_s"],
+                    group["predicted_s"],
+                    s=9,
+                    alpha=0.6,
+                    lw=0,
+                    color=colours[gpu],
+                    label=f"{gpu} ({len(group):,})",
+                )
+            axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="Measured (s)")
+            axes.set_title(_TITLES[metric], fontsize=10)
+            axes.legend(fontsize=7, markerscale=2, loc="upper left")
+        panels[0].set_ylabel("Predicted (s)")
+        stem = Path(path_stem)
+        for suffix, metadata in (
+            ("pdf", {"CreationDate": None, "ModDate": None}),
+            ("png", {"Software": None}),
+        ):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
+            write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
+    return stem.with_name(f"{stem.name}.png")
