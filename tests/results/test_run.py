@@ -7,6 +7,7 @@ import pytest
 import batchsim
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import AffineBatchLatency
+from batchsim.metrics.summary import summarise
 from batchsim.policies.presets import PRESETS
 
 
@@ -152,3 +153,14 @@ def test_leaving_the_calibrated_range_is_refused_unless_asked_for(tmp_path: Path
     result = batchsim.simulate({"latency": {"file": str(file), "outside": "extrapolate"}}, workload())
 
     assert 0 < result.summary["num_extrapolated_batches"] <= result.summary["num_batches"]
+
+
+@pytest.mark.parametrize("num_requests", [100, 150])
+def test_a_result_with_another_warmup_is_summarised_as_its_records_are(num_requests: int) -> None:
+    result = batchsim.simulate({"metrics": {"warmup": 0.25}}, workload())
+    assert result.summary["num_warmup"] == 100
+
+    summary = result.with_warmup(num_requests).summary
+
+    again = summarise(result.records, result.config.slo, num_requests, result.hardware)
+    assert {name: summary[name] for name in again} == again

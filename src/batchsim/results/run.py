@@ -105,6 +105,8 @@ class SimulationResult:
 
     def with_warmup(self, num_requests: int) -> SimulationResult:
         """Summarise again with this many requests cut as warm-up."""
+        if num_requests == self.summary["num_warmup"]:
+            return replace(self, summary={**self.summary, "warmup_rule": num_requests})
         numbers = summarise(self.records, self.config.slo, num_requests, self.hardware)
         return replace(self, summary={**self.summary, **numbers})
 
