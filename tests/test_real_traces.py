@@ -1,9 +1,12 @@
-"""The main job on real input: every preset over the public traces at hand, and over the shipped one."""
+"""The main job on real input: every preset over the public traces at hand, and over the shipped one.
+
+The presets of one world at a time, so that several processes have something to do.
+"""
 
 import pytest
 
 from batchsim.metrics.summary import laws
-from batchsim.policies.presets import PRESETS
+from batchsim.policies.presets import names_of
 from batchsim.results.compare import Comparison, compare
 from batchsim.workload.load import embedded_trace, load_trace
 from tests.shared_data import shared_path
@@ -21,6 +24,7 @@ def check(comparison: Comparison) -> None:
         assert all(abs(residual) < 1e-9 for residual in laws(result.records).values()), name
 
 
+@pytest.mark.parametrize("is_iteration_level", [True, False], ids=["engines", "batches"])
 @pytest.mark.parametrize(
     ("name", "num_rows", "num_gpus"),
     [
@@ -30,10 +34,13 @@ def check(comparison: Comparison) -> None:
         ("burstgpt1_head400.csv", 383, 1),
     ],
 )
-def test_every_preset_serves_a_real_trace(name: str, num_rows: int, num_gpus: int) -> None:
+def test_every_preset_serves_a_real_trace(
+    name: str, num_rows: int, num_gpus: int, is_iteration_level: bool
+) -> None:
     path = shared_path(f"traces/{name}")
+    config = {"workload": {"trace": str(path)}, "cluster": {"num_gpus": num_gpus}}
 
-    comparison = compare({"workload": {"trace": str(path)}, "cluster": {"num_gpus": num_gpus}}, list(PRESETS))
+    comparison = compare(config, names_of(is_iteration_level=is_iteration_level))
 
     check(comparison)
     first = next(iter(comparison.results.values()))
@@ -41,12 +48,14 @@ def test_every_preset_serves_a_real_trace(name: str, num_rows: int, num_gpus: in
     assert first.summary["workload_kind"] == "real"
 
 
-def test_every_preset_serves_the_shipped_trace() -> None:
+@pytest.mark.parametrize("is_iteration_level", [True, False], ids=["engines", "batches"])
+def test_every_preset_serves_the_shipped_trace(is_iteration_level: bool) -> None:
     config = {"workload": {"num_requests": 20000, "request_rate": 6.0}, "cluster": {"num_gpus": 4}}
 
-    comparison = compare(config, list(PRESETS))
+    comparison = compare(config, names_of(is_iteration_level=is_iteration_level))
 
     check(comparison)
     assert load_trace(embedded_trace()).source.kind == "synthetic"
     # Without a preemption, swapping and recomputing are the same.
+    assert len(comparison.twins) == is_iteration_level
     assert all("vllm_v0 and vllm_v0_swap" in sentence for sentence in comparison.twins)
