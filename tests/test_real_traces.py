@@ -50,7 +50,7 @@ def test_every_preset_serves_a_real_trace(
 
 @pytest.mark.parametrize("is_iteration_level", [True, False], ids=["engines", "batches"])
 def test_every_preset_serves_the_shipped_trace(is_iteration_level: bool) -> None:
-    config = {"workload": {"num_requests": 20000, "request_rate": 6.0}, "cluster": {"num_gpus": 4}}
+    config = {"workload": {"num_requests": 8000, "request_rate": 6.0}, "cluster": {"num_gpus": 4}}
 
     comparison = compare(config, names_of(is_iteration_level=is_iteration_level))
 
