@@ -14,7 +14,7 @@ EXPERIMENTS ?= $(wildcard experiments/*.toml)
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint lint-calibration bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,9 +26,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 setup: $(VENV)/.installed-dev  ## Make the environment, with all that development needs
 
@@ -51,10 +51,14 @@ roofline-error: $(VENV)/.installed  ## Predict the published measurements in ROO
 data: $(VENV)/.installed  ## Download and check the public BurstGPT trace
 	$(BIN)/batchsim trace download --output-dir data
 
-# torch and transformers stay out of the simulator's environment.
-$(CALIBRATION)/.installed: setup.cfg calibration/setup.cfg calibration/requirements.txt
+# torch and transformers stay out of the simulator's environment. What is not ours is a step of its own: it can be
+# installed beside the simulator's environment, while the two packages of the repository share build folders.
+$(CALIBRATION)/.packages: calibration/requirements.txt
 	$(PYTHON) -m venv $(CALIBRATION)
 	$(CALIBRATION)/bin/python -m pip install --quiet --disable-pip-version-check -r calibration/requirements.txt
+	@touch $@
+
+$(CALIBRATION)/.installed: setup.cfg calibration/setup.cfg $(CALIBRATION)/.packages
 	$(CALIBRATION)/bin/python -m pip install --quiet --disable-pip-version-check -e . -e './calibration[dev]'
 	@touch $@
 
@@ -80,8 +84,10 @@ test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/lint-imports
 	@echo "Not run here: the tests of calibration/, which need torch (make test-calibration)."
 
-test-calibration: $(CALIBRATION)/.installed  ## Run the tests of the measuring package
+test-calibration: $(CALIBRATION)/.installed lint-calibration  ## Run the tests of the measuring package, and check its types
 	HF_HUB_OFFLINE=1 $(CALIBRATION)/bin/python -m pytest calibration
+
+lint-calibration: $(CALIBRATION)/.installed  ## Types of the measuring package
 	cd calibration && ../$(CALIBRATION)/bin/mypy
 
 lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
