@@ -134,6 +134,16 @@ def test_slo_feedback_never_leaves_its_range() -> None:
     assert max(sizes) <= 32
 
 
+@pytest.mark.parametrize("most", [2, 8, 32, 256])
+def test_slo_feedback_of_any_range_climbs_near_its_top_while_all_is_well(most: int) -> None:
+    sizer = prepared(SloFeedback(target_s=0.1, max_batch_size=most))
+
+    for _ in range(40):
+        sizer.observe(REPORT._replace(batch_size=sizer.batch_size(0), total_s=1.0))
+
+    assert sizer.batch_size(0) >= 0.75 * most - 1
+
+
 def test_smallest_takes_the_smallest_and_lets_all_learn() -> None:
     sizer = prepared(Smallest((FixedSize(70), SloFeedback(target_s=0.1))))
     before = sizer.batch_size(0)

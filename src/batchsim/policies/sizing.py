@@ -200,7 +200,9 @@ class SloFeedback:
     tolerance
         epsilon_D as a share of the target.
     alpha, delta
-        Smallest width of the window; how fast its other end re-opens.
+        Smallest width of the window; how fast its other end re-opens. Left out: 16, or a quarter of what lies
+        between the limits if that is less, and a quarter of alpha. An alpha beyond the limits starves: below
+        the band, the window then closes on sizes under `min_batch_size`.
     measure_batches
         Batches whose means make one decision.
     measure_iterations
@@ -213,14 +215,16 @@ class SloFeedback:
     metric: Literal["per_token", "e2e"] = "per_token"
     target_s: float | None = None
     tolerance: float = 0.05
-    alpha: int = 16
-    delta: int = 4
+    alpha: int | None = None
+    delta: int | None = None
     min_batch_size: int = 1
     max_batch_size: int = 256
     measure_batches: int = 1
     measure_iterations: int = 20
     per_bin: bool = False
     _target_s: float = field(default=math.nan, init=False, repr=False, compare=False)
+    _alpha: int = field(default=0, init=False, repr=False, compare=False)
+    _delta: int = field(default=0, init=False, repr=False, compare=False)
     _windows: list[_Window] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -230,9 +234,12 @@ class SloFeedback:
             raise ConfigError(f"target_s is {self.target_s!r}; seconds > 0 are needed")
         if not 0 <= self.tolerance < 1:
             raise ConfigError(f"tolerance is {self.tolerance!r}; a share in [0, 1) is needed")
-        for name in ("alpha", "min_batch_size", "max_batch_size", "measure_batches", "measure_iterations"):
+        for name in ("min_batch_size", "max_batch_size", "measure_batches", "measure_iterations"):
             _check_whole(name, getattr(self, name))
-        _check_whole("delta", self.delta, least=0)
+        if self.alpha is not None:
+            _check_whole("alpha", self.alpha)
+        if self.delta is not None:
+            _check_whole("delta", self.delta, least=0)
         _check_bool("per_bin", self.per_bin)
         if self.min_batch_size > self.max_batch_size:
             raise ConfigError(
@@ -249,6 +256,8 @@ class SloFeedback:
         slo_s = setting.slo_tpot_s if self.metric == "per_token" else setting.slo_e2e_s
         self._target_s = self.target_s or slo_s or DEFAULT_TARGET_S[self.metric]
         low, high = self.min_batch_size, self.max_batch_size
+        self._alpha = max(1, min(16, (high - low) // 4)) if self.alpha is None else self.alpha
+        self._delta = max(1, self._alpha // 4) if self.delta is None else self.delta
         num_windows = setting.num_bins if self.per_bin else 1
         self._windows = [_Window(low, high, (low + high) // 2) for _ in range(num_windows)]
 
@@ -298,14 +307,14 @@ class SloFeedback:
         """Algorithm 2 verbatim; right-hand sides use the old window."""
         low, high = window.low, window.high
         if tau_s > self._target_s * (1 + self.tolerance):
-            window.high = max(mean_size, low + self.alpha)
-            window.low = max(low - self.delta, self.min_batch_size)
+            window.high = max(mean_size, low + self._alpha)
+            window.low = max(low - self._delta, self.min_batch_size)
         elif tau_s < self._target_s * (1 - self.tolerance):
-            window.low = min(mean_size, high - self.alpha)
-            window.high = min(high + self.delta, self.max_batch_size)
+            window.low = min(mean_size, high - self._alpha)
+            window.high = min(high + self._delta, self.max_batch_size)
         else:
-            window.high = min(mean_size + self.alpha // 2, self.max_batch_size)
-            window.low = max(mean_size - self.alpha // 2, self.min_batch_size)
+            window.high = min(mean_size + self._alpha // 2, self.max_batch_size)
+            window.low = max(mean_size - self._alpha // 2, self.min_batch_size)
         window.size = min(math.floor((window.low + window.high) / 2), self.max_batch_size)
 
     def _measured_s(self, report: BatchReport) -> float | None:
