@@ -203,7 +203,7 @@ def test_members_that_outgrow_memory_come_back_as_in_the_simulator() -> None:
 
 
 def test_a_controller_decides_as_in_the_simulator() -> None:
-    given = {"policy": {"preset": "dynamic_batching"}, "engine": TINY_CACHE, "slo": {"tpot_ms": 30.0}}
+    given = {"policy": {"preset": "dynamic_batching"}, "engine": TINY_CACHE, "slo": {"tpot_ms": 50.0}}
 
     replayed, simulated = run_both(given, bursty())
 

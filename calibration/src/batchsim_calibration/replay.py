@@ -239,7 +239,7 @@ def _refuse_what_cannot_be(config: RunConfig, policy: Policy) -> None:
         f"cluster.num_gpus = {cluster.num_gpus}": cluster.num_gpus > 1,
         "cluster.replicas": bool(cluster.replicas),
         f"cluster.tensor_parallel = {cluster.tensor_parallel}": cluster.tensor_parallel > 1,
-        "engine.prefix_caching = true": engine.prefix_caching and "prefix_caching" in engine.model_fields_set,
+        "engine.prefix_caching = true": engine.prefix_caching is True,
         "engine.async_scheduling = true": engine.async_scheduling,
         f"engine.launch_s = {engine.launch_s}": engine.launch_s > 0,
         f"clients.kind = {config.clients.kind!r}": config.clients.kind != "open_loop",
