@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from batchsim.figures.plots import find_plot
 from batchsim.figures.results import SweepResults, read_sweeps
+from batchsim.figures.save import render
 from batchsim.figures.style import look
 from batchsim.files import write_whole
 
@@ -34,19 +32,8 @@ def _draw(results: SweepResults) -> list[Path]:
     plot = find_plot(results)
     with look():
         figure, table = plot.draw(results)
-        # Without dates, so that the same results make the same files.
-        contents = {
-            "pdf": _render(figure, "pdf", {"CreationDate": None, "ModDate": None}),
-            "png": _render(figure, "png", {"Software": None}),
-            "csv": table.to_csv(index=False, lineterminator="\n").encode(),
-        }
+        contents = {**render(figure), "csv": table.to_csv(index=False, lineterminator="\n").encode()}
     files = [results.folder / f"{results.sweep.name}.{kind}" for kind in contents]
     for file, content in zip(files, contents.values(), strict=True):
         write_whole(file, content)
     return files
-
-
-def _render(figure: Figure, kind: str, metadata: dict[str, None]) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
-    return buffer.getvalue()

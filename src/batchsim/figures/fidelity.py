@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from batchsim.figures.save import save
 from batchsim.figures.style import PALETTE, look
-from batchsim.files import write_whole
 from batchsim.results.fidelity import Prediction
 from batchsim.results.measured_run import MeasuredRun
 
@@ -46,15 +45,7 @@ def plot_fidelity(run: MeasuredRun, prediction: Prediction, path_stem: str | Pat
         figure.axes[0].set_ylabel("Requests")
         figure.axes[-1].legend(fontsize=8, loc="lower right")
         figure.suptitle(f"{run.name}: from the engine's queue on", x=0.01, ha="left", fontsize=10)
-        stem = Path(path_stem)
-        for suffix, metadata in (
-            ("pdf", {"CreationDate": None, "ModDate": None}),
-            ("png", {"Software": None}),
-        ):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
-            write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
-    return stem.with_name(f"{stem.name}.png")
+        return save(figure, path_stem)
 
 
 def _seconds(requests: pd.DataFrame, metric: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

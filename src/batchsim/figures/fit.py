@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
+from batchsim.figures.save import save
 from batchsim.figures.style import look
-from batchsim.files import write_whole
 from batchsim.latency.base import BatchLatency, BatchShape
 from batchsim.latency.fit import ITERATION_FAMILIES, FitReport
 from batchsim.latency.fit_iterations import iteration_shapes
@@ -58,15 +57,7 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
         figure.suptitle(
             f"{report.family} fit of {calibration.name}, {calibration.provenance}{clock}", x=0.01, ha="left"
         )
-        stem = Path(path_stem)
-        for suffix, metadata in (
-            ("pdf", {"CreationDate": None, "ModDate": None}),
-            ("png", {"Software": None}),
-        ):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
-            write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
-    return stem.with_name(f"{stem.name}.png")
+        return save(figure, path_stem)
 
 
 def fit_table(calibration: Calibration, report: FitReport) -> pd.DataFrame:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from batchsim.figures.save import save
 from batchsim.figures.style import PALETTE, look
-from batchsim.files import write_whole
 
 _TITLES = {"batch": "Static batches", "TPOT": "TPOT, closed loop", "TTFT": "TTFT, closed loop"}
 
@@ -49,12 +48,4 @@ def plot_roofline_errors(points: pd.DataFrame, path_stem: str | Path) -> Path:
             axes.set_title(_TITLES[metric], fontsize=10)
             axes.legend(fontsize=7, markerscale=2, loc="upper left")
         panels[0].set_ylabel("Predicted (s)")
-        stem = Path(path_stem)
-        for suffix, metadata in (
-            ("pdf", {"CreationDate": None, "ModDate": None}),
-            ("png", {"Software": None}),
-        ):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
-            write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
-    return stem.with_name(f"{stem.name}.png")
+        return save(figure, path_stem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from batchsim.figures.save import save
 from batchsim.figures.style import color_of, look
-from batchsim.files import write_whole
 from batchsim.metrics.validation import TIMES
 from batchsim.results.validate import Case, Validation
 
@@ -72,14 +71,7 @@ def _draw(case: Case, prediction: str, stem: Path) -> Path:
         )
         footer = textwrap.fill(_conditions(case, prediction), int(17 * width))
         figure.text(0.1 / width, 0.02, footer, va="bottom", fontsize=7.5, color=".35")
-        for suffix, metadata in (
-            ("pdf", {"CreationDate": None, "ModDate": None}),
-            ("png", {"Software": None}),
-        ):
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
-            write_whole(stem.with_name(f"{stem.name}.{suffix}"), buffer.getvalue())
-    return stem.with_name(f"{stem.name}.png")
+        return save(figure, stem)
 
 
 def _draw_panel(
