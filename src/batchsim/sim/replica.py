@@ -161,11 +161,8 @@ class Replica:
 
     def _most_tokens(self, request: Request) -> int:
         """KV tokens a request may come to hold; the last token of an answer is never stored."""
-        tokens, reserved = (
-            self._true_output_tokens[request.request_id] - 1,
-            self._rule.reserved_tokens(request),
-        )
-        return request.prompt_tokens + (tokens if tokens > reserved else reserved)
+        answer_tokens = self._true_output_tokens[request.request_id] - 1
+        return request.prompt_tokens + max(answer_tokens, self._rule.reserved_tokens(request))
 
     def _plan(self) -> None:
         """Let the rule put the next iteration together, where there is something to decide."""
@@ -174,7 +171,7 @@ class Replica:
             running.start_step()
             running.max_running = self._sizer.batch_size(0, running.decoding.num)
             self._rule.plan(self._step)
-            self._is_stale = running.num_preempted > 0 or running.swap_blocks > 0
+            self._is_stale = bool(running.num_preempted or running.swap_blocks or running.may_fit_later)
         elif self._is_stale or running.prefill_seqs:
             running.start_step()
             self._is_stale = False
@@ -241,7 +238,7 @@ class Replica:
 
     def _most_iterations(self, num_linear: float) -> int:
         """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
-        if self._engine.is_exact or self._is_stale or self._running.may_fit_later:
+        if self._engine.is_exact or self._is_stale:
             return 1
         decoding = self._running.decoding
         num = decoding.iterations_to_change()
