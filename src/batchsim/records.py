@@ -153,4 +153,5 @@ def empty(columns: Mapping[str, Any]) -> pd.DataFrame:
 
 def table(columns: Mapping[str, Any], values: Mapping[str, Any]) -> pd.DataFrame:
     """Build a table with exactly these columns and dtypes; ``category`` columns keep pandas categories."""
-    return pd.DataFrame({name: pd.Series(values[name]).astype(dtype) for name, dtype in columns.items()})
+    series = {name: pd.Series(values[name]).astype(dtype) for name, dtype in columns.items()}
+    return pd.DataFrame(series, copy=False)  # the columns as they are, not once more side by side
