@@ -46,21 +46,18 @@ def engine_load(
 ) -> dict[str, Any]:
     """Iteration level: time averages of the window, gaps between tokens of the covered, totals of the run."""
     requests, iterations = records.requests, records.iterations
-    running = engine.running_sequences(iterations, records.num_gpus, window)
     num_iterations = iterations["num_iterations"].sum()
     num_started = requests["scheduled_s"].count()
     prefill_tokens = iterations["prefill_tokens"].sum()
     decode_tokens = engine.decoded_tokens(iterations).sum()
-    inside = system.finished_in(iterations, window)
-    finished = covered[covered["status"] == FINISHED]
+    is_finished = covered["status"] == FINISHED
+    finished = covered if is_finished.all() else covered[is_finished]
     return {
         "busy_fraction": system.busy_fraction(iterations, records.num_gpus, window),
-        "running_mean": running.mean,
-        "running_p95": running.percentiles([95])[0],
-        "running_max": inside["num_running"].max(),
+        **_running(records, window),
         "waiting_mean": engine.waiting_mean(requests, records.num_gpus, window),
         "kv_use_mean": engine.kv_use(iterations, records.kv_blocks, window),
-        "kv_use_max": engine.kv_share(inside, records.kv_blocks).max(),
+        "kv_use_max": _kv_use_max(records, window),
         "num_preemptions": len(records.preemptions),
         "num_preempted_requests": (requests["num_preemptions"] > 0).sum(),
         "preemptions_per_request": ratio(len(records.preemptions), num_started),
@@ -77,6 +74,21 @@ def engine_load(
         **_ttft_parts(finished, iterations),
         **({} if hardware is None else _efficiency(records, window, hardware)),
     }
+
+
+def _running(records: Records, window: Window) -> dict[str, float]:
+    running = engine.running_sequences(records.iterations, records.num_gpus, window)
+    inside = system.finished_in(records.iterations[["finish_s", "num_running"]], window)
+    return {
+        "running_mean": running.mean,
+        "running_p95": running.percentiles([95])[0],
+        "running_max": inside["num_running"].max(),
+    }
+
+
+def _kv_use_max(records: Records, window: Window) -> float:
+    inside = system.finished_in(records.iterations[["gpu_id", "finish_s", "kv_blocks"]], window)
+    return float(engine.kv_share(inside, records.kv_blocks).max())
 
 
 def _token_gaps(records: Records, finished: pd.DataFrame) -> dict[str, float]:

@@ -111,14 +111,19 @@ def _spans(iterations: pd.DataFrame) -> _Spans:
     return _Spans(start_s, finish_s, num_iterations, first_s, growth_s)
 
 
+def _spans_by_replica(iterations: pd.DataFrame) -> dict[Any, _Spans]:
+    """Those with decoding sequences."""
+    columns = ["start_s", "finish_s", "num_iterations", "first_iteration_s"]
+    gpu_id = iterations["gpu_id"].to_numpy()
+    decodes = (iterations["decode_seqs"] > 0).to_numpy()
+    rows = iterations[columns]
+    return {one: _spans(rows[decodes & (gpu_id == one)]) for one in np.unique(gpu_id[decodes]).tolist()}
+
+
 def _runs_and_spans(
     requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[Any, _Spans]]:
-    decoding = iterations.loc[
-        iterations["decode_seqs"] > 0,
-        ["gpu_id", "start_s", "finish_s", "num_iterations", "first_iteration_s"],
-    ]
-    spans_of = {gpu_id: _spans(rows) for gpu_id, rows in decoding.groupby("gpu_id")}
+    spans_of = _spans_by_replica(iterations)
     runs = _stays(requests, preemptions)
     size = len(runs)
     first_span, stop_span, num_decoded = (np.zeros(size, dtype=np.int64) for _ in range(3))
@@ -143,7 +148,8 @@ def _runs_and_spans(
     )
     last_token_s = pd.Series(last_end_s, runs.index).fillna(start_s)
     has_tokens = has_token_at_start | (num_decoded > 0)
-    runs, last_token_s = runs[has_tokens], last_token_s[has_tokens]
+    if not has_tokens.all():
+        runs, last_token_s = runs[has_tokens], last_token_s[has_tokens]
     before_s = last_token_s.shift().where(runs["row"] == runs["row"].shift())
     return runs.assign(wait_s=runs["wait_s"] - before_s), spans_of
 
@@ -174,13 +180,11 @@ def _stays(requests: pd.DataFrame, preemptions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pooled(runs: pd.DataFrame, spans_of: dict[Any, _Spans]) -> Weighted:
-    apart_s = runs[["wait_s", "entry_s"]].to_numpy().ravel()
-    # Columns: the first gap, how many requests saw it, by how much each following one is longer, how many.
-    once: Ints = np.isfinite(apart_s).astype(np.int64)
-    rows: list[tuple[Floats, Ints, Floats, Ints]] = [(apart_s, once, np.zeros(len(once)), once)]
+    apart_s = (runs[name].to_numpy() for name in ("wait_s", "entry_s"))
+    parts = [Weighted.of(seconds, np.isfinite(seconds)) for seconds in apart_s]
     for gpu_id, spans in spans_of.items():
-        rows += _gaps_in_runs(spans, runs[runs["gpu_id"] == gpu_id])
-    return Weighted.of(*map(np.concatenate, zip(*rows, strict=True)))
+        parts += _gaps_in_runs(spans, runs[runs["gpu_id"] == gpu_id])
+    return Weighted.pooled(parts)
 
 
 def _worst(requests: pd.DataFrame, runs: pd.DataFrame, spans_of: dict[Any, _Spans]) -> pd.Series[float]:
@@ -201,16 +205,16 @@ def _worst(requests: pd.DataFrame, runs: pd.DataFrame, spans_of: dict[Any, _Span
     return by_row.reindex(range(len(requests))).set_axis(requests.index).rename("worst_gap_s")
 
 
-def _gaps_in_runs(spans: _Spans, runs: pd.DataFrame) -> list[tuple[Floats, Ints, Floats, Ints]]:
-    """Gaps between decoded tokens of the same run, as rows of `Weighted.of`."""
+def _gaps_in_runs(spans: _Spans, runs: pd.DataFrame) -> list[Weighted]:
+    """Gaps between decoded tokens of the same run: up to the first of each span, and within spans."""
     size = len(spans.finish_s)
     joins = np.bincount(runs["first_span"], minlength=size + 1)
     leaves = np.bincount(runs["stop_span"], minlength=size + 1)
     num_decoding = np.cumsum(joins - leaves)[:size]
     num_new = np.bincount(runs.loc[runs["num_decoded"] > 0, "first_span"], minlength=size)
     return [
-        (spans.gap_s, num_decoding - num_new, np.zeros(size), np.ones(size, dtype=np.int64)),
-        (spans.first_s + spans.growth_s, num_decoding, spans.growth_s, spans.num_iterations - 1),
+        Weighted.of(spans.gap_s, num_decoding - num_new),
+        Weighted.of(spans.first_s + spans.growth_s, num_decoding, spans.growth_s, spans.num_iterations - 1),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +32,25 @@ class Weighted:
         """Build it from rows in any order; those of weight 0 are left out, falling ones turned round."""
         columns = np.broadcast_arrays(first, growth, weight, np.asarray(num, dtype=np.int64))
         counted = (columns[2] > 0) & (columns[3] > 0)
-        starts, steps, weights = (np.asarray(column[counted], dtype=np.float64) for column in columns[:3])
+        starts, steps, weights = (column[counted].astype(np.float64, copy=False) for column in columns[:3])
         nums = columns[3][counted]
         is_flat = (nums == 1) | (np.abs(steps) <= _FLAT * np.abs(starts))
-        weights, nums = np.where(is_flat, weights * nums, weights), np.where(is_flat, 1, nums)
-        steps = np.where(is_flat, 0.0, steps)
-        return cls(starts + np.minimum(steps, 0.0) * (nums - 1), np.abs(steps), nums, weights)
+        weights[is_flat] *= nums[is_flat]
+        nums[is_flat], steps[is_flat] = 1, 0.0
+        falls = np.flatnonzero(steps < 0)
+        starts[falls] += steps[falls] * (nums[falls] - 1)
+        steps[falls] *= -1
+        return cls(starts, steps, nums, weights)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Weighted]) -> Weighted:
+        """All values of several."""
+        return cls(
+            np.concatenate([part.first for part in parts]),
+            np.concatenate([part.growth for part in parts]),
+            np.concatenate([part.num for part in parts]),
+            np.concatenate([part.weight for part in parts]),
+        )
 
     @property
     def total(self) -> float:
@@ -46,8 +60,10 @@ class Weighted:
     @property
     def sum(self) -> float:
         """Sum of the values, each times its weight."""
-        steps = self.num * (self.num - 1) / 2
-        return float((self.first * self.num + self.growth * steps) @ self.weight)
+        count = self.num * self.weight
+        total = self.first @ count
+        count *= self.num - 1
+        return float(total + self.growth @ count / 2)
 
     @property
     def mean(self) -> float:
@@ -67,8 +83,13 @@ class Weighted:
         targets = np.maximum(np.asarray(percents, dtype=np.float64) * self.total / 100, math.ulp(0.0))
         order = np.argsort(targets)
         found = np.full(len(order), self.max)  # of all the weight, should a rounding ask for more
-        everything = _Part(self.first, self.growth, np.zeros_like(self.num), self.num, self.weight)
-        _select(everything, 0.0, self.total, targets[order], found)
+        _select(
+            _Part(self.first, self.growth, np.zeros(len(self.num), dtype=np.int64), self.num, self.weight),
+            0.0,
+            self.total,
+            targets[order],
+            found,
+        )
         return found[np.argsort(order)]
 
     def written_out(self) -> tuple[Floats, Floats]:
@@ -106,12 +127,15 @@ class _Part:
 
     def end_of(self, most: float) -> Ints:
         """First ``j`` of each row, from ``start`` to ``stop``, whose value is larger than ``most``."""
-        growth = np.where(self.growth > 0, self.growth, 1.0)  # of a row of one, any will do
-        exact = np.floor((most - self.first) / growth) + 1
-        guess: Ints = np.clip(exact, self.start, self.stop).astype(np.int64)
+        exact = most - self.first
+        np.divide(exact, self.growth, out=exact, where=self.growth > 0)  # of a row of one, its sign will do
+        np.floor(exact, out=exact)
+        exact += 1
+        guess: Ints = np.clip(exact, self.start, self.stop, out=exact).astype(np.int64)
+        del exact
         # The division can be one off where the value itself is rounded.
-        guess += (guess < self.stop) & (self.first + guess * growth <= most)
-        guess -= (guess > self.start) & (self.first + (guess - 1) * growth > most)
+        guess += (guess < self.stop) & (self.first + guess * self.growth <= most)
+        guess -= (guess > self.start) & (self.first + (guess - 1) * self.growth > most)
         return guess
 
     def cut(self, start: Ints, stop: Ints) -> _Part:
@@ -125,16 +149,22 @@ def _select(rows: _Part, below: float, upto_all: float, targets: Floats, found: 
         return
     pivot = rows.some_value((targets[len(targets) // 2] - below) / (upto_all - below))
     upto = rows.end_of(pivot)
-    last = rows.first + (upto - 1) * rows.growth
-    before = upto - ((upto > rows.start) & (last == pivot))
+    last = (upto - 1) * rows.growth
+    last += rows.first
+    before = upto - ((last == pivot) & (upto > rows.start))
+    del last
     weight_before = below + float((before - rows.start) @ rows.weight)
     weight_upto = below + float((upto - rows.start) @ rows.weight)
     low, high = np.searchsorted(targets, [weight_before, weight_upto], side="right")
     found[low:high] = pivot
-    if low:
-        _select(rows.cut(rows.start, before), below, weight_before, targets[:low], found[:low])
-    if high < len(targets):
-        _select(rows.cut(upto, rows.stop), weight_upto, upto_all, targets[high:], found[high:])
+    smaller = rows.cut(rows.start, before) if low else None
+    larger = rows.cut(upto, rows.stop) if high < len(targets) else None
+    del rows, upto, before  # or all steps of the search would be in memory at once
+    if smaller is not None:
+        _select(smaller, below, weight_before, targets[:low], found[:low])
+        del smaller
+    if larger is not None:
+        _select(larger, weight_upto, upto_all, targets[high:], found[high:])
 
 
 def expand(counts: Ints) -> tuple[Ints, Ints]:
