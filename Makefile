@@ -65,8 +65,7 @@ $(CALIBRATION)/.installed: setup.cfg calibration/setup.cfg $(CALIBRATION)/.packa
 calibrate: $(CALIBRATION)/.installed  ## Measure this machine's GPU; DEVICE=cpu: its processor, with a small model (minutes)
 	$(CALIBRATION)/bin/batchsim-calibrate measure --device $(DEVICE) --$(PROFILE) --random-weights -o $(RESULTS)/calibration
 
-# Small enough for a laptop's processor; a GPU takes longer prompts and more at once. Not below 17 sequences: the
-# window of slo_feedback, at least 16 wide, would leave multi_bin_dynamic with batches of one.
+# Small enough for a laptop's processor; a GPU takes longer prompts and more at once.
 REPLAY ?= --num-requests 40 --rate 1.6 --max-prompt 128 --max-output 32 --max-num-seqs 32 --repeats 3
 
 validate: $(CALIBRATION)/.installed $(VENV)/.installed  ## Calibrate, serve a trace for real, simulate it, compare (DEVICE=cpu: minutes)
