@@ -160,6 +160,22 @@ def test_spans_give_what_single_iterations_give(world: World) -> None:
         assert np.isclose(spans.iterations[column].sum(), exact.iterations[column].sum(), rtol=1e-9)
 
 
+def test_an_arrival_and_one_who_then_gives_up_both_cut_the_span_under_way() -> None:
+    # The host learns of the second request, which arrives at 2.3 s, an iteration late; the first, which does
+    # not fit beside the one that runs, gives up at 2.5 s: now the span has to end an iteration earlier.
+    requests = Workload(np.arange(3), np.array([0.0, 0.5, 2.3]), np.array([10, 50, 50]), np.array([40, 5, 5]))
+    config = {
+        "policy": {"preset": "sjf", "batch_size": 2},
+        "engine": {"block_size": 1, "num_kv_blocks": 60, "async_scheduling": True},
+        "patience_s": 2.0,
+    }
+
+    spans = World(requests, np.array([40, 5, 6]), config, ON_GRID).run().iterations
+
+    lasted_s = spans["num_iterations"] * spans["first_iteration_s"]  # all of a span alike on this grid
+    assert (spans["finish_s"] - spans["start_s"]).tolist() == lasted_s.tolist()
+
+
 @settings(max_examples=30)
 @given(worlds())
 def test_laws_hold(world: World) -> None:

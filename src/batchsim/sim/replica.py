@@ -235,6 +235,7 @@ class Replica:
             earlier = LateTimeout(self._env, max(0.0, self._seconds(num) - (now_s - self._start_s)))
             # Whoever waits for the end of the span now waits for this; the old timeout fires in vain.
             earlier.callbacks, self._end.callbacks = self._end.callbacks, []
+            self._end = earlier
 
     def _most_iterations(self, num_linear: float) -> int:
         """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
