@@ -85,6 +85,8 @@ class RequestSource:
     def _bring(self) -> None:
         """Deliver what has arrived by now; close after the last."""
         row, now_s = self._next, self._env.now
+        if row is None or row[1] > now_s:
+            return
         env, rows, requests = self._env, self._rows, []
         while row is not None and row[1] <= now_s:
             requests.append(Request(env, *row))
