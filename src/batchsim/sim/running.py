@@ -436,20 +436,19 @@ class RunningSet:
 
     def _free(self, request: Request, stored_tokens: int = 0) -> None:
         """Give back seat and blocks; what they store is kept, as long as nobody needs them."""
-        kv = self._kv
+        kv, blocks = self._kv, request.blocks
         self.num_running -= 1
         request.is_running = False
-        if not (stored_tokens or request.shared_ids):
-            kv.give(request.blocks)
-            return
-        blocks = request.blocks - len(request.shared_ids) * kv.blocks_per_id
-        if self._is_caching and stored_tokens:
+        if request.shared_ids:
+            blocks -= len(request.shared_ids) * kv.blocks_per_id
+        num_kept = 0
+        if stored_tokens and self._is_caching:
             num_kept = stored_tokens // self.block_size - len(request.prefix_ids) * kv.blocks_per_id
-            if num_kept > 0:
-                kv.give(blocks - num_kept)
-                request.kept = kv.give_kept(num_kept)
-                blocks = 0
-        kv.give(blocks)
+        if num_kept > 0:
+            kv.give(blocks - num_kept)
+            request.kept = kv.give_kept(num_kept)
+        else:
+            kv.give(blocks)
         if request.shared_ids:
             kv.release(request.shared_ids)
             request.shared_ids = ()
