@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from batchsim.results.compare import compare
-from tests.results.test_run import workload
+from batchsim.study.compare import compare
+from tests.study.test_run import workload
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

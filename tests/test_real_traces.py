@@ -7,7 +7,7 @@ import pytest
 
 from batchsim.metrics.summary import laws
 from batchsim.policies.presets import names_of
-from batchsim.results.compare import Comparison, compare
+from batchsim.study.compare import Comparison, compare
 from batchsim.workload.load import embedded_trace, load_trace
 from tests.shared_data import shared_path
 

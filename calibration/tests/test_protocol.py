@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from batchsim.errors import ConfigError, TraceError
-from batchsim.latency.fit import fit
+from batchsim.latency.fitting.fit import fit
 from batchsim.latency.table import read_calibration
 from batchsim_calibration.engine import Chunk, Engine
 from batchsim_calibration.grid import Point, extent_of, points_of, slots_of

@@ -27,8 +27,8 @@ from batchsim.latency.base import (
     LatencyInfo,
 )
 from batchsim.records import BATCH_COLUMNS, ITERATION_COLUMNS, ITERATION_REQUEST_COLUMNS, REQUEST_COLUMNS
-from batchsim.results.run import simulate
 from batchsim.results.store import load_run
+from batchsim.study.run import simulate
 from batchsim.workload.formats import read_trace
 from batchsim.workload.request import Workload
 from batchsim_calibration import provenance, replay_series

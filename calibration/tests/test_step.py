@@ -15,8 +15,8 @@ from batchsim.errors import ConfigError, PlanError
 from batchsim.latency.base import IterationShape
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.policies.queueing import Fifo
-from batchsim.results.run import simulate
 from batchsim.streams import stream
+from batchsim.study.run import simulate
 from batchsim.workload.request import Workload
 from batchsim_calibration.engine import Chunk, Engine
 from batchsim_calibration.inbox import Log, Request

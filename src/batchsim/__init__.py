@@ -4,7 +4,7 @@ from batchsim._version import __version__
 from batchsim.config import RunConfig
 from batchsim.errors import BatchsimError, ConfigError, PlanError, StalledSimulation, TraceError
 from batchsim.latency.store import load_latency
-from batchsim.results.run import SimulationResult, simulate
+from batchsim.study.run import SimulationResult, simulate
 from batchsim.workload.load import load_trace
 from batchsim.workload.request import Workload
 

@@ -23,8 +23,8 @@ from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.policies.presets import names_of
 from batchsim.records import Records
-from batchsim.results.cluster import engines, prepare_policies, replicas
 from batchsim.sim.simulation import run_replicas
+from batchsim.study.cluster import engines, prepare_policies, replicas
 
 #: About Llama-3.1-8B on an A100: 6 ms a pass, 50 us a prompt token.
 LINEAR = LinearIterationLatency(0.006, 5e-5, 0.0, 2e-5, 2e-8)

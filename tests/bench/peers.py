@@ -100,7 +100,7 @@ def run_batchsim(trace: Path, num_replicas: int) -> dict[str, Any]:
 
     import batchsim
     from batchsim.latency.base import DecodeLine, IterationShape, LatencyInfo
-    from batchsim.results import run
+    from batchsim.study import run
 
     class FixedPhases:
         info = LatencyInfo("fixed prefill and decode times")

@@ -7,8 +7,8 @@ from click.testing import CliRunner, Result
 
 from batchsim.cli.fidelity import fidelity, fidelity_report
 from batchsim.errors import BatchsimError
-from batchsim.results.fidelity import PREDICTED_COLUMNS
-from tests.results.fidelity_worlds import write_world
+from batchsim.validation.fidelity.predict import PREDICTED_COLUMNS
+from tests.validation.fidelity.fidelity_worlds import write_world
 
 
 def invoke(root: Path, run: Path, *options: str) -> Result:

@@ -3,7 +3,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from batchsim.cli import main
-from tests.results.published import write_batches, write_loops
+from tests.validation.roofline.published import write_batches, write_loops
 
 
 def test_errors_and_what_is_left_out_are_printed_and_written(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from batchsim.cli import main
 from batchsim.latency.store import save_latency
-from tests.results.measured_worlds import engine, measure
+from tests.validation.replays.measured_worlds import engine, measure
 
 
 def runs_and_model(folder: Path, changes: dict[str, object] | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from batchsim.figures import draw_figures, write_report
 from batchsim.figures.mechanisms import SECONDS_PER_TOKEN
 from batchsim.latency.base import BatchShape
 from batchsim.latency.store import load_latency
-from batchsim.sweep import run_sweep
+from batchsim.study.sweep import run_sweep
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

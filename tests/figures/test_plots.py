@@ -10,7 +10,7 @@ from batchsim.figures.plots import FIGURES, find_plot
 from batchsim.figures.results import SweepResults
 from batchsim.figures.schedulers import is_undominated, latency_throughput, scaling, slo_pareto
 from batchsim.figures.style import conditions
-from batchsim.sweep import load_sweep, plan
+from batchsim.study.sweep import load_sweep, plan
 from tests.figures.swept import results
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))

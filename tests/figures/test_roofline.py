@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from batchsim.figures.roofline import plot_roofline_errors
-from batchsim.results.static_batches import predict_static_batches
-from tests.results.published import write_batches
+from batchsim.validation.roofline.static_batches import predict_static_batches
+from tests.validation.roofline.published import write_batches
 
 
 @pytest.mark.parametrize("metrics", [("batch",), ("batch", "TTFT", "TPOT")])

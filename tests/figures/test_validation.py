@@ -3,8 +3,8 @@ from pathlib import Path
 from batchsim.figures.validation import distributions
 from batchsim.latency.analytic import AffineBatchLatency
 from batchsim.latency.store import save_latency
-from batchsim.results.validate import validate
-from tests.results.measured_worlds import engine, measure
+from batchsim.validation.replays.validate import validate
+from tests.validation.replays.measured_worlds import engine, measure
 
 
 def test_every_repeat_and_the_prediction_have_a_value_for_each_request(tmp_path: Path) -> None:

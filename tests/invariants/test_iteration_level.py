@@ -16,8 +16,8 @@ from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.metrics.summary import laws
 from batchsim.policies.presets import names_of
 from batchsim.records import FINISHED, Records
-from batchsim.results.cluster import engines, prepare_policies, replicas
 from batchsim.sim.simulation import run_replicas
+from batchsim.study.cluster import engines, prepare_policies, replicas
 from batchsim.workload.request import Workload
 
 BLOCK_SIZES = st.sampled_from([1, 2, 4, 16])

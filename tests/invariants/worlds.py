@@ -12,9 +12,9 @@ from batchsim.policies.base import Setting
 from batchsim.policies.presets import PRESETS, names_of
 from batchsim.policies.queueing import MultiBin
 from batchsim.records import Records
-from batchsim.results.run import SimulationResult, simulate
 from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster, run_simulation
+from batchsim.study.run import SimulationResult, simulate
 from batchsim.workload.predictor import make_predictor
 from batchsim.workload.request import Workload
 from tests.sim.worlds import LinearLatency, workload

@@ -12,10 +12,10 @@ from batchsim.config import PolicyConfig
 from batchsim.latency.linear import LINEAR_COEFFICIENTS, LinearIterationLatency
 from batchsim.policies import presets
 from batchsim.records import Records
-from batchsim.results.run import simulate
 from batchsim.sim.engine import Engine
 from batchsim.sim.simulation import run_replicas
 from batchsim.specs import load_model
+from batchsim.study.run import simulate
 from batchsim.workload.request import Workload
 from tests.iteration.reference import Coefficients, Log, Row
 from tests.sim.worlds import workload

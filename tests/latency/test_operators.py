@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchShape, Domain, IterationShape, LatencyInfo
-from batchsim.latency.linear_from_shapes import linear_from_shapes
+from batchsim.latency.fitting.linear_from_shapes import linear_from_shapes
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.store import load_latency, save_latency
 

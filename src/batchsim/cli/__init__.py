@@ -22,10 +22,10 @@ from batchsim.config import load_config
 from batchsim.errors import BatchsimError, ConfigError, TraceError
 from batchsim.files import write_whole
 from batchsim.policies.presets import PRESETS, Policy, find_preset, names_of
-from batchsim.results.compare import Comparison, compare
-from batchsim.results.run import SimulationResult, simulate
 from batchsim.results.store import check_vacant
 from batchsim.results.timeline import write_timeline
+from batchsim.study.compare import Comparison, compare
+from batchsim.study.run import SimulationResult, simulate
 
 
 class _Commands(click.Group):

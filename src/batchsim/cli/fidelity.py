@@ -12,17 +12,17 @@ import click
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
 from batchsim.files import write_whole
-from batchsim.results.fidelity import (
+from batchsim.validation.fidelity.engine_run import read_measured_run
+from batchsim.validation.fidelity.errors import BASES, compare_with_measured
+from batchsim.validation.fidelity.kv_memory import read_model_config
+from batchsim.validation.fidelity.predict import (
     PREDICTED_COLUMNS,
     LatencyFamily,
     predict,
     profile_of_model,
     read_workload,
 )
-from batchsim.results.fidelity_errors import BASES, compare_with_measured
-from batchsim.results.fidelity_report import write_fidelity_report
-from batchsim.results.measured_model import read_model_config
-from batchsim.results.measured_run import read_measured_run
+from batchsim.validation.fidelity.report import write_fidelity_report
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 

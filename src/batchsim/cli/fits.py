@@ -13,7 +13,13 @@ import click
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
 from batchsim.errors import ConfigError
-from batchsim.latency.fit import ITERATION_FAMILIES, Family, FamilyComparison, FitReport, compare_families
+from batchsim.latency.fitting.fit import (
+    ITERATION_FAMILIES,
+    Family,
+    FamilyComparison,
+    FitReport,
+    compare_families,
+)
 from batchsim.latency.grid import TableLength
 from batchsim.latency.store import save_latency
 from batchsim.latency.table import Calibration, Clock, read_calibration

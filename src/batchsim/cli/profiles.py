@@ -10,8 +10,8 @@ import click
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
 from batchsim.errors import ConfigError
-from batchsim.latency.fit import Family
-from batchsim.latency.import_profile import (
+from batchsim.latency.fitting.fit import Family
+from batchsim.latency.profiles.importing import (
     Kind,
     Wanted,
     import_distserve,

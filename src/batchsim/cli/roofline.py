@@ -8,7 +8,7 @@ import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_table
-from batchsim.results.roofline_report import (
+from batchsim.validation.roofline.report import (
     ERROR_COLUMNS,
     error_rows,
     predict_tables,

@@ -15,9 +15,9 @@ from batchsim.cli.output import STDERR, echo_json, echo_table, warn
 from batchsim.config import RunConfig, load_config
 from batchsim.files import write_whole
 from batchsim.metrics.statistics import Interval
-from batchsim.results.capacity import Capacity, Trial, find_capacity
-from batchsim.results.compare import for_policies
 from batchsim.results.store import check_vacant
+from batchsim.study.capacity import Capacity, Trial, find_capacity
+from batchsim.study.compare import for_policies
 
 
 @click.command()

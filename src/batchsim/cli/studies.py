@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import STDERR, warn
 from batchsim.errors import BatchsimError
-from batchsim.sweep import SweepProgress, parse_shard, run_sweep
+from batchsim.study.sweep import SweepProgress, parse_shard, run_sweep
 
 
 @click.command()

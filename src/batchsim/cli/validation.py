@@ -13,9 +13,9 @@ import pandas as pd
 from batchsim.cli.options import OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
 from batchsim.files import write_whole
-from batchsim.metrics.validation import MAPE, THROUGHPUT
-from batchsim.results.validate import Case, Validation
-from batchsim.results.validate import validate as validate_runs
+from batchsim.validation.comparison import MAPE, THROUGHPUT
+from batchsim.validation.replays.validate import Case, Validation
+from batchsim.validation.replays.validate import validate as validate_runs
 
 _METRICS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E", THROUGHPUT: "Throughput"}
 _GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to end"}

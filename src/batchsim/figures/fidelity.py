@@ -11,8 +11,8 @@ from matplotlib.ticker import PercentFormatter
 
 from batchsim.figures.save import save
 from batchsim.figures.style import PALETTE, look
-from batchsim.results.fidelity import Prediction
-from batchsim.results.measured_run import MeasuredRun
+from batchsim.validation.fidelity.engine_run import MeasuredRun
+from batchsim.validation.fidelity.predict import Prediction
 
 _LABELS = {"ttft": "TTFT (s)", "tpot": "TPOT (s)", "e2e": "E2E (s)"}
 

@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from batchsim.figures.save import save
 from batchsim.figures.style import color_of, look
-from batchsim.metrics.validation import TIMES
-from batchsim.results.validate import Case, Validation
+from batchsim.validation.comparison import TIMES
+from batchsim.validation.replays.validate import Case, Validation
 
 _LABELS = {"ttft": "TTFT (s)", "tpot": "TPOT (s)", "e2e": "E2E (s)"}
 _MEASURED = ".25"

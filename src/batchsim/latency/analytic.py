@@ -1,4 +1,4 @@
-"""Whole-batch models with a few coefficients, which `latency.fit` finds, and noise for whole batches."""
+"""Whole-batch models with a few coefficients, which `latency.fitting` finds, and noise for whole batches."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Provenance = Literal["measured", "derived", "synthetic"]
+Floats = NDArray[np.float64]
 
 
 class BatchShape(NamedTuple):

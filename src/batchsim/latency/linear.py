@@ -1,4 +1,4 @@
-"""The linear iteration model: a few coefficients, which `latency.fit` finds."""
+"""The linear iteration model: a few coefficients, which `latency.fitting` finds."""
 
 from __future__ import annotations
 

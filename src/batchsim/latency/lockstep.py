@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from batchsim.latency.base import DecodeLine, Domain, IterationShape, LatencyInfo
+from batchsim.latency.base import DecodeLine, Domain, Floats, IterationShape, LatencyInfo
 from batchsim.latency.operators import OperatorTableLatency
-from batchsim.latency.regression import Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,13 @@ from batchsim.latency.base import (
     BatchTime,
     DecodeLine,
     Domain,
+    Floats,
     IterationShape,
     LatencyInfo,
     padded_batch_time,
 )
 from batchsim.latency.grid import interpolate
 from batchsim.latency.iteration_grid import DecodeRow
-from batchsim.latency.regression import Floats
 
 
 class OperatorTable(NamedTuple):

@@ -1,4 +1,4 @@
-"""The calibration table: its schema and its reader. `latency.grid` interpolates in it, `latency.fit` fits it.
+"""The calibration table: its schema and its reader. `grid` interpolates in it, `fitting` fits it.
 
 A calibration is a CSV file, and beside it a JSON file of the same stem that says where it comes from: its
 ``kind`` is ``measured``, ``derived`` or ``synthetic``; the rest (``gpu``, ``model``, ``dtype``, ``driver``,

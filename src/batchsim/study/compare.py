@@ -1,0 +1,144 @@
+"""Several policies on the same arrivals: paired differences, and a warning where two of them did the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from batchsim.config import RunConfig, load_config
+from batchsim.errors import ConfigError
+from batchsim.latency.base import BatchLatency
+from batchsim.metrics.requests import e2e_s
+from batchsim.metrics.statistics import paired_difference
+from batchsim.policies import presets
+from batchsim.policies.presets import describe
+from batchsim.policies.queueing import MultiBin
+from batchsim.sim.recorder import Recorder
+from batchsim.study.run import SimulationResult, simulate, training_fraction
+from batchsim.workload.predictor import make_predictor
+from batchsim.workload.request import Workload
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Results of several policies on the same requests.
+
+    Attributes
+    ----------
+    results
+        By policy name, in the order asked for.
+    differences
+        One row per policy but the first, against the first: columns ``policy, baseline, num_paired,
+        e2e_difference_mean_s, e2e_difference_ci95_s`` (half width). Pairs are requests that finished under
+        both.
+    twins
+        One sentence for each pair of policies that gave identical schedules; empty is good.
+    """
+
+    results: Mapping[str, SimulationResult]
+    differences: pd.DataFrame
+    twins: Sequence[str]
+
+
+def compare(
+    config: RunConfig | Mapping[str, Any] | str | Path | None,
+    policies: Sequence[str],
+    workload: Workload | None = None,
+    *,
+    latency: BatchLatency | None = None,
+    on_start: Callable[[str, Recorder], None] | None = None,
+) -> Comparison:
+    """Simulate several presets on the same evaluated requests and the same random streams.
+
+    If any of them learns, the training part is set aside for all; the longest warm-up that any of them needs
+    is cut from all. ``policy.num_bins`` applies to those with bins.
+
+    Raises
+    ------
+    ConfigError
+        For fewer than two policies or one named twice, and as `simulate`.
+    """
+    if len(policies) < 2 or len(set(policies)) < len(policies):
+        raise ConfigError(
+            f"compare got policies {', '.join(policies) or '(none)'}; at least two different ones are needed"
+        )
+    results = {
+        name: simulate(
+            one, workload, latency=latency, on_start=None if on_start is None else partial(on_start, name)
+        )
+        for name, one in for_policies(load_config(config), policies).items()
+    }
+    num_warmup = max(result.summary["num_warmup"] for result in results.values())
+    results = {name: result.with_warmup(num_warmup) for name, result in results.items()}
+    return Comparison(results, _differences(results), _twins(results))
+
+
+def for_policies(base: RunConfig, policies: Sequence[str]) -> dict[str, RunConfig]:
+    """Configure several presets alike, so that all are evaluated on the same requests."""
+    configs = {name: _for_policy(base, name) for name in policies}
+    fraction = max(
+        training_fraction(one, presets.build(one.policy), make_predictor(one.predictor))
+        for one in configs.values()
+    )
+    return {name: load_config(one, {"workload.training_fraction": fraction}) for name, one in configs.items()}
+
+
+def _for_policy(base: RunConfig, name: str) -> RunConfig:
+    overrides: dict[str, Any] = {"policy.preset": name}
+    if base.policy.num_bins is not None and not isinstance(presets.find_preset(name).queueing, MultiBin):
+        overrides["policy.num_bins"] = None
+    return load_config(base, overrides)
+
+
+def _differences(results: Mapping[str, SimulationResult]) -> pd.DataFrame:
+    (baseline, first), *others = results.items()
+    first_e2e_s = e2e_s(first.requests).to_numpy()
+    rows = []
+    for name, result in others:
+        other_e2e_s = e2e_s(result.requests).to_numpy()
+        both = np.isfinite(first_e2e_s) & np.isfinite(other_e2e_s)
+        difference = paired_difference(other_e2e_s[both], first_e2e_s[both])
+        rows.append((name, baseline, int(both.sum()), difference.mean, difference.half_width))
+    columns = ["policy", "baseline", "num_paired", "e2e_difference_mean_s", "e2e_difference_ci95_s"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _twins(results: Mapping[str, SimulationResult]) -> list[str]:
+    return [
+        _twin_sentence(first, second, results[first], results[second])
+        for first, second in combinations(results, 2)
+        if results[first].requests["finish_s"].equals(results[second].requests["finish_s"])
+        and results[first].requests["status"].equals(results[second].requests["status"])
+    ]
+
+
+def _twin_sentence(first: str, second: str, result: SimulationResult, twin: SimulationResult) -> str:
+    one, other = presets.build(result.config.policy), presets.build(twin.config.policy)
+    shared = [
+        describe(answer)
+        for answer, same in (
+            (one.queueing, other.queueing),
+            (one.sizing, other.sizing),
+            (one.batching, other.batching),
+        )
+        if describe(answer) == describe(same)
+    ]
+    busy = result.summary["busy_fraction"]
+    size = result.summary.get("batch_size_mean", result.summary.get("running_mean"))
+    load = (
+        ""
+        if busy is None or size is None
+        else f" at a busy fraction of {busy:.2f} and a mean batch size of {size:.2f}"
+    )
+    return (
+        f"{first} and {second} gave identical results for all {len(result.requests)} requests{load}; they "
+        f"share {' and '.join(shared) or 'none of their choices'}. "
+        "At this load the comparison does not tell them apart."
+    )

@@ -1,0 +1,291 @@
+"""One run from its configuration to its summary: `simulate`."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchsim._version import __version__
+from batchsim.config import RunConfig, load_config
+from batchsim.metrics.efficiency import Hardware
+from batchsim.metrics.summary import summarise
+from batchsim.policies import presets
+from batchsim.policies.presets import Policy
+from batchsim.records import Records
+from batchsim.results.store import ITERATION_TABLES, TABLES, save_run
+from batchsim.sim.client import make_clients
+from batchsim.sim.recorder import Recorder
+from batchsim.sim.simulation import run_replicas, run_simulation
+from batchsim.streams import stream
+from batchsim.study.cluster import (
+    AnyLatency,
+    batch_cluster,
+    engines,
+    hardware,
+    num_queues,
+    prepare_policies,
+    replicas,
+    with_noise,
+)
+from batchsim.workload.load import prepare
+from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
+from batchsim.workload.request import Workload
+from batchsim.workload.sessions import grow_context
+
+#: Share of the workload set aside where a policy or predictor learns and the configuration does not say how
+#: much.
+DEFAULT_TRAINING_FRACTION = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulationResult:
+    """What one run gave.
+
+    Attributes
+    ----------
+    config
+        As used, defaults filled in.
+    summary
+        Flat and JSON-ready: numbers of `metrics.summary.summarise`, and what they hold for (policy, predictor
+        and its quality, latency model and its provenance, workload).
+    records
+        All that left the simulation; `requests`, `batches`, `controllers`, `iterations` and `preemptions` are
+        its tables.
+    manifest
+        Configuration, versions, seed, hashes and provenance: what it takes to repeat the run.
+    hardware
+        What the replicas of an iteration-level run are, if they are alike.
+    """
+
+    config: RunConfig
+    summary: Mapping[str, Any]
+    records: Records
+    manifest: Mapping[str, Any]
+    hardware: Hardware | None = None
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """One row per request: `records.REQUEST_COLUMNS`."""
+        return self.records.requests
+
+    @property
+    def batches(self) -> pd.DataFrame:
+        """One row per batch: `records.BATCH_COLUMNS`."""
+        return self.records.batches
+
+    @property
+    def controllers(self) -> pd.DataFrame:
+        """One row per decision of a controller: `records.CONTROLLER_COLUMNS`."""
+        return self.records.controllers
+
+    @property
+    def iterations(self) -> pd.DataFrame:
+        """One row per span of iterations: `records.ITERATION_COLUMNS`."""
+        return self.records.iterations
+
+    @property
+    def preemptions(self) -> pd.DataFrame:
+        """One row per preemption: `records.PREEMPTION_COLUMNS`."""
+        return self.records.preemptions
+
+    @property
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """The tables of the run's world, by name."""
+        names = ITERATION_TABLES if self.records.is_iteration_level else TABLES
+        return {name: getattr(self, name) for name in names}
+
+    def with_warmup(self, num_requests: int) -> SimulationResult:
+        """Summarise again with this many requests cut as warm-up."""
+        if num_requests == self.summary["num_warmup"]:
+            return replace(self, summary={**self.summary, "warmup_rule": num_requests})
+        numbers = summarise(self.records, self.config.slo, num_requests, self.hardware)
+        return replace(self, summary={**self.summary, **numbers})
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the run directory, which appears whole or not at all; return its path."""
+        save_run(Path(directory), dict(self.manifest), dict(self.summary), self.tables, overwrite=overwrite)
+        return Path(directory)
+
+
+def simulate(
+    config: RunConfig | Mapping[str, Any] | str | Path | None = None,
+    workload: Workload | None = None,
+    *,
+    latency: AnyLatency | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_start: Callable[[Recorder], None] | None = None,
+) -> SimulationResult:
+    """Simulate one configuration.
+
+    Parameters
+    ----------
+    config
+        A `RunConfig`, a nested mapping, or the path of a TOML file; the defaults alone if left out.
+    workload
+        Requests to use instead of what ``config.workload`` names; its other settings still apply.
+    latency
+        Model to use instead of the file that ``config.latency`` names, e.g. from `load_latency`.
+    overrides
+        Dotted keys that win over ``config``, e.g. ``{"cluster.num_gpus": 4}``.
+    on_start
+        Called with the recorder before the first event, to watch progress.
+
+    Raises
+    ------
+    ConfigError, TraceError, PlanError, StalledSimulation
+        Each with one sentence for the user.
+    """
+    config = load_config(config, overrides)
+    policy = presets.build(config.policy)
+    predictor = make_predictor(config.predictor)
+    training, evaluated = prepare(
+        config.workload,
+        num_queues(config),
+        stream(config.seed, "workload"),
+        workload,
+        training_fraction(config, policy, predictor),
+    )
+    if config.clients.grow_context:
+        training, evaluated = grow_context(training), grow_context(evaluated)
+    run = _run_engines if presets.find_preset(config.policy.preset).is_iteration_level else _run_batches
+
+    def predict(policy: Policy) -> NDArray[np.int64]:
+        edges = np.asarray(policy.queueing.edges, dtype=np.float64)
+        return predictor.predict(evaluated, training, edges, stream(config.seed, "predictor"))
+
+    done = run(config, latency, training, evaluated, predict, on_start)
+    summary = {
+        **_conditions(config, done, training, evaluated),
+        **summarise(done.records, config.slo, config.metrics.warmup, done.hardware),
+        **prediction_quality(
+            done.records.requests["output_tokens"].to_numpy(),
+            done.records.requests["predicted_output_tokens"].to_numpy(),
+            np.asarray(done.policy.queueing.edges, dtype=np.float64),
+        ),
+    }
+    return SimulationResult(config, summary, done.records, _manifest(config, done, evaluated), done.hardware)
+
+
+class _Done(NamedTuple):
+    """A run and what it ran with."""
+
+    records: Records
+    policy: Policy
+    latency: AnyLatency
+    hardware: Hardware | None = None
+
+
+def _run_batches(
+    config: RunConfig,
+    latency: AnyLatency | None,
+    training: Workload,
+    evaluated: Workload,
+    predict: Callable[[Policy], NDArray[np.int64]],
+    on_start: Callable[[Recorder], None] | None,
+) -> _Done:
+    """Batches that run to completion: one central queue, or one for each GPU where the policy routes."""
+    cluster = batch_cluster(config, latency)
+    is_central = presets.build(config.policy).routing is None
+    queues = 1 if is_central else cluster.num_gpus
+    policies = prepare_policies(
+        config, [config.policy] * queues, [cluster.memory.capacity_tokens] * queues, training
+    )
+    records = run_simulation(
+        evaluated,
+        predict(policies[0]),
+        policies,
+        with_noise(config, cluster),
+        config.patience_s,
+        on_start,
+        make_clients(config.clients, evaluated, stream(config.seed, "clients")),
+    )
+    return _Done(records, policies[0], cluster.latency)
+
+
+def _run_engines(
+    config: RunConfig,
+    latency: AnyLatency | None,
+    training: Workload,
+    evaluated: Workload,
+    predict: Callable[[Policy], NDArray[np.int64]],
+    on_start: Callable[[Recorder], None] | None,
+) -> _Done:
+    """Engines that batch at every iteration."""
+    cluster = replicas(config, latency)
+    capacities = [replica.num_kv_blocks * config.engine.block_size for replica in cluster]
+    policies = prepare_policies(config, [replica.policy for replica in cluster], capacities, training)
+    records = run_replicas(
+        evaluated,
+        predict(policies[0]),
+        policies,
+        engines(config, cluster),
+        config.patience_s,
+        on_start,
+        make_clients(config.clients, evaluated, stream(config.seed, "clients")),
+    )
+    return _Done(records, policies[0], cluster[0].latency, hardware(config, cluster))
+
+
+def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -> float:
+    """Share of the workload to set aside: as configured, else only where something learns from it."""
+    if config.workload.training_fraction is not None:
+        return config.workload.training_fraction
+    return DEFAULT_TRAINING_FRACTION if policy.queueing.learns or predictor.needs_training else 0.0
+
+
+def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: Workload) -> dict[str, Any]:
+    """What the numbers hold for."""
+    source, policy, latency = evaluated.source, done.policy, done.latency
+    return {
+        "policy": policy.name,
+        "world": "iteration level" if done.records.is_iteration_level else "run to completion",
+        "combination": policy.describe(),
+        "bin_edges": list(policy.queueing.edges),
+        "predictor": config.predictor.kind,
+        "latency_model": latency.info.name,
+        "latency_provenance": latency.info.provenance,
+        "workload": source.name,
+        "workload_kind": source.kind,
+        "num_dropped": sum(source.dropped.values()),
+        "num_training": len(training),
+        "request_rate_per_s": None if np.isnan(evaluated.mean_rate_per_s) else evaluated.mean_rate_per_s,
+        "seed": config.seed,
+    }
+
+
+def _manifest(config: RunConfig, done: _Done, evaluated: Workload) -> dict[str, Any]:
+    source, latency, records = evaluated.source, done.latency, done.records
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": {
+            "batchsim": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("simpy", "numpy", "pandas", "pyarrow")},
+        },
+        "workload": {
+            "name": source.name,
+            "kind": source.kind,
+            "sha256": source.sha256,
+            "num_requests": len(evaluated),
+            "dropped": dict(source.dropped),
+            "notices": list(source.notices),
+        },
+        "latency": {
+            "name": latency.info.name,
+            "provenance": latency.info.provenance,
+            "details": latency.info.details,
+        },
+        "kv_capacity_tokens": records.kv_capacity_tokens,
+        "refusals": {str(request_id): reason for request_id, reason in records.refusals.items()},
+    }

@@ -1,0 +1,1 @@
+"""Measured runs of real engines, predicted from operator profiles of their GPU."""

@@ -1,0 +1,186 @@
+"""A measured run read back, ready to be simulated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from batchsim.config import RunConfig, load_config
+from batchsim.errors import ConfigError, TraceError
+from batchsim.latency.base import RECORDED_FIELDS, BatchShape, IterationShape
+from batchsim.metrics.system import Window, busy_fraction
+from batchsim.policies.presets import find_preset
+from batchsim.results.store import load_run
+from batchsim.study.cluster import AnyLatency
+from batchsim.study.run import SimulationResult, simulate
+from batchsim.workload.formats import read_trace
+from batchsim.workload.request import Workload
+
+#: What is lost when a time is written is less than this.
+_CLOCK_S = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """A measured run: a run directory whose manifest says ``measured``, with the trace beside it.
+
+    Attributes
+    ----------
+    config
+        By which a simulation repeats it; its workload is ``workload``, whose requests come at their time.
+    world
+        ``iterations`` or ``batches``: what the engine ran, and the name of the table of it.
+    operations
+        This table, in the order in which the engine ran them.
+    provenance
+        What it was measured on.
+    """
+
+    directory: Path
+    config: RunConfig
+    workload: Workload
+    requests: pd.DataFrame
+    world: Literal["iterations", "batches"]
+    operations: pd.DataFrame
+    provenance: Mapping[str, Any]
+
+    @property
+    def policy(self) -> str:
+        """The preset that drove it."""
+        return self.config.policy.preset
+
+    @cached_property
+    def durations_s(self) -> list[float]:
+        """Seconds of each operation."""
+        return (self.operations["finish_s"] - self.operations["start_s"]).tolist()
+
+    @property
+    def load(self) -> float:
+        """Share of the time from the first arrival to the last finish in which the engine was busy."""
+        requests = self.requests
+        run = Window(float(requests["arrival_s"].min()), float(requests["finish_s"].max()))
+        return busy_fraction(self.operations, 1, run)
+
+    def simulate(self, latency: AnyLatency, *, exact: bool = False) -> SimulationResult:
+        """Simulate it with a latency model, extrapolated where need be; ``exact``: iteration by iteration."""
+        tree = self.config.model_dump()
+        tree |= {"workload": {"training_fraction": 0.0}, "latency": {"outside": "extrapolate"}}
+        if exact:
+            tree["engine"] |= {"exact_iterations": True, "launch_s": 0.0, "async_scheduling": False}
+        return simulate(tree, self.workload, latency=latency)
+
+    def batch_shapes(self) -> list[BatchShape]:
+        """Return what each batch asks of a latency model; members that were thrown out cost their time."""
+        table = self.operations
+        sizes = table["batch_size"] + table["num_evicted"]
+        columns = (sizes, table["max_prompt_tokens"], table["max_output_tokens"])
+        return list(map(BatchShape._make, zip(*(column.tolist() for column in columns), strict=True)))
+
+    def iteration_shapes(self) -> list[IterationShape]:
+        """Return what each iteration asks of a latency model."""
+        columns = (self.operations[name].tolist() for name in RECORDED_FIELDS)
+        return [IterationShape(*row) for row in zip(*columns, strict=True)]
+
+
+def read_recording(directory: Path) -> Recording:
+    """Read a measured run.
+
+    Raises
+    ------
+    ConfigError, TraceError
+        If the directory holds no measured run of one engine, or what it holds cannot be simulated again.
+    """
+    directory = Path(directory)
+    manifest, _, tables = load_run(directory)
+    if manifest.get("kind") != "measured":
+        raise ConfigError(f"{directory}: its manifest does not say that it was measured; a simulation?")
+    config = load_config(manifest.get("config", {}))
+    world: Literal["iterations", "batches"] = (
+        "iterations" if find_preset(config.policy.preset).is_iteration_level else "batches"
+    )
+    if world not in tables:
+        raise ConfigError(
+            f"{directory}: policy {config.policy.preset} makes {world}; there is no table of them"
+        )
+    _check_settled(directory, config, world)
+    _check_operations(directory, tables[world])
+    return Recording(
+        directory,
+        config,
+        read_trace(directory / "workload.csv"),
+        tables["requests"],
+        world,
+        tables[world],
+        manifest.get("provenance", {}),
+    )
+
+
+def recordings_in(paths: Sequence[Path]) -> list[Recording]:
+    """Read measured runs: run directories, or directories of such.
+
+    Raises
+    ------
+    ConfigError, TraceError
+        Also if there is no run in one of them.
+    """
+    found = []
+    for path in paths:
+        if (path / "manifest.json").is_file():
+            found.append(path)
+            continue
+        inside = sorted(file.parent for file in path.glob("*/manifest.json"))
+        measured = [directory for directory in inside if _is_measured(directory)]
+        if not measured:
+            raise ConfigError(
+                f"{path}: no measured run in it; a run directory, or a folder of such, is needed"
+            )
+        found += measured
+    # A run given twice is no repeat of itself.
+    return [read_recording(directory) for directory in {path.resolve(): path for path in found}.values()]
+
+
+def _check_settled(directory: Path, config: RunConfig, world: str) -> None:
+    """The configuration must repeat the run by itself, memory included, and be of one engine."""
+    memory, key = (
+        (config.engine.num_kv_blocks, "engine.num_kv_blocks")
+        if world == "iterations"
+        else (config.cluster.kv_capacity_tokens, "cluster.kv_capacity_tokens")
+    )
+    if memory is None:
+        raise ConfigError(f"{directory}: its configuration leaves {key} open; the engine's is needed")
+    if config.cluster.num_gpus > 1 or config.cluster.replicas:
+        raise ConfigError(f"{directory}: a run of several engines; recorded durations are those of one")
+
+
+def _check_operations(directory: Path, operations: pd.DataFrame) -> None:
+    if operations.empty:
+        raise TraceError(f"{directory}: the engine ran nothing; at least one operation is needed")
+    start_s, finish_s = operations["start_s"].to_numpy(), operations["finish_s"].to_numpy()
+    overlaps = np.append(False, start_s[1:] < finish_s[:-1] - _CLOCK_S)
+    wrong = {
+        "ends before it starts": ~(finish_s > start_s),
+        "starts before the one before it ends": overlaps,
+        "holds several iterations": operations.get("num_iterations", np.ones(len(operations))) != 1,
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong.any():
+            row = int(np.argmax(is_wrong))
+            raise TraceError(
+                f"{directory}, operation {row} {what}: from {start_s[row]:.9f} to {finish_s[row]:.9f} s; "
+                "one row each, one after another, is needed"
+            )
+
+
+def _is_measured(directory: Path) -> bool:
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory}: manifest.json cannot be read ({error})") from error
+    return isinstance(manifest, dict) and manifest.get("kind") == "measured"

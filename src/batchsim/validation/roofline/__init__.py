@@ -1,0 +1,1 @@
+"""Published measurements, predicted by the roofline alone, without any calibration."""

@@ -1,0 +1,246 @@
+"""``docs/roofline.md``: how far the roofline, without any calibration, is from published measurements."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from batchsim.errors import ConfigError
+from batchsim.files import write_whole
+from batchsim.latency.store import default_latency
+from batchsim.specs import load_gpu, load_model
+from batchsim.validation.roofline import closed_loops, static_batches
+from batchsim.validation.roofline.closed_loops import predict_closed_loops
+from batchsim.validation.roofline.points import POINT_COLUMNS, Points
+from batchsim.validation.roofline.static_batches import predict_static_batches
+from batchsim.workload.tables import read_table
+
+Plot = Callable[[pd.DataFrame, Path], Path]
+
+#: By how much answers differ where clients are not to keep in step.
+SPREAD = 0.1
+#: Up to so many sequences or clients count as few.
+FEW = 16
+
+_HEADINGS = {"gpu": "GPU", "batch_size": "batch size", "num_gpus": "GPUs"}
+ERROR_COLUMNS = ("points", "median error", "mean absolute error", "within 25 %", "within 50 %")
+
+
+@dataclass(slots=True, eq=False)
+class RooflineErrors:
+    """Everything that could be predicted, and what was left out.
+
+    Attributes
+    ----------
+    points
+        `POINT_COLUMNS`.
+    out_of_step
+        The closed loops once more, with answers that differ by `SPREAD`.
+    num_rows
+        Rows of all files.
+    skipped
+        Reason to detail to rows.
+    """
+
+    points: pd.DataFrame
+    out_of_step: pd.DataFrame
+    num_rows: int = 0
+    skipped: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+
+    @property
+    def num_skipped(self) -> int:
+        """Rows that were left out."""
+        return sum(sum(details.values()) for details in self.skipped.values())
+
+
+def predict_tables(paths: Sequence[str | Path]) -> RooflineErrors:
+    """Predict all rows of some tables; each is known by its columns.
+
+    Raises
+    ------
+    ConfigError
+        If a table is of neither kind.
+    TraceError
+        If a file cannot be read.
+    """
+    points: list[pd.DataFrame] = []
+    out_of_step: list[pd.DataFrame] = []
+    errors = RooflineErrors(_no_points(), _no_points())
+    for path in map(Path, paths):
+        columns = set(read_table(path).table.columns)
+        if columns >= set(static_batches.COLUMNS):
+            found = predict_static_batches(path)
+        elif columns >= set(closed_loops.COLUMNS):
+            found = predict_closed_loops(path)
+            out_of_step.append(predict_closed_loops(path, SPREAD).table)
+        else:
+            raise ConfigError(
+                f"{path}: neither a table of static batches ({', '.join(static_batches.COLUMNS)}) nor one of "
+                f"closed loops ({', '.join(closed_loops.COLUMNS)})"
+            )
+        points.append(found.table)
+        _count(errors, found)
+    errors.points = _together(points)
+    errors.out_of_step = _together(out_of_step)
+    return errors
+
+
+def error_rows(points: pd.DataFrame, by: Sequence[str]) -> list[list[str]]:
+    """One row of text for each group: names, then `ERROR_COLUMNS`. An error is predicted / measured - 1."""
+    error = points["predicted_s"] / points["measured_s"] - 1
+    return [
+        [
+            *map(str, names),
+            f"{len(group):,}",
+            f"{group.median():+.0%}",
+            f"{group.abs().mean():.0%}",
+            f"{(group.abs() <= 0.25).mean():.0%}",
+            f"{(group.abs() <= 0.5).mean():.0%}",
+        ]
+        for names, group in error.groupby([points[name] for name in by])
+    ]
+
+
+def skipped_rows(errors: RooflineErrors) -> list[list[str]]:
+    """Reason, rows and which: the most frequent first."""
+    rows = sorted(errors.skipped.items(), key=lambda item: -sum(item[1].values()))
+    return [
+        [
+            reason,
+            f"{sum(details.values()):,}",
+            ", ".join(
+                f"{detail} {num:,}" for detail, num in sorted(details.items(), key=lambda item: -item[1])
+            ),
+        ]
+        for reason, details in rows
+    ]
+
+
+def write_roofline_report(errors: RooflineErrors, output_dir: str | Path, plot: Plot) -> list[Path]:
+    """Write ``roofline.md`` with tables and a picture; return all paths that were written."""
+    output_dir = Path(output_dir)
+    picture = plot(errors.points, output_dir / "roofline")
+    page = output_dir / "roofline.md"
+    write_whole(page, "\n\n".join(_page(errors, picture.name)) + "\n")
+    return [page, picture, picture.with_suffix(".pdf")]
+
+
+def _page(errors: RooflineErrors, picture: str) -> Iterator[str]:
+    latency = default_latency(load_model("llama-3.1-8b"), load_gpu("h100"))
+    yield _HEAD.format(
+        compute=latency.compute_efficiency,
+        bandwidth=latency.bandwidth_efficiency,
+        overhead_ms=latency.overhead_s * 1000,
+        num_rows=errors.num_rows,
+        num_predicted=errors.num_rows - errors.num_skipped,
+        num_points=len(errors.points),
+    )
+    yield f"![Predicted against measured seconds]({picture})"
+    points = errors.points.assign(
+        clients=errors.points["batch_size"].gt(FEW).map({False: f"up to {FEW}", True: f"over {FEW}"})
+    )
+    static, loops = (points[points["kind"] == kind] for kind in ("static batch", "closed loop"))
+    if len(static):
+        yield _STATIC
+        yield _error_table(static, ["gpu"])
+        yield "By framework, by batch size and by number of GPUs:"
+        yield _error_table(static, ["gpu", "framework"])
+        yield _error_table(static, ["gpu", "batch_size"])
+        yield _error_table(static, ["gpu", "num_gpus"])
+    if len(loops):
+        yield _LOOPS.format(rounds=closed_loops.ROUNDS)
+        yield _error_table(loops, ["metric", "gpu"])
+        yield f"The same, with answers that differ by up to {SPREAD:.0%}, so that clients get out of step:"
+        yield _error_table(errors.out_of_step, ["metric", "gpu"])
+        yield "By engine and precision, by number of GPUs, and by number of clients (answers of one length):"
+        yield _error_table(loops, ["metric", "gpu", "framework", "precision"])
+        yield _error_table(loops, ["metric", "gpu", "num_gpus"])
+        yield _error_table(loops, ["metric", "gpu", "clients"])
+    yield f"## Left out\n\n{errors.num_skipped:,} of {errors.num_rows:,} rows have no prediction:"
+    yield _table(["why", "rows", "which"], skipped_rows(errors), 3)
+    yield _TRUST
+
+
+def _error_table(points: pd.DataFrame, by: Sequence[str]) -> str:
+    columns = [*(_HEADINGS.get(name, name) for name in by), *ERROR_COLUMNS]
+    return _table(columns, error_rows(points, by), len(by))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], num_names: int) -> str:
+    lines = [columns, ["---"] * num_names + ["---:"] * (len(columns) - num_names), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _count(errors: RooflineErrors, found: Points) -> None:
+    errors.num_rows += found.num_rows
+    for (reason, detail), num in found.skipped.items():
+        details = errors.skipped[reason]
+        details[detail] = details.get(detail, 0) + num
+
+
+def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else _no_points()
+
+
+def _no_points() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(POINT_COLUMNS))
+
+
+_HEAD = """\
+# The roofline against published measurements
+
+Generated by `make roofline-error`; do not edit. This is what to expect **without a calibration**: the
+default roofline ({compute:.0%} of peak FLOP/s, {bandwidth:.0%} of peak bandwidth, {overhead_ms:g} ms a
+pass), from a model's config.json and a GPU's data sheet alone. Its three factors are assumptions that
+stood before these measurements were looked at; **nothing is fitted to them**. Errors are signed: predicted
+/ measured - 1, so a negative one means that the GPU was slower than predicted. {num_predicted:,} of
+{num_rows:,} published rows have a prediction, which makes {num_points:,} times."""
+
+_STATIC = """\
+## Static batches
+
+[LLM-Inference-Bench](https://arxiv.org/abs/2411.00136): the seconds of a whole batch whose prompts and
+answers all have one length, 128 to 2048 tokens, on 1 to 8 GPUs with tensor parallelism, in 16 bits."""
+
+_LOOPS = """\
+## Closed loops
+
+Serving points of NVIDIA's aiconfigurator (vLLM, SGLang, TensorRT-LLM): so many clients, each sends its
+next request when it has its answer. Whatever the engine, the preset `vllm_v1` is simulated, {rounds}
+requests a client, with the KV blocks that 90 % of the memory leave. Mean TTFT is prefill and waiting, mean
+TPOT is decode with the prefills between. fp8: weights of all layers in one byte and the GPU's fp8 rate; KV
+in 16 bits."""
+
+_TRUST = """\
+## How to read it
+
+- **Decode is predicted well, TTFT is not.** Decode hangs on the bandwidth, which a data sheet knows. The
+  mean TTFT of a closed loop hangs on whether clients keep in step: prompts that come together wait for
+  each other. How far lengths varied in the measurements is not recorded; the two tables are two guesses,
+  and stand as far apart as the question is open.
+- **KV memory** is a guess too: what 90 % of the memory leave, in 16 bits. Where it is full, it decides the
+  TTFT, by a factor of ten and more either way: Qwen3-32B on one H100 leaves room for a few requests only,
+  and waited longer than predicted; Llama-3.1-70B in fp8 on one H200 waited less, as an fp8 KV would let
+  it.
+- **Large batches** take longer than predicted: beside a batch of one on the same GPU, one of 64 is 15 to
+  30 % slower. Probably attention over many contexts, and sampling, do not reach the bandwidth that weights
+  do.
+- **Several GPUs** gain less than predicted: beside one GPU, two to eight are 5 to 25 % slower, in both
+  tables. Probably all-reduces take longer than the assumed 10 us and full rate of the links, and the
+  host's part of a pass grows.
+- **AMD.** The seconds on MI250 and MI300X are those of the software of 2024, far from what the data sheets
+  allow; on the MI300X they grow nearly in proportion to the batch. Expect a factor of 2 to 10, and
+  measure.
+- **What the tables do not say** is taken from elsewhere: weights without a stated precision are in 16
+  bits, the A100 are those of Polaris (40 GB), the H100 are SXM, an MI250 is a card of two dies. Taken as
+  single dies the MI250 would come out 8 % too fast, not 47 %; but Llama-2-70B in 16 bits ran on two of
+  them, and two dies cannot hold it.
+- **llama.cpp** is left out: its rows come from llama-bench, whose batch size counts the prompt tokens of a
+  pass; one sequence ran, whatever the batch size.
+- **Rows faster than the data sheet allows**, at full rate and bandwidth and without any overhead, cannot
+  have made all tokens of all answers.
+- **Batches that do not fit** the memory ran in waves, which is no static batch."""

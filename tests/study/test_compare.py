@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from batchsim.errors import ConfigError
+from batchsim.policies.presets import PRESETS, names_of
+from batchsim.study.compare import compare
+from tests.study.test_run import workload
+
+
+def test_all_presets_meet_the_same_requests() -> None:
+    comparison = compare(None, list(PRESETS), workload(600))
+
+    ids = [result.requests["request_id"].tolist() for result in comparison.results.values()]
+    assert all(one == ids[0] for one in ids)
+    assert comparison.results["static_fifo"].summary["num_training"] == 60
+
+
+def test_policies_that_do_the_same_at_low_load_are_called_out() -> None:
+    comparison = compare(
+        {"workload": {"request_rate": 0.001}}, ["static_fifo", "dynamic_no_bins"], workload(60)
+    )
+
+    (sentence,) = comparison.twins
+    assert "static_fifo and dynamic_no_bins gave identical results" in sentence
+    assert "share Fifo() and Greedy(order='oldest')" in sentence
+    assert "busy fraction" in sentence
+
+
+def test_the_presets_differ_where_requests_queue() -> None:
+    names = names_of(is_iteration_level=False)
+
+    comparison = compare({"workload": {"request_rate": 3.0}}, names, workload(1500))
+
+    assert comparison.twins == []
+    means = [result.summary["e2e_mean_s"] for result in comparison.results.values()]
+    assert len(set(means)) == len(names)
+
+
+def test_engines_differ_where_memory_is_short() -> None:
+    names = names_of(is_iteration_level=True)
+    config = {"workload": {"request_rate": 6.0}, "engine": {"num_kv_blocks": 260}}
+
+    comparison = compare(config, names, workload(1500))
+
+    assert comparison.twins == []
+
+
+def test_differences_are_paired_by_request() -> None:
+    comparison = compare(
+        {"workload": {"request_rate": 2.0}}, ["static_fifo", "multi_bin_dynamic"], workload(500)
+    )
+
+    first, second = (
+        (result.requests["finish_s"] - result.requests["arrival_s"]).to_numpy()
+        for result in comparison.results.values()
+    )
+    row = comparison.differences.iloc[0]
+    assert row["num_paired"] == 450
+    assert row["e2e_difference_mean_s"] == pytest.approx(np.mean(second - first))
+
+
+def test_fewer_than_two_policies_are_refused() -> None:
+    with pytest.raises(ConfigError, match="two different"):
+        compare(None, ["static_fifo", "static_fifo"], workload(50))
+
+
+def test_all_policies_are_summarised_over_the_same_requests() -> None:
+    comparison = compare({"workload": {"request_rate": 3.0}}, list(PRESETS), workload(4000))
+
+    cuts = {result.summary["num_warmup"] for result in comparison.results.values()}
+    starts = {result.summary["window_start_s"] for result in comparison.results.values()}
+    assert len(starts) == 1
+    assert cuts == {145}  # the longest that any of them needs
