@@ -7,8 +7,8 @@ import pytest
 
 from batchsim.workload.describe import trace_info
 from batchsim.workload.formats import read_trace
+from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.request import Workload
-from batchsim.workload.synthetic import generate
 from tests.shared_data import shared_path
 
 

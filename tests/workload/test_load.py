@@ -8,9 +8,9 @@ import pytest
 
 from batchsim.config import WorkloadConfig
 from batchsim.errors import ConfigError, TraceError
+from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.load import EMBEDDED_TRACE, embedded_trace, load_trace, prepare
 from batchsim.workload.request import Workload
-from batchsim.workload.synthetic import generate
 
 POISSON = {
     "kind": "poisson",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from batchsim.errors import ConfigError
+from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.prefixes import prefix_ids
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import (
@@ -15,7 +16,6 @@ from batchsim.workload.sessions import (
     session_numbers,
     session_rows,
 )
-from batchsim.workload.synthetic import generate
 
 NUM = 40_000
 

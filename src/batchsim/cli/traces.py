@@ -15,9 +15,9 @@ from batchsim.streams import stream
 from batchsim.workload.describe import trace_info
 from batchsim.workload.download import download_burstgpt
 from batchsim.workload.formats import read_trace, write_trace
+from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.load import embedded_trace
 from batchsim.workload.request import Workload
-from batchsim.workload.synthetic import generate
 
 _DEFAULT_LENGTHS = {
     "prompt": {"kind": "lognormal", "mean": 600, "sigma": 0.9, "max_tokens": 8000},

@@ -11,8 +11,8 @@ import numpy as np
 from batchsim.config import WorkloadConfig
 from batchsim.errors import ConfigError, TraceError
 from batchsim.workload.formats import read_trace
+from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.request import Workload
-from batchsim.workload.synthetic import generate
 from batchsim.workload.transform import (
     filter_rows,
     rescale_time,

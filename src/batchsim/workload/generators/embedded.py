@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from batchsim.workload.burstgpt_like import GENERATOR_VERSION, burstgpt_like
+from batchsim.workload.generators.burstgpt_like import GENERATOR_VERSION, burstgpt_like
 from batchsim.workload.tables import write_text
 
 NUM_ROWS = 100_000

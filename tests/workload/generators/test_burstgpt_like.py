@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.workload.burstgpt_like import burstgpt_like
-from batchsim.workload.embedded import (
+from batchsim.workload.formats import read_trace
+from batchsim.workload.generators.burstgpt_like import burstgpt_like
+from batchsim.workload.generators.embedded import (
     PUBLISHED,
     QUOTED,
     comparison_table,
@@ -19,10 +20,9 @@ from batchsim.workload.embedded import (
     write_burstgpt_csv,
     write_embedded_trace,
 )
-from batchsim.workload.formats import read_trace
 from tests.shared_data import shared_path
 
-WORKLOADS = Path(__file__).resolve().parents[2] / "workloads"
+WORKLOADS = Path(__file__).resolve().parents[3] / "workloads"
 COLUMNS = ["Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"]
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.workload.arrivals import AllAtOnce, Arrivals, Gamma, OnOff, Poisson
-from batchsim.workload.lengths import (
+from batchsim.workload.generators.arrivals import AllAtOnce, Arrivals, Gamma, OnOff, Poisson
+from batchsim.workload.generators.lengths import (
     Empirical,
     ExponentialLength,
     Fixed,
@@ -17,7 +17,7 @@ from batchsim.workload.lengths import (
     UniformLength,
     Zipf,
 )
-from batchsim.workload.synthetic import generate
+from batchsim.workload.generators.synthetic import generate
 
 NUM = 40_000
 

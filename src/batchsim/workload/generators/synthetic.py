@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.workload.arrivals import ARRIVALS, Arrivals
-from batchsim.workload.burstgpt_like import burstgpt_like
-from batchsim.workload.lengths import LENGTHS, Lengths
+from batchsim.workload.generators.arrivals import ARRIVALS, Arrivals
+from batchsim.workload.generators.burstgpt_like import burstgpt_like
+from batchsim.workload.generators.lengths import LENGTHS, Lengths
 from batchsim.workload.request import Source, Workload
 from batchsim.workload.sessions import Sessions
 
