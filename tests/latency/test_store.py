@@ -1,31 +1,36 @@
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
 
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import AffineBatchLatency, NoisyLatency, PhaseBatchLatency
-from batchsim.latency.base import BatchLatency, BatchShape, Domain, IterationDomain, LatencyInfo
+from batchsim.latency.base import (
+    BatchLatency,
+    BatchShape,
+    BatchTime,
+    Domain,
+    IterationDomain,
+    LatencyInfo,
+    refuse_outside,
+)
+from batchsim.latency.families import FAMILIES, as_batch_latency, as_iteration_latency
 from batchsim.latency.grid import TableLatency
 from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LINEAR_COEFFICIENTS, LinearIterationLatency
 from batchsim.latency.noise import NoisyIterationLatency
+from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.roofline import RooflineLatency
-from batchsim.latency.store import (
-    as_batch_latency,
-    as_iteration_latency,
-    default_latency,
-    load_latency,
-    refuse_outside,
-    save_latency,
-)
-from batchsim.specs import load_gpu, load_model
+from batchsim.latency.store import DEFAULT_NAME, default_latency, load_latency, save_latency
+from batchsim.specs import ModelSpec, load_gpu, load_model
 
 INFO = LatencyInfo("a model", "measured", {"gpu": "h200", "fit": {"r2": 0.5}})
 AFFINE = AffineBatchLatency(0.05, 0.1 / 3, 0.3, "output", Domain(batch_size=(1, 32), length=(2, 9)), INFO)
+ROOT = Path(__file__).parents[2]
+SHIPPED = [ROOT / "src/batchsim/latency/data" / DEFAULT_NAME, ROOT / "experiments/unit_latency.json"]
 QWEN, L4 = load_model("qwen3-1.7b"), load_gpu("l4")
 
 MODELS = [
@@ -48,7 +53,42 @@ MODELS = [
     TableIterationLatency(
         (0, 64), (0, 4), (10, 99), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Domain((1, 4)), INFO
     ),
+    OperatorTableLatency(
+        OperatorTable(((0, 4),), (1.0, 2.0)),
+        OperatorTable(((0, 4),), (0.5, 1)),
+        OperatorTable(((1, 2), (0, 3)), (0.1, 0.2, 0.3, 0.4)),
+        OperatorTable(((1, 2), (0, 3)), (0.1, 0.2, 0.3, 0.4)),
+        OperatorTable(((1, 2), (0, 3), (1, 2), (3, 4)), (0.1 / 3,) * 16),
+        decode_lag=Lag((2, 3), (0.1, 0.5)),
+    ),
 ]
+
+
+class Peak(NamedTuple):
+    """Where a made-up model is slow."""
+
+    batch_size: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeakedLatency:
+    """A family that only this test knows, with a field of each kind that a file can hold."""
+
+    fixed_s: float
+    peaks: tuple[Peak, ...]
+    model: ModelSpec
+    rule: Literal["longest", "first"] = "first"
+    slowest: Peak | None = None
+    domain: Domain = field(default_factory=Domain)
+    info: LatencyInfo = field(default_factory=LatencyInfo)
+
+    def batch_time(self, shape: BatchShape) -> BatchTime:
+        factors = [peak.factor for peak in self.peaks if peak.batch_size == shape.batch_size]
+        return BatchTime(self.fixed_s, self.fixed_s * max(factors, default=1.0))
+
+
+PEAKED = PeakedLatency(0.5, (Peak(2, 3.0), Peak(4, 5)), QWEN, "longest", Peak(4, 5.0), Domain((1, 4)), INFO)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -59,6 +99,64 @@ def test_model_is_the_same_after_it_was_written_and_read(model: BatchLatency, tm
 
     assert load_latency(path) == model
     assert [entry.name for entry in tmp_path.iterdir()] == ["latency.json"]
+
+
+def test_every_family_is_among_them() -> None:
+    assert {type(model) for model in MODELS} == set(FAMILIES.values())
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_file_is_written_as_it_was_read(path: Path, tmp_path: Path) -> None:
+    save_latency(load_latency(path), tmp_path / "again.json")
+
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_family_named_in_one_place_is_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "peaked", PeakedLatency)
+
+    save_latency(PEAKED, tmp_path / "latency.json")
+
+    assert load_latency(tmp_path / "latency.json") == PEAKED
+    assert json.loads((tmp_path / "latency.json").read_text(encoding="utf-8"))["coefficients"] == {
+        "fixed_s": 0.5,
+        "peaks": [[2, 3.0], [4, 5]],
+        "model": "qwen3-1.7b",
+        "rule": "longest",
+        "slowest": [4, 5.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fixed_s": True}, "fixed_s is True; a number is needed"),
+        ({"peaks": {}}, "peaks is {}; a list is needed"),
+        ({"peaks": [[2, 3.0], 4]}, "peaks[1] is 4; a list is needed"),
+        ({"peaks": [[2]]}, "peaks[0] is a list of 1; [batch_size, factor] is needed"),
+        ({"peaks": [[2.5, 1.0]]}, "peaks[0].batch_size is 2.5; a whole number is needed"),
+        ({"rule": ["first"]}, "rule is ['first']; known: longest, first"),
+        ({"slowest": False}, "slowest is False; a list is needed"),
+        ({"model": 7}, "model is 7; a name or an object is needed"),
+        ({"model": {}}, "model: name is missing"),
+        ({"model": "qwen"}, "unknown model 'qwen'"),
+    ],
+)
+def test_value_of_another_type_is_refused_by_its_place(
+    changes: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "peaked", PeakedLatency)
+    path = tmp_path / "latency.json"
+    save_latency(PEAKED, path)
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**tree, "coefficients": {**tree["coefficients"], **changes}}))
+
+    with pytest.raises(ConfigError) as refusal:
+        load_latency(path)
+
+    assert str(refusal.value).startswith(f"{path}: {message}")
 
 
 def test_linear_file_that_knows_no_cost_of_a_prompt_is_read_as_before(tmp_path: Path) -> None:
@@ -181,7 +279,7 @@ def affine_file(**changes: object) -> dict[str, Any]:
         ({"family": "affine"}, "provenance is missing"),
         (
             affine_file(family="table", coefficients={"axes": 3, "total_s": [], "length": "output"}),
-            "3 stands where a list is needed",
+            "axes is 3; a list is needed",
         ),
     ],
 )

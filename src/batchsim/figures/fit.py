@@ -17,9 +17,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from batchsim.figures.save import save
 from batchsim.figures.style import look
 from batchsim.latency.base import BatchLatency, BatchShape
+from batchsim.latency.families import as_iteration_latency
 from batchsim.latency.fitting.fit import ITERATION_FAMILIES, FitReport
 from batchsim.latency.fitting.iterations import iteration_shapes
-from batchsim.latency.store import as_iteration_latency
 from batchsim.latency.table import Calibration
 
 _LENGTHS = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeGuard
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+
+from batchsim.errors import ConfigError
 
 Provenance = Literal["measured", "derived", "synthetic"]
 Floats = NDArray[np.float64]
@@ -238,4 +240,19 @@ def padded_batch_time(latency: IterationLatency, shape: BatchShape) -> BatchTime
     first_token_s = latency.iteration_s(IterationShape(tokens, 0, 0, batch_size, tokens * prompt_tokens / 2))
     return BatchTime(
         first_token_s, first_token_s + decode_span_s(latency, output_tokens - 1, batch_size, tokens)
+    )
+
+
+def refuse_outside(model: BatchLatency, shape: BatchShape) -> NoReturn:
+    """Raise the `ConfigError` for a batch outside the range of a model."""
+    units = {"batch_size": "batch size", "length": "prompt + output tokens"}
+    covered = [
+        f"{units.get(name, name.replace('_', ' '))} {bounds[0]} to {bounds[1]}"
+        for name, bounds in asdict(model.domain).items()
+        if bounds is not None
+    ]
+    raise ConfigError(
+        f"latency model {model.info.name} holds for {', '.join(covered)}; a batch of {shape.batch_size} with "
+        f"{shape.prompt_tokens} prompt and {shape.output_tokens} output tokens lies outside: choose another "
+        'model, smaller batches, or latency.outside = "extrapolate"'
     )

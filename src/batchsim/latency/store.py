@@ -1,52 +1,27 @@
-"""Latency models as JSON files: family, provenance, name, coefficients, domain and details."""
+"""Latency models as JSON files: family, provenance, name, coefficients, domain and details.
+
+How a family's coefficients are written is for the family to say: see `families`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.files import write_whole
-from batchsim.latency.analytic import AffineBatchLatency, PhaseBatchLatency
-from batchsim.latency.base import (
-    BatchLatency,
-    BatchShape,
-    Domain,
-    IterationDomain,
-    IterationLatency,
-    LatencyInfo,
-)
-from batchsim.latency.grid import TableLatency
-from batchsim.latency.iteration_grid import TableIterationLatency
-from batchsim.latency.linear import LinearIterationLatency
-from batchsim.latency.operators import TABLES, Lag, OperatorTable, OperatorTableLatency
+from batchsim.latency.base import BatchLatency, Domain, IterationDomain, IterationLatency, LatencyInfo
+from batchsim.latency.coefficients import read_coefficients, written_coefficients
+from batchsim.latency.families import FAMILIES
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.table import PROVENANCES
-from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model, parse_spec
+from batchsim.specs import GPUSpec, ModelSpec
 
-Model = (
-    AffineBatchLatency
-    | PhaseBatchLatency
-    | TableLatency
-    | RooflineLatency
-    | LinearIterationLatency
-    | TableIterationLatency
-    | OperatorTableLatency
-)
-
-FAMILIES: Mapping[str, type[Model]] = {
-    "affine": AffineBatchLatency,
-    "phase": PhaseBatchLatency,
-    "table": TableLatency,
-    "roofline": RooflineLatency,
-    "linear": LinearIterationLatency,
-    "iteration_table": TableIterationLatency,
-    "operators": OperatorTableLatency,
-}
+Model = BatchLatency | IterationLatency
 
 #: What `load_latency` gives when no file is named.
 DEFAULT_NAME = "qwen2.5-1.5b_rtx4080-laptop_roofline.json"
@@ -59,7 +34,7 @@ _DOMAINS: Mapping[str, type[Domain | IterationDomain]] = {
 }
 
 
-def save_latency(model: BatchLatency | IterationLatency, path: str | Path) -> None:
+def save_latency(model: Model, path: str | Path) -> None:
     """Write a model so that `load_latency` gives an equal one; the file appears whole or not at all.
 
     Raises
@@ -75,11 +50,7 @@ def save_latency(model: BatchLatency | IterationLatency, path: str | Path) -> No
         "family": family,
         "provenance": model.info.provenance,
         "name": model.info.name,
-        "coefficients": {
-            name: _written_spec(value) if isinstance(value, ModelSpec | GPUSpec) else value
-            for name in _coefficient_names(FAMILIES[family])
-            for value in (getattr(model, name),)
-        },
+        "coefficients": written_coefficients(model),
         **{
             key: {name: bounds for name, bounds in asdict(getattr(model, key)).items() if bounds is not None}
             for key in _DOMAINS
@@ -134,42 +105,7 @@ def default_latency(model: ModelSpec, gpu: GPUSpec, tensor_parallel: int = 1) ->
     )
 
 
-def as_iteration_latency(model: BatchLatency | IterationLatency) -> IterationLatency:
-    """Return the model as one of iterations; `ConfigError` if it tells the time of whole batches only."""
-    return cast("IterationLatency", _with("decode_line", model, "whole batches", "single iterations"))
-
-
-def as_batch_latency(model: BatchLatency | IterationLatency) -> BatchLatency:
-    """Return the model as one of whole batches; `ConfigError` if it tells the time of iterations only."""
-    return cast("BatchLatency", _with("batch_time", model, "single iterations", "whole batches"))
-
-
-def refuse_outside(model: BatchLatency, shape: BatchShape) -> NoReturn:
-    """Raise the `ConfigError` for a batch outside the range of a model."""
-    units = {"batch_size": "batch size", "length": "prompt + output tokens"}
-    covered = [
-        f"{units.get(name, name.replace('_', ' '))} {bounds[0]} to {bounds[1]}"
-        for name, bounds in asdict(model.domain).items()
-        if bounds is not None
-    ]
-    raise ConfigError(
-        f"latency model {model.info.name} holds for {', '.join(covered)}; a batch of {shape.batch_size} with "
-        f"{shape.prompt_tokens} prompt and {shape.output_tokens} output tokens lies outside: choose another "
-        'model, smaller batches, or latency.outside = "extrapolate"'
-    )
-
-
-def _with(method: str, model: BatchLatency | IterationLatency, told: str, wanted: str) -> object:
-    if not hasattr(model, method):
-        capable = ", ".join(name for name, kind in FAMILIES.items() if hasattr(kind, method))
-        raise ConfigError(
-            f"latency model {model.info.name} tells the time of {told} only; this policy needs that of "
-            f"{wanted}: choose a model of one of the families {capable}"
-        )
-    return model
-
-
-def _parse(tree: Any) -> Model:
+def _parse(tree: Any) -> BatchLatency:
     tree = _object(tree, "the file")
     for key in tree:
         if key not in _KEYS:
@@ -183,17 +119,8 @@ def _parse(tree: Any) -> Model:
     if provenance not in PROVENANCES:
         raise ConfigError(f"provenance is {provenance!r}; known: {', '.join(PROVENANCES)}")
     kind = FAMILIES[family]
-    coefficients = _object(tree["coefficients"], "coefficients")
-    names = _coefficient_names(kind)
-    optional = {field.name for field in fields(kind) if field.default is not MISSING}
-    for name in names:
-        if name not in coefficients and name not in optional:
-            raise ConfigError(f"coefficient {name} of the family {family} is missing")
-    for name in coefficients:
-        if name not in names:
-            raise ConfigError(f"unknown coefficient {name!r} of the family {family}; {nearest(name, names)}")
-    values: dict[str, Any] = {name: _READ.get(name, _as_is)(value) for name, value in coefficients.items()}
-    fillable = {field.name for field in fields(kind) if field.init}
+    values = read_coefficients(kind, _object(tree["coefficients"], "coefficients"), family)
+    fillable = {field.name for field in fields(cast(Any, kind)) if field.init}
     for key, domain in _DOMAINS.items():
         if key in fillable:  # else the axes of a table are its range
             values[key] = _domain(domain, _object(tree.get(key, {}), key))
@@ -202,11 +129,8 @@ def _parse(tree: Any) -> Model:
     name = tree.get("name", family)
     if not isinstance(name, str):
         raise ConfigError(f"name is {name!r}; text is needed")
-    return kind(**values, info=LatencyInfo(name, provenance, _object(tree.get("details", {}), "details")))
-
-
-def _coefficient_names(kind: type) -> list[str]:
-    return [field.name for field in fields(kind) if field.init and field.name not in (*_DOMAINS, "info")]
+    info = LatencyInfo(name, provenance, _object(tree.get("details", {}), "details"))
+    return cast("Callable[..., BatchLatency]", kind)(**values, info=info)
 
 
 def _domain(kind: type[Domain | IterationDomain], tree: dict[str, Any]) -> Domain | IterationDomain:
@@ -229,61 +153,3 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{what} holds {value!r:.60}; an object is needed")
     return value
-
-
-def _written_spec(spec: ModelSpec | GPUSpec) -> str | dict[str, Any]:
-    """Write the name alone where that loads the same spec."""
-    try:
-        known = load_model(spec.name) if isinstance(spec, ModelSpec) else load_gpu(spec.name)
-    except ConfigError:
-        known = None
-    return spec.name if known == spec else asdict(spec)
-
-
-def _as_is(value: Any) -> Any:
-    return value
-
-
-def _axes(value: Any) -> tuple[Any, ...]:
-    return tuple(map(_tuple, _tuple(value)))
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{value!r:.60} stands where a list is needed")
-    return tuple(value)
-
-
-def _operator_table(value: Any) -> OperatorTable:
-    axes, seconds = _tuple(value) if isinstance(value, list) and len(value) == 2 else ([], [])
-    return OperatorTable(_axes(axes), _tuple(seconds))
-
-
-def _lag(value: Any) -> Lag | None:
-    if value is None:
-        return None
-    seqs, share = _tuple(value) if isinstance(value, list) and len(value) == 2 else ([], [])
-    return Lag(_tuple(seqs), _tuple(share))
-
-
-def _model(value: Any) -> ModelSpec:
-    return (
-        load_model(value)
-        if isinstance(value, str)
-        else parse_spec(ModelSpec, _object(value, "model"), "model")
-    )
-
-
-def _gpu(value: Any) -> GPUSpec:
-    return load_gpu(value) if isinstance(value, str) else parse_spec(GPUSpec, _object(value, "gpu"), "gpu")
-
-
-#: Coefficients that JSON holds in another form.
-_READ: Mapping[str, Callable[[Any], Any]] = {
-    "axes": _axes,
-    **dict.fromkeys(("total_s", "grid_s", "prefill_tokens", "decode_seqs", "mean_context_tokens"), _tuple),
-    **dict.fromkeys(TABLES, _operator_table),
-    **dict.fromkeys(("decode_lag", "mixed_lag"), _lag),
-    "model": _model,
-    "gpu": _gpu,
-}

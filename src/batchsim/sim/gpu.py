@@ -11,8 +11,7 @@ from typing import Literal
 
 import simpy
 
-from batchsim.latency.base import BatchLatency, BatchShape, Domain
-from batchsim.latency.store import refuse_outside
+from batchsim.latency.base import BatchLatency, BatchShape, Domain, refuse_outside
 from batchsim.policies.base import BatchReport
 from batchsim.sim.mailbox import LateTimeout, Mailbox, ProcessGen
 from batchsim.sim.recorder import Recorder

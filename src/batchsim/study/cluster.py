@@ -13,9 +13,10 @@ from batchsim.config import PolicyConfig, ReplicaConfig, RunConfig
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import NoisyLatency
 from batchsim.latency.base import BatchLatency, IterationLatency
+from batchsim.latency.families import as_batch_latency, as_iteration_latency
 from batchsim.latency.noise import NoisyIterationLatency
 from batchsim.latency.roofline import RooflineLatency
-from batchsim.latency.store import as_batch_latency, as_iteration_latency, default_latency, load_latency
+from batchsim.latency.store import default_latency, load_latency
 from batchsim.metrics.efficiency import Hardware
 from batchsim.policies import presets
 from batchsim.policies.base import IterationRule, Setting

@@ -7,11 +7,11 @@ import pytest
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import Domain, IterationDomain, IterationShape
+from batchsim.latency.families import as_iteration_latency
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.fitting.iterations import iteration_shapes
 from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
-from batchsim.latency.store import as_iteration_latency
 from tests.latency.fitting.test_fit import calibration, phases
 
 TRUE = LinearIterationLatency(0.012, 3e-5, 2e-9, 2.2e-4, 1.5e-8, 3e-4)

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.latency.store import as_batch_latency, as_iteration_latency, load_latency
+from batchsim.latency.families import as_batch_latency, as_iteration_latency
+from batchsim.latency.store import load_latency
 from batchsim.results.store import load_run
 from batchsim.study.cluster import AnyLatency
 from batchsim.study.run import SimulationResult
