@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from batchsim_calibration.models import LoadedModel, load_model
+from batchsim_calibration.serving.models import LoadedModel, load_model
 
 SHAPE = {
     "hidden_size": 64,

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from batchsim.errors import ConfigError, TraceError
-from batchsim_calibration.agreement import compare
+from batchsim_calibration.measuring.agreement import compare
 from batchsim_calibration.provenance import REQUIRED
 
 POINTS = pd.DataFrame(

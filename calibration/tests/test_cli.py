@@ -9,10 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from batchsim_calibration import protocol
 from batchsim_calibration.cli import main
+from batchsim_calibration.measuring import protocol
 from batchsim_calibration.provenance import device_name, slug
-from batchsim_calibration.timing import Timing, timed
+from batchsim_calibration.serving.timing import Timing, timed
 
 SMALL = ("--trials", "2", "--max-batch-size", "2", "--max-tokens", "48")
 

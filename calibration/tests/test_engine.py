@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from batchsim.errors import PlanError
-from batchsim_calibration.engine import Chunk, Engine, is_out_of_memory
-from batchsim_calibration.models import LoadedModel
+from batchsim_calibration.serving.engine import Chunk, Engine, is_out_of_memory
+from batchsim_calibration.serving.models import LoadedModel
 
 NUM_TOKENS = 12
 MakeModel = Callable[..., LoadedModel]

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.grid import (
+from batchsim_calibration.measuring.grid import (
     PROFILES,
     Extent,
     Point,

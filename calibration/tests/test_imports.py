@@ -13,7 +13,7 @@ STORE = "batchsim.results.store"
 
 
 def test_of_batchsim_only_policies_tables_and_traces_are_imported() -> None:
-    sources = sorted(Path(batchsim_calibration.__file__).parent.glob("*.py"))
+    sources = sorted(Path(batchsim_calibration.__file__).parent.rglob("*.py"))
 
     parts = {
         name.split(".")[1]

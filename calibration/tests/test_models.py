@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from batchsim.errors import ConfigError
 from batchsim.specs import load_model as load_spec
-from batchsim_calibration.models import MODELS, load_model
+from batchsim_calibration.serving.models import MODELS, load_model
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

@@ -15,14 +15,14 @@ import torch
 from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.table import read_calibration
-from batchsim_calibration.engine import Chunk, Engine
-from batchsim_calibration.grid import Point, extent_of, points_of, slots_of
-from batchsim_calibration.models import LoadedModel, load_model, prepare_device
-from batchsim_calibration.operations import measure_batch_latency
-from batchsim_calibration.outcome import drift_of, spreads_of, unsteady_in
-from batchsim_calibration.protocol import MAX_ATTEMPTS, calibrate_latency_grid
-from batchsim_calibration.rows import Row, Task, partial_of
-from batchsim_calibration.timing import Timing
+from batchsim_calibration.measuring.grid import Point, extent_of, points_of, slots_of
+from batchsim_calibration.measuring.operations import measure_batch_latency
+from batchsim_calibration.measuring.outcome import drift_of, spreads_of, unsteady_in
+from batchsim_calibration.measuring.protocol import MAX_ATTEMPTS, calibrate_latency_grid
+from batchsim_calibration.measuring.rows import Row, Task, partial_of
+from batchsim_calibration.serving.engine import Chunk, Engine
+from batchsim_calibration.serving.models import LoadedModel, load_model, prepare_device
+from batchsim_calibration.serving.timing import Timing
 
 SMOKE = points_of("smoke", "cpu", extent_of("smoke", "cpu"))
 SOME = SMOKE[::3]

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.models import load_model
-from batchsim_calibration.outcome import Outcome
+from batchsim_calibration.measuring.outcome import Outcome
 from batchsim_calibration.provenance import (
     REQUIRED,
     checked,
@@ -22,6 +21,7 @@ from batchsim_calibration.provenance import (
     slug,
     throttle_reasons,
 )
+from batchsim_calibration.serving.models import load_model
 
 OUTCOME = Outcome({"ok": 3}, 3, 0, 0, 0, 0.1, float("nan"), 0, 1.5)
 

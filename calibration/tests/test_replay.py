@@ -31,14 +31,15 @@ from batchsim.results.store import load_run
 from batchsim.study.run import simulate
 from batchsim.workload.formats import read_trace
 from batchsim.workload.request import Workload
-from batchsim_calibration import provenance, replay_series
-from batchsim_calibration.engine import Chunk, Engine
-from batchsim_calibration.grid import Point
-from batchsim_calibration.inbox import WallClock
-from batchsim_calibration.measured_run import write_run
-from batchsim_calibration.models import LoadedModel
-from batchsim_calibration.replay import Limits, Trace, prompts_of, replay, settle, trace_of
+from batchsim_calibration import provenance
+from batchsim_calibration.measuring.grid import Point
 from batchsim_calibration.replay_command import replay as replay_command
+from batchsim_calibration.replaying import replay_series
+from batchsim_calibration.replaying.inbox import WallClock
+from batchsim_calibration.replaying.measured_run import write_run
+from batchsim_calibration.replaying.replay import Limits, Trace, prompts_of, replay, settle, trace_of
+from batchsim_calibration.serving.engine import Chunk, Engine
+from batchsim_calibration.serving.models import LoadedModel
 
 LIMITS = Limits(num_slots=4, max_tokens=64)
 MakeModel = Callable[..., LoadedModel]

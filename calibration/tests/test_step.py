@@ -18,11 +18,11 @@ from batchsim.policies.queueing import Fifo
 from batchsim.streams import stream
 from batchsim.study.run import simulate
 from batchsim.workload.request import Workload
-from batchsim_calibration.engine import Chunk, Engine
-from batchsim_calibration.inbox import Log, Request
-from batchsim_calibration.measured_run import tables_of
-from batchsim_calibration.replay import Limits, replay, settle
-from batchsim_calibration.step import NextIteration
+from batchsim_calibration.replaying.inbox import Log, Request
+from batchsim_calibration.replaying.measured_run import tables_of
+from batchsim_calibration.replaying.replay import Limits, replay, settle
+from batchsim_calibration.replaying.step import NextIteration
+from batchsim_calibration.serving.engine import Chunk, Engine
 
 LATENCY = LinearIterationLatency(
     fixed_s=0.02,

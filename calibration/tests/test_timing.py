@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from batchsim_calibration.timing import timed
+from batchsim_calibration.serving.timing import timed
 
 
 class FakeDevice:

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from batchsim_calibration.agreement import STRAY_POINTS, TOLERANCE, Agreement, compare
+from batchsim_calibration.measuring.agreement import STRAY_POINTS, TOLERANCE, Agreement, compare
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 #: So many of the points that disagree are shown, the worst first.

@@ -11,10 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from batchsim_calibration.grid import Profile
-from batchsim_calibration.measure import MeasureSettings
-from batchsim_calibration.measure import measure as measure_calibration
-from batchsim_calibration.protocol import OnProgress
+from batchsim_calibration.measuring.grid import Profile
+from batchsim_calibration.measuring.measure import MeasureSettings
+from batchsim_calibration.measuring.measure import measure as measure_calibration
+from batchsim_calibration.measuring.protocol import OnProgress
 
 STDERR = Console(stderr=True)
 

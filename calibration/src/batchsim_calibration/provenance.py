@@ -23,8 +23,8 @@ import psutil
 import torch
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.models import LoadedModel
-from batchsim_calibration.outcome import Outcome
+from batchsim_calibration.measuring.outcome import Outcome
+from batchsim_calibration.serving.models import LoadedModel
 
 #: What every provenance says, null where the machine does not tell.
 REQUIRED = (

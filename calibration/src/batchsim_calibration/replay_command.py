@@ -11,13 +11,13 @@ import click
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.policies import presets
-from batchsim_calibration.engine import Engine
-from batchsim_calibration.grid import PROFILES, Extent, Point, Profile, points_of, slots_of
-from batchsim_calibration.measure import MeasureSettings, engine_for, load
 from batchsim_calibration.measure_command import STDERR
-from batchsim_calibration.models import LoadedModel
-from batchsim_calibration.replay import Limits, settle, trace_of
-from batchsim_calibration.replay_series import Interleaved, replay_series
+from batchsim_calibration.measuring.grid import PROFILES, Extent, Point, Profile, points_of, slots_of
+from batchsim_calibration.measuring.measure import MeasureSettings, engine_for, load
+from batchsim_calibration.replaying.replay import Limits, settle, trace_of
+from batchsim_calibration.replaying.replay_series import Interleaved, replay_series
+from batchsim_calibration.serving.engine import Engine
+from batchsim_calibration.serving.models import LoadedModel
 
 _AT_LEAST_1 = click.IntRange(min=1)
 _POSITIVE = click.FloatRange(min=0, min_open=True)

@@ -14,8 +14,8 @@ from batchsim.errors import ConfigError, PlanError
 from batchsim.policies.base import BatchReport, LaunchRule
 from batchsim.policies.presets import Policy
 from batchsim.records import REFUSED, STRANDED
-from batchsim_calibration.engine import Chunk, Engine
-from batchsim_calibration.inbox import Clock, Inbox, Log, Request
+from batchsim_calibration.replaying.inbox import Clock, Inbox, Log, Request
+from batchsim_calibration.serving.engine import Chunk, Engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ from batchsim.records import (
 from batchsim.results.store import save_run
 from batchsim.workload.formats import write_trace
 from batchsim.workload.request import Workload
-from batchsim_calibration.inbox import Log
 from batchsim_calibration.provenance import version_of
-from batchsim_calibration.replay import Trace
+from batchsim_calibration.replaying.inbox import Log
+from batchsim_calibration.replaying.replay import Trace
 
 #: What of the provenance a series of replays has in common, however often it was interrupted.
 SAME_IN_ALL_REPEATS = (

@@ -11,9 +11,9 @@ from batchsim.errors import ConfigError, PlanError
 from batchsim.policies.base import IterationReport, IterationRule, Step
 from batchsim.policies.presets import Policy
 from batchsim.records import ITERATION_COLUMNS, REFUSED
-from batchsim_calibration.engine import Chunk, Engine
-from batchsim_calibration.inbox import Clock, Inbox, Log, Request
-from batchsim_calibration.step import NextIteration
+from batchsim_calibration.replaying.inbox import Clock, Inbox, Log, Request
+from batchsim_calibration.replaying.step import NextIteration
+from batchsim_calibration.serving.engine import Chunk, Engine
 
 #: The columns that `NextIteration.shape` fills.
 _SHAPE = ("prefill_tokens", "decode_seqs", "context_tokens", "prefill_seqs", "prefill_pairs")

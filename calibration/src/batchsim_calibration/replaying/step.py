@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from batchsim.errors import PlanError
 from batchsim.policies.base import QueueDiscipline, WaitingRequest
-from batchsim_calibration.inbox import Request
+from batchsim_calibration.replaying.inbox import Request
 
 
 class Preemption(NamedTuple):

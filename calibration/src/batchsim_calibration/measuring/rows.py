@@ -29,8 +29,8 @@ from typing import Any, Literal, NamedTuple
 from batchsim.errors import ConfigError, TraceError
 from batchsim.files import reason
 from batchsim.latency.table import RAW_COLUMNS
-from batchsim_calibration.grid import Point
-from batchsim_calibration.timing import Timing
+from batchsim_calibration.measuring.grid import Point
+from batchsim_calibration.serving.timing import Timing
 
 Purpose = Literal["trial", "extra", "reference"]
 Status = Literal["ok", "oom", "disturbed"]

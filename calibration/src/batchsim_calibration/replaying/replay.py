@@ -23,11 +23,11 @@ from batchsim.workload.load import prepare
 from batchsim.workload.predictor import make_predictor
 from batchsim.workload.request import Workload
 from batchsim.workload.transform import rescale_to_rate
-from batchsim_calibration.batch_replay import BatchReplay, KVCapacity
-from batchsim_calibration.engine import Chunk, Engine
-from batchsim_calibration.inbox import Clock, Log, WallClock, requests_of
-from batchsim_calibration.iteration_replay import IterationReplay
-from batchsim_calibration.timing import undisturbed
+from batchsim_calibration.replaying.batch_replay import BatchReplay, KVCapacity
+from batchsim_calibration.replaying.inbox import Clock, Log, WallClock, requests_of
+from batchsim_calibration.replaying.iteration_replay import IterationReplay
+from batchsim_calibration.serving.engine import Chunk, Engine
+from batchsim_calibration.serving.timing import undisturbed
 
 #: Share of a trace that bins are fitted on and that is not replayed, where that is not configured.
 TRAINING_FRACTION = 0.1

@@ -22,12 +22,12 @@ import torch
 from batchsim.errors import ConfigError
 from batchsim.files import write_whole
 from batchsim.streams import stream
-from batchsim_calibration.engine import Engine, is_out_of_memory
-from batchsim_calibration.grid import Point, reference_of
-from batchsim_calibration.operations import operation
-from batchsim_calibration.outcome import REFERENCE_SAMPLES, Outcome, outcome_of, unsteady_in
-from batchsim_calibration.rows import Row, RowFile, Task, hash_of
-from batchsim_calibration.timing import Timing, timed, undisturbed
+from batchsim_calibration.measuring.grid import Point, reference_of
+from batchsim_calibration.measuring.operations import operation
+from batchsim_calibration.measuring.outcome import REFERENCE_SAMPLES, Outcome, outcome_of, unsteady_in
+from batchsim_calibration.measuring.rows import Row, RowFile, Task, hash_of
+from batchsim_calibration.serving.engine import Engine, is_out_of_memory
+from batchsim_calibration.serving.timing import Timing, timed, undisturbed
 
 MAX_ATTEMPTS = 4
 #: Points between two visits to the reference point.

@@ -11,12 +11,9 @@ from typing import Any
 from batchsim.config import RunConfig
 from batchsim.records import FINISHED
 from batchsim.results.store import check_vacant
-from batchsim_calibration.engine import Engine
-from batchsim_calibration.grid import Point
-from batchsim_calibration.inbox import Log
-from batchsim_calibration.measured_run import check_same_run, write_run
-from batchsim_calibration.models import LoadedModel
-from batchsim_calibration.protocol import Measurement, OnProgress
+from batchsim_calibration.measuring.grid import Point
+from batchsim_calibration.measuring.protocol import Measurement, OnProgress
+from batchsim_calibration.measuring.rows import partial_of
 from batchsim_calibration.provenance import (
     device_state,
     git_revision,
@@ -25,8 +22,11 @@ from batchsim_calibration.provenance import (
     provenance,
     shown_command,
 )
-from batchsim_calibration.replay import Trace, replay, warm_up
-from batchsim_calibration.rows import partial_of
+from batchsim_calibration.replaying.inbox import Log
+from batchsim_calibration.replaying.measured_run import check_same_run, write_run
+from batchsim_calibration.replaying.replay import Trace, replay, warm_up
+from batchsim_calibration.serving.engine import Engine
+from batchsim_calibration.serving.models import LoadedModel
 
 #: Trials of each calibration point, all rounds together, at least.
 _LEAST_TRIALS = 5

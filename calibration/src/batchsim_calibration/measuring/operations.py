@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.engine import Chunk, Engine
-from batchsim_calibration.grid import Point, slots_of
-from batchsim_calibration.timing import Timing, timed, undisturbed
+from batchsim_calibration.measuring.grid import Point, slots_of
+from batchsim_calibration.serving.engine import Chunk, Engine
+from batchsim_calibration.serving.timing import Timing, timed, undisturbed
 
 
 class Operation(NamedTuple):

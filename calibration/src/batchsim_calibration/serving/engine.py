@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from batchsim.errors import PlanError
-from batchsim_calibration.attention import ChunkPlan, PassPlan, chunk_mask
-from batchsim_calibration.cache import SlotCache
-from batchsim_calibration.models import LoadedModel
+from batchsim_calibration.serving.attention import ChunkPlan, PassPlan, chunk_mask
+from batchsim_calibration.serving.cache import SlotCache
+from batchsim_calibration.serving.models import LoadedModel
 
 
 class Chunk(NamedTuple):

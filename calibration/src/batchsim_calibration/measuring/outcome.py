@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from batchsim_calibration.grid import Point
-from batchsim_calibration.rows import Purpose, Row
+from batchsim_calibration.measuring.grid import Point
+from batchsim_calibration.measuring.rows import Purpose, Row
 
 #: Spread per root of the number of trials from which on a point gets extra ones: what its mean is unsure by.
 WIDE_SPREAD = 0.03

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.engine import Chunk, Engine, is_out_of_memory
-from batchsim_calibration.grid import Extent, Profile, extent_of, points_of, slots_of, trials_of
-from batchsim_calibration.models import MODELS, LoadedModel, has_bf16, load_model, prepare_device
-from batchsim_calibration.outcome import Outcome
-from batchsim_calibration.protocol import OnProgress, calibrate_latency_grid
+from batchsim_calibration.measuring.grid import Extent, Profile, extent_of, points_of, slots_of, trials_of
+from batchsim_calibration.measuring.outcome import Outcome
+from batchsim_calibration.measuring.protocol import OnProgress, calibrate_latency_grid
 from batchsim_calibration.provenance import device_state, machine, model_identity, provenance, slug
+from batchsim_calibration.serving.engine import Chunk, Engine, is_out_of_memory
+from batchsim_calibration.serving.models import MODELS, LoadedModel, has_bf16, load_model, prepare_device
 
 #: Share of the memory that is free beside the weights which the KV cache may take; the rest is for passes.
 _KV_SHARE = 0.6

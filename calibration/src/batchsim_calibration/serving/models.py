@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from batchsim.errors import ConfigError, nearest
-from batchsim_calibration.attention import ATTENTIONS
+from batchsim_calibration.serving.attention import ATTENTIONS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
