@@ -1,6 +1,7 @@
 """A replica: a scheduler, its GPU and its KV cache, iteration by iteration.
 
-When things happen stands here; what is chosen in `policies`; who holds which blocks in `sim.running`.
+When things happen stands here; what is chosen in `policies`; who waits in `sim.waiting`, who
+runs and holds what in `sim.running`, and what goes into an iteration in `sim.step`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import simpy
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape, follows_longest
-from batchsim.policies.base import IterationReport, IterationRule, Step
+from batchsim.policies.base import IterationReport, IterationRule
 from batchsim.policies.presets import Policy
 from batchsim.sim.decoding import iterations_by
 from batchsim.sim.engine import Engine
@@ -22,6 +23,8 @@ from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import LateTimeout, Mailbox, ProcessGen
 from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
+from batchsim.sim.step import NextIteration
+from batchsim.sim.waiting import WaitingLine
 
 
 class Replica:
@@ -50,7 +53,6 @@ class Replica:
     ) -> None:
         self._env = env
         self._replica_id = replica_id
-        self._queue = policy.queueing
         self._sizer = policy.sizing
         self._controllers = policy.controllers
         self._rule = cast("IterationRule", policy.batching)
@@ -60,16 +62,9 @@ class Replica:
         self._recorder = recorder
         self._usable_tokens = self._rule.usable_blocks(kv.num_blocks) * kv.block_size
         self._follows_longest = follows_longest(engine.latency)
-        self._running = RunningSet(
-            replica_id,
-            policy.queueing,
-            kv,
-            true_output_tokens,
-            recorder,
-            follows_longest=self._follows_longest,
-        )
-        # A rule names only requests it was shown, so those are `Request`, whatever else a `Step` could hold.
-        self._step = cast("Step", self._running)
+        self._waiting = WaitingLine(policy.queueing, kv.block_size)
+        self._running = RunningSet(kv, true_output_tokens, follows_longest=self._follows_longest)
+        self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder)
         self.inbox = Mailbox(env)
         self.inbox.alert = self._notice
         self.num_requests = 0
@@ -94,35 +89,35 @@ class Replica:
         """KV blocks in use, or wanted by the prompts that wait."""
         coming = [one for one in self.inbox.items if not one.triggered and self.accepts(one)]
         wanted = sum(-(-request.prompt_tokens // self._kv.block_size) for request in coming)
-        return int(self._kv.used + self._running.waiting_blocks + wanted)
+        return int(self._kv.used + self._waiting.blocks + wanted)
 
     def describe_waiting(self) -> str:
         """Who waits for what, for the message of a stalled run."""
         running = self._running
         return (
-            f"{running.num_waiting} requests wait for {type(self._rule).__name__} to admit them beside "
-            f"{running.num_running} running and {len(running.swapped)} swapped ones, with "
+            f"{self._waiting.num} requests wait for {type(self._rule).__name__} to admit them beside "
+            f"{running.num} running and {len(running.swapped)} swapped ones, with "
             f"{self._kv.available} of {self._kv.num_blocks} KV blocks free"
         )
 
     def run(self) -> ProcessGen:
         """Take in, plan, run an iteration or a span; wait for arrivals when there is nothing to do."""
-        env, running, inbox, decoding = self._env, self._running, self.inbox, self._running.decoding
+        env, step, inbox, decoding = self._env, self._step, self.inbox, self._running.decoding
         while True:
-            if inbox.items or inbox.next_s <= running.now_s:
+            if inbox.items or inbox.next_s <= step.now_s:
                 self._take_in()
             self._plan()
-            if running.prefill_seqs:
+            if step.prefill_seqs:
                 self._start_iteration()
             elif decoding.num:
                 self._start_span()
             else:
-                if running.num_preempted:
+                if step.num_preempted:
                     continue
-                if self._known_until_s >= running.now_s:
+                if self._known_until_s >= step.now_s:
                     yield inbox.when()
                 # The GPU idles, so the host can plan with all that is known now.
-                self._known_until_s = running.now_s = env.now
+                self._known_until_s = step.now_s = env.now
                 self._is_first = True
                 continue
             yield self._end
@@ -139,7 +134,7 @@ class Replica:
         for request in arrived:
             if is_checked or self.accepts(request):
                 if not request.triggered:  # did not give up on the way
-                    self._running.enqueue(request)
+                    self._waiting.push(request)
             else:
                 self._refuse(request)
 
@@ -166,14 +161,14 @@ class Replica:
 
     def _plan(self) -> None:
         """Let the rule put the next iteration together, where there is something to decide."""
-        running = self._running
-        if running.num_waiting or running.is_undecided:
-            running.start_step()
-            running.max_running = self._sizer.batch_size(0, running.decoding.num)
-            self._rule.plan(self._step)
-            self._is_stale = bool(running.num_preempted or running.swap_blocks or running.may_fit_later)
-        elif self._is_stale or running.prefill_seqs:
-            running.start_step()
+        step, running = self._step, self._running
+        if self._waiting.num or step.is_undecided:
+            step.start()
+            step.max_running = self._sizer.batch_size(0, running.decoding.num)
+            self._rule.plan(step)  # type: ignore[arg-type]  # it names only requests it was shown: `Request`
+            self._is_stale = bool(step.num_preempted or step.swap_blocks or step.may_fit_later)
+        elif self._is_stale or step.prefill_seqs:
+            step.start()
             self._is_stale = False
         if self._is_async:
             self._is_stale = self._is_stale or bool(running.retired or self.inbox.items)
@@ -181,28 +176,27 @@ class Replica:
 
     def _start_iteration(self) -> None:
         """One iteration with prompt chunks."""
-        running = self._running
-        self._shape = shape = running.shape
+        step = self._step
+        self._shape = shape = step.shape
         seconds, self._host_s = self._engine.iteration_s(shape, is_first=self._is_first)
-        if running.swap_blocks:
-            seconds += running.swap_blocks * self._engine.swap_block_s
+        if step.swap_blocks:
+            seconds += step.swap_blocks * self._engine.swap_block_s
         self._num = 1
         self._first_s, self._growth_s, self._host_growth_s = seconds, 0.0, 0.0
-        self._start_s = running.now_s
+        self._start_s = step.now_s
         self._end = LateTimeout(self._env, seconds)
 
     def _start_span(self) -> None:
         """Equal decode iterations, up to the next thing that must change the batch."""
-        running = self._running
-        decoding = running.decoding
+        step, decoding = self._step, self._running.decoding
         seqs, context_tokens = decoding.num, decoding.context_tokens
         longest_tokens = decoding.longest_tokens() if self._follows_longest else 0
         self._shape = (0, seqs, context_tokens, 0, 0.0, longest_tokens)
         line = self._engine.decode_line(seqs, context_tokens, longest_tokens, is_first=self._is_first)
         self._first_s, self._growth_s, num_linear, self._host_s, self._host_growth_s = line
-        self._start_s = running.now_s
-        if running.swap_blocks:
-            self._first_s += running.swap_blocks * self._engine.swap_block_s
+        self._start_s = step.now_s
+        if step.swap_blocks:
+            self._first_s += step.swap_blocks * self._engine.swap_block_s
             num_linear = 1
         self._num = num = self._most_iterations(num_linear)
         if num > 1:
@@ -212,12 +206,12 @@ class Replica:
 
     def _watch(self) -> None:
         """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""
-        running, inbox = self._running, self.inbox
-        if running.num_waiting:
-            running.on_leave = self._cut_for_who_waits
-            if self._queue.is_fifo:
+        waiting, running, inbox = self._waiting, self._running, self.inbox
+        if waiting.num:
+            waiting.on_leave = self._cut_for_who_waits
+            if waiting.queue.is_fifo:
                 return  # the head of the queue does not fit, and nobody gets ahead of it
-        if running.num_running >= self._sizer.batch_size(0, running.decoding.num):
+        if running.num >= self._sizer.batch_size(0, running.decoding.num):
             return
         if inbox.bring is None:
             self._is_watching = True
@@ -250,9 +244,10 @@ class Replica:
         num = decoding.iterations_within(self._kv.available, num)
         if num < 1:
             raise PlanError(f"{self._rule} left {decoding.num} decoding sequences without KV blocks")
-        if not self._running.num_waiting:
+        waiting = self._waiting
+        if not waiting.num:
             return num
-        changes_s = self._queue.head_changes_s(self._start_s)
+        changes_s = waiting.queue.head_changes_s(self._start_s)
         return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
 
     def _iterations_to_arrival(self, arrival_s: float) -> int:
@@ -272,18 +267,19 @@ class Replica:
 
     def _settle(self, now_s: float) -> None:
         """The iteration or span has ended: tokens out, ended requests out, blocks back."""
-        running, kv, recorder, num = self._running, self._kv, self._recorder, self._num
+        waiting, running, step = self._waiting, self._running, self._step
+        kv, recorder, num = self._kv, self._recorder, self._num
         decoding, shape = running.decoding, self._shape
         self._is_watching = False
-        running.on_leave = None
-        running.now_s = now_s
-        num_running = running.num_running
+        waiting.on_leave = None
+        step.now_s = now_s
+        num_running = running.num
         if shape[1] and (new_blocks := decoding.advance(num)):
             kv.take(new_blocks)
         used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
-        if running.completing:
-            finished += running.complete_prompts()
+        if step.completing:
+            finished += running.complete_prompts(step.completing, now_s)
         for request in finished:
             running.retire(request, is_known=not self._is_async)
             recorder.finish(request, self._replica_id, now_s)
@@ -308,9 +304,9 @@ class Replica:
                 prefill_pairs,
                 longest_tokens,
                 num_running,
-                running.num_waiting,
+                waiting.num,
                 used_blocks,
-                running.num_preempted,
+                step.num_preempted,
                 is_extrapolated,
             )
         )
@@ -327,7 +323,7 @@ class Replica:
         report = IterationReport(
             self._num,
             self._env.now - self._start_s,
-            decode_seqs and decode_seqs + len(self._running.completing),
+            decode_seqs and decode_seqs + len(self._step.completing),
             decode_seqs or self._running.decoding.num,
             [one.prompt_tokens + self._true_output_tokens[one.request_id] for one in finished],
         )

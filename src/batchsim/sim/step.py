@@ -1,0 +1,299 @@
+"""The next iteration of a replica while a rule puts it together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from batchsim.errors import PlanError
+from batchsim.latency.base import IterationShape
+from batchsim.sim.iteration_recorder import IterationRecorder
+from batchsim.sim.kv_cache import KVCache
+from batchsim.sim.request import Request
+from batchsim.sim.running import RunningSet
+from batchsim.sim.waiting import WaitingLine
+
+
+class NextIteration:
+    """The `policies.base.Step` that the rule sees, where its methods are described; it holds to what fits.
+
+    It lasts as long as the replica, and begins anew with `start`. What a rule decides is carried out at once:
+    in the `RunningSet`, whose are seats and blocks, and in the `WaitingLine`. Its own are the prompts under
+    way and their chunks. The requests that a rule names are those it was shown.
+
+    Attributes
+    ----------
+    now_s, max_running
+        The time of the iteration boundary, and what the sizer allows to run; set by the replica.
+    completing
+        Those whose prompt the iteration completes.
+    growth_blocks
+        KV blocks that the decoding sequences take in it.
+    num_preempted, swap_blocks
+        Requests preempted for it, and KV blocks copied between GPU and host before it.
+    may_fit_later
+        Whether the head of the queue, whose next chunk did not fit, may do so though no blocks come back: as
+        its cached blocks are evicted, the chunk lies nearer to the beginning.
+    prefill_tokens, prefill_seqs, prefill_pairs
+        Its chunks, as `IterationShape` counts them.
+    """
+
+    __slots__ = (
+        "_holds_decodes",
+        "_is_caching",
+        "_kv",
+        "_number",
+        "_prefilling",
+        "_recorder",
+        "_replica_id",
+        "_running",
+        "_stored",
+        "_waiting",
+        "block_size",
+        "completing",
+        "growth_blocks",
+        "max_running",
+        "may_fit_later",
+        "now_s",
+        "num_blocks",
+        "num_preempted",
+        "prefill_pairs",
+        "prefill_seqs",
+        "prefill_tokens",
+        "swap_blocks",
+    )
+
+    def __init__(
+        self,
+        replica_id: int,
+        waiting: WaitingLine,
+        running: RunningSet,
+        kv: KVCache,
+        recorder: IterationRecorder,
+    ) -> None:
+        self._replica_id = replica_id
+        self._waiting = waiting
+        self._running = running
+        self._kv = kv
+        self._recorder = recorder
+        self._is_caching = kv.is_caching
+        self._number = 0  # of the iteration
+        self._holds_decodes = False
+        self._prefilling: dict[int, Request] = {}
+        self._stored: dict[int, list[int]] = {}  # by request, ids that the chunks will fill
+        self.block_size = kv.block_size
+        self.num_blocks = kv.num_blocks
+        self.now_s = 0.0
+        self.max_running = 0
+        self.completing: list[Request] = []
+        self.growth_blocks = self.num_preempted = self.swap_blocks = 0
+        self.may_fit_later = False
+        self.prefill_tokens = self.prefill_seqs = 0
+        self.prefill_pairs = 0.0
+
+    def start(self) -> None:
+        """Begin a new iteration, empty but for the decodes."""
+        self.num_preempted = self.swap_blocks = 0
+        self.may_fit_later = False
+        self.growth_blocks = self._running.decoding.growth()
+        if self.prefill_seqs:
+            self._number += 1
+            self.prefill_tokens = self.prefill_seqs = 0
+            self.prefill_pairs = 0.0
+            self._holds_decodes = False
+            self.completing = []
+            if self._stored:
+                self._stored = {}
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether a rule has to be asked though nobody waits."""
+        running = self._running
+        if self._prefilling or running.swapped:
+            return True
+        decoding, available = running.decoding, self._kv.available
+        return decoding.num > available and decoding.growth() > available
+
+    @property
+    def shape(self) -> IterationShape:
+        """The iteration as it stands."""
+        tokens, seqs, pairs = self.prefill_tokens, self.prefill_seqs, self.prefill_pairs
+        if self._holds_decodes:
+            return IterationShape(tokens, 0, 0, seqs, pairs)
+        decoding = self._running.decoding
+        longest_tokens = decoding.longest_tokens()
+        return IterationShape(tokens, decoding.num, decoding.context_tokens, seqs, pairs, longest_tokens)
+
+    # The rule's `Step`
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that can be taken."""
+        return self._kv.available
+
+    @property
+    def num_decoding(self) -> int:
+        """Requests that decode."""
+        return self._running.decoding.num
+
+    @property
+    def num_running(self) -> int:
+        """Requests that run."""
+        return self._running.num
+
+    @property
+    def prefilling(self) -> Sequence[Request]:
+        """Incomplete prompts."""
+        return tuple(self._prefilling.values()) if self._prefilling else ()
+
+    @property
+    def running(self) -> Sequence[Request]:
+        """All that run."""
+        return tuple(self._running.requests.values())
+
+    @property
+    def swapped(self) -> Sequence[Request]:
+        """All that are swapped out."""
+        swapped = self._running.swapped
+        return tuple(swapped.values()) if swapped else ()
+
+    def next_waiting(self) -> Request | None:
+        """The head of the queue."""
+        waiting = self._waiting
+        return waiting.find_head(self.now_s) if waiting.num else None
+
+    def last_running(self) -> Request:
+        """The one admitted last."""
+        return next(reversed(self._running.requests.values()))
+
+    def uncached_tokens(self, request: Request) -> int:
+        """Tokens still to compute, prefix hits taken off."""
+        wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
+        if self._is_caching and (request.prefix_ids or request.kept is not None):
+            return wanted - self._running.find_cached(request, wanted - 1)
+        return wanted
+
+    def admit(
+        self,
+        request: Request,
+        num_tokens: int,
+        *,
+        blocks_for_tokens: int | None = None,
+        keep_free_blocks: int = 0,
+    ) -> bool:
+        """Admit the head of the queue if its blocks can be had."""
+        kv, num_hits, num_kept = self._kv, request.num_hits, request.num_kept
+        cached_tokens = 0
+        if num_hits or num_kept:
+            cached_tokens = num_hits * kv.tokens_per_id + num_kept * self.block_size
+        tokens = cached_tokens + num_tokens
+        if blocks_for_tokens is not None and blocks_for_tokens > tokens:
+            tokens = blocks_for_tokens
+        pinned = blocks = -(-tokens // self.block_size)
+        if cached_tokens:
+            pinned -= num_hits * kv.blocks_per_id
+            pinned += kv.num_newly_pinned(request.prefix_ids[:num_hits])
+        if pinned > kv.available - keep_free_blocks:
+            self.may_fit_later = cached_tokens > 0 and blocks_for_tokens is None
+            return False
+        running, waiting = self._running, self._waiting
+        if running.num >= self.max_running:
+            raise PlanError(
+                f"request {request.request_id} was admitted beside {running.num} running ones; "
+                f"{self.max_running} may run"
+            )
+        waiting.pop_head(request, self.now_s)
+        running.seat(request, blocks, cached_tokens)
+        if request.is_waiting:
+            request.is_waiting = False
+            request.scheduled_s = self.now_s
+            request.cached_tokens = cached_tokens
+        self._add_chunk(request, num_tokens)
+        return True
+
+    def lacking_blocks(self, request: Request, num_tokens: int) -> int:
+        """Blocks that lack for a chunk."""
+        blocks = -(-(request.computed_tokens + num_tokens) // self.block_size)
+        return max(blocks - request.blocks, 0) + self.growth_blocks - self._kv.available
+
+    def prefill(self, request: Request, num_tokens: int) -> None:
+        """Add a chunk."""
+        if request.chunk_number == self._number:
+            raise PlanError(f"request {request.request_id} was given two chunks for one iteration")
+        self._running.grow(request, request.computed_tokens + num_tokens)
+        self._add_chunk(request, num_tokens)
+
+    def preempt(self, request: Request, *, swap: bool = False) -> None:
+        """Take a request's blocks away."""
+        running, decode_start_s = self._running, math.nan
+        if request.finish_step >= 0:
+            stored_tokens = running.stop_decoding(request)
+            self.growth_blocks = running.decoding.growth()
+            decode_start_s = request.decode_start_s
+        else:
+            stored_tokens = self._take_out(request)
+        if swap:
+            lost_tokens = 0
+            self.swap_blocks += running.swap_out(request, stored_tokens)
+        else:
+            lost_tokens = stored_tokens
+            running.drop(request, stored_tokens)
+            self._waiting.push_back(request)
+        self._kv.forget(self._stored.pop(request.request_id, ()))
+        self.num_preempted += 1
+        request.num_preemptions += 1
+        self._recorder.preempt(
+            request, self._replica_id, self.now_s, decode_start_s, lost_tokens, is_swap=swap
+        )
+
+    def swap_in(self, request: Request) -> bool:
+        """Bring a request back if its blocks can be had."""
+        blocks = self._running.swap_in(request, self.growth_blocks, self.now_s)
+        if blocks:
+            self.swap_blocks += blocks
+            self.growth_blocks = self._running.decoding.growth()
+        return blocks > 0
+
+    def hold_decodes(self) -> None:
+        """Let the decodes sit out."""
+        self._holds_decodes = True
+
+    def _add_chunk(self, request: Request, num_tokens: int) -> None:
+        """Count in a chunk whose blocks are there."""
+        start = request.computed_tokens
+        remaining = request.prompt_tokens + request.generated_tokens - start
+        if not 0 < num_tokens <= remaining:
+            raise PlanError(
+                f"request {request.request_id} was given a chunk of {num_tokens} tokens; "
+                f"1 to {remaining} are possible"
+            )
+        request.computed_tokens = stop = start + num_tokens
+        request.chunk_number, request.chunk_tokens = self._number, num_tokens
+        self.prefill_tokens += num_tokens
+        self.prefill_seqs += 1
+        self.prefill_pairs += num_tokens * (start + num_tokens / 2)
+        if start < request.most_computed_tokens:
+            request.recomputed_tokens += min(stop, request.most_computed_tokens) - start
+        if self._is_caching and request.prefix_ids:
+            self._stored[request.request_id] = self._running.share(request, start, stop)
+        if num_tokens < remaining:
+            self._prefilling[request.request_id] = request
+        else:
+            if self._prefilling:
+                self._prefilling.pop(request.request_id, None)
+            self.completing.append(request)
+
+    def _take_out(self, request: Request) -> int:
+        """Forget a prompt under way, its chunk in this iteration included; return its stored tokens."""
+        num_tokens = 0
+        if request.chunk_number == self._number:
+            num_tokens = request.chunk_tokens
+            request.chunk_number = -1
+            self.prefill_tokens -= num_tokens
+            self.prefill_seqs -= 1
+            self.prefill_pairs -= num_tokens * (request.computed_tokens - num_tokens / 2)
+        if request in self.completing:
+            self.completing.remove(request)
+        else:
+            del self._prefilling[request.request_id]
+        return request.computed_tokens - num_tokens
