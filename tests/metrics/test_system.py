@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from batchsim.config import SloConfig
+from batchsim.errors import TraceError
+from batchsim.metrics.engine import kv_use as kv_block_use
 from batchsim.metrics.system import (
     Window,
     backlog,
@@ -20,7 +22,7 @@ from batchsim.metrics.system import (
     throughput,
 )
 from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED
-from tests.metrics.worlds import batch_table, request_table
+from tests.metrics.worlds import batch_table, iteration_table, request_table
 
 BATCHES = batch_table(
     [0.0, 2.0, 8.0],
@@ -69,6 +71,47 @@ def test_padding_waste_is_the_share_of_slots_no_one_asked_for() -> None:
 
 def test_kv_use_counts_idle_time_as_empty() -> None:
     assert kv_use(BATCHES, 2, 100, WINDOW) == pytest.approx((4 * 0.2 + 2 * 0.6 + 2 * 0.4) / 20)
+
+
+#: One batch or span after another, full all the time, at times whose differences are rounded.
+TIMES_S = np.concatenate([[0.0], np.cumsum(np.random.default_rng(0).exponential(0.1, 999))])
+SATURATED = {"start_s": TIMES_S[:-1], "finish_s": TIMES_S[1:]}
+WHOLE_RUNS = [Window(0.0, float(end_s)) for end_s in TIMES_S[1::5]]
+
+
+def test_no_share_of_time_is_rounded_to_more_than_one() -> None:
+    full = {"batch_size": [7] * 999, "size_limit": [7] * 999, "kv_tokens": [7] * 999}
+    batches = batch_table(SATURATED["start_s"], SATURATED["finish_s"], **full)
+    spans = iteration_table(**SATURATED, kv_blocks=[7] * 999)
+
+    shares = np.array(
+        [
+            [
+                busy_fraction(batches, 1, window),
+                batch_fill(batches, window),
+                kv_use(batches, 1, 7, window),
+                kv_block_use(spans, [7], window),
+            ]
+            for window in WHOLE_RUNS
+        ]
+    )
+
+    assert shares.max(axis=0).tolist() == [1, 1, 1, 1]
+    assert shares.min() == pytest.approx(1, rel=1e-12)
+
+
+def test_a_share_of_time_beyond_rounding_is_an_error() -> None:
+    twice = batch_table([0.0, 0.0], [4.0, 4.0], kv_tokens=[20, 20])
+    spans = iteration_table(start_s=[0.0], finish_s=[4.0], kv_blocks=[8])
+
+    with pytest.raises(TraceError, match=r"busy fraction is 2\.0, more than 1"):
+        busy_fraction(twice, 1, Window(0.0, 4.0))
+    with pytest.raises(TraceError, match=r"KV memory is 2\.0, more than 1"):
+        kv_use(twice, 1, 20, Window(0.0, 4.0))
+    with pytest.raises(TraceError, match=r"KV blocks is 1\.142"):
+        kv_block_use(spans, [7], Window(0.0, 4.0))
+    with pytest.raises(TraceError, match=r"batch fill is 1\.5"):
+        batch_fill(batch_table([0.0], [4.0], batch_size=[3], size_limit=[2]), Window(0.0, 4.0))
 
 
 def test_attainment_asks_every_request_for_every_limit() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from batchsim.metrics.system import Window, inside_s, ratio, running_s
+from batchsim.metrics.system import Window, at_most_one, clock_error, inside_s, ratio, running_s
 from batchsim.metrics.weighted import Weighted
 from batchsim.records import FINISHED, STRANDED
 
@@ -45,7 +45,10 @@ def kv_use(iterations: pd.DataFrame, kv_blocks: Sequence[int], window: Window) -
     A span counts with what it holds at its end, so this is an upper bound while answers grow.
     """
     held_s = running_s(iterations, window) * kv_share(iterations, kv_blocks)
-    return float(held_s.sum()) / (len(kv_blocks) * window.length_s)
+    use = float(held_s.sum()) / (len(kv_blocks) * window.length_s)
+    return at_most_one(
+        use, clock_error(iterations, window), "use of KV blocks", "spans overlap or do not fit"
+    )
 
 
 def computed_tokens(iterations: pd.DataFrame) -> pd.Series[int]:

@@ -14,8 +14,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from batchsim.config import SloConfig
+from batchsim.errors import TraceError
 from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
 from batchsim.records import FINISHED, STRANDED
+
+# Pairwise sums of any number of rows, each rounded once or twice, stay within.
+_ROUNDING = 64 * math.ulp(1.0)
 
 
 class Window(NamedTuple):
@@ -53,7 +57,8 @@ def throughput(requests: pd.DataFrame, window: Window) -> Throughput:
 
 def busy_fraction(batches: pd.DataFrame, num_gpus: int, window: Window) -> float:
     """Share of all GPUs' time in the window that a batch (or iteration) was running, well filled or not."""
-    return float(running_s(batches, window).sum()) / (num_gpus * window.length_s)
+    share = float(running_s(batches, window).sum()) / (num_gpus * window.length_s)
+    return at_most_one(share, clock_error(batches, window), "busy fraction", "rows of a GPU overlap")
 
 
 def running_s(batches: pd.DataFrame, window: Window) -> pd.Series[float]:
@@ -75,7 +80,8 @@ def batch_fill(batches: pd.DataFrame, window: Window) -> float:
     """Time average, over running batches, of batch size / size allowed."""
     weight_s = running_s(batches, window)
     filled_s = weight_s * batches["batch_size"] / batches["size_limit"]
-    return ratio(float(filled_s.sum()), float(weight_s.sum()))
+    fill = ratio(float(filled_s.sum()), float(weight_s.sum()))
+    return at_most_one(fill, 0.0, "batch fill", "batches are larger than their size_limit")
 
 
 def padding_waste_output(batches: pd.DataFrame) -> float:
@@ -96,7 +102,8 @@ def kv_use(batches: pd.DataFrame, num_gpus: int, capacity_tokens: int, window: W
     A batch counts with what it holds at its end, so this is an upper bound while answers grow.
     """
     held = float((running_s(batches, window) * batches["kv_tokens"]).sum())
-    return held / (num_gpus * capacity_tokens * window.length_s)
+    use = held / (num_gpus * capacity_tokens * window.length_s)
+    return at_most_one(use, clock_error(batches, window), "use of KV memory", "batches overlap or do not fit")
 
 
 def slo_met(requests: pd.DataFrame, slo: SloConfig) -> pd.DataFrame:
@@ -186,6 +193,21 @@ def stays(requests: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
     kept = requests[requests["status"].isin([FINISHED, STRANDED])]
     finishes_s = kept["finish_s"].dropna().to_numpy(dtype=np.float64)
     return np.sort(kept["arrival_s"].to_numpy(dtype=np.float64)), np.sort(finishes_s)
+
+
+def clock_error(rows: pd.DataFrame, window: Window) -> float:
+    """Share of the window by which rows that follow each other may overlap, as their times are rounded."""
+    return len(rows) * math.ulp(window.end_s) / window.length_s
+
+
+def at_most_one(share: float, error: float, name: str, cause: str) -> float:
+    """Return a share of time without what rounding added to 1; `TraceError` with the cause if it is more.
+
+    Allowed for are the sum's rounding and an ``error`` of its terms.
+    """
+    if share > 1 + _ROUNDING + error:
+        raise TraceError(f"the {name} is {share!r}, more than 1: {cause}")
+    return 1.0 if share > 1 else share
 
 
 def ratio(part: float, whole: float) -> float:
