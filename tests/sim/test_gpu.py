@@ -6,7 +6,7 @@ import simpy
 
 from batchsim.records import FINISHED, REFUSED, Records
 from batchsim.sim.gpu import GPU, Batch, KVMemory
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request
 from tests.sim.worlds import PLENTY, LinearLatency, workload
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from batchsim.config import ClientsConfig
 from batchsim.records import ABANDONED
 from batchsim.sim.mailbox import ProcessGen
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import gaps_to_next_turn_s, session_rows

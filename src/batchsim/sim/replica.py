@@ -18,9 +18,9 @@ from batchsim.policies.base import IterationReport, IterationRule
 from batchsim.policies.presets import Policy
 from batchsim.sim.decoding import iterations_by
 from batchsim.sim.engine import Engine
-from batchsim.sim.iteration_recorder import IterationRecorder
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import LateTimeout, Mailbox, ProcessGen
+from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.step import NextIteration

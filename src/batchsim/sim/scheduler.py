@@ -14,7 +14,7 @@ from batchsim.policies.presets import Policy
 from batchsim.records import STRANDED
 from batchsim.sim.gpu import GPU, Batch, KVMemory
 from batchsim.sim.mailbox import Mailbox, ProcessGen, delay_until
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request
 
 

@@ -18,10 +18,10 @@ from batchsim.records import Records
 from batchsim.sim.client import Clients
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import GPU, KVMemory
-from batchsim.sim.iteration_recorder import IterationRecorder
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import Mailbox, ProcessGen
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.iteration_recorder import IterationRecorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.replica import Replica
 from batchsim.sim.router import Queue, Router
 from batchsim.sim.scheduler import Scheduler

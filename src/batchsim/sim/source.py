@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from batchsim.records import Records
 from batchsim.sim.client import Client, Clients
 from batchsim.sim.mailbox import Mailbox, ProcessGen, delay_until
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 

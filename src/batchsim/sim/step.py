@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
-from batchsim.sim.iteration_recorder import IterationRecorder
 from batchsim.sim.kv_cache import KVCache
+from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.waiting import WaitingLine

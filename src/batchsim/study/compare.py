@@ -20,7 +20,7 @@ from batchsim.metrics.statistics import paired_difference
 from batchsim.policies import presets
 from batchsim.policies.presets import describe
 from batchsim.policies.queueing import MultiBin
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.study.run import SimulationResult, simulate, training_fraction
 from batchsim.workload.predictor import make_predictor
 from batchsim.workload.request import Workload

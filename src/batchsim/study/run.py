@@ -23,7 +23,7 @@ from batchsim.policies.presets import Policy
 from batchsim.records import Records
 from batchsim.results.store import ITERATION_TABLES, TABLES, save_run
 from batchsim.sim.client import make_clients
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.streams import stream
 from batchsim.study.cluster import (

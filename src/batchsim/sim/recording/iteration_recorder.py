@@ -20,7 +20,7 @@ from batchsim.records import (
     Records,
     table,
 )
-from batchsim.sim.recorder import Recorder
+from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 
