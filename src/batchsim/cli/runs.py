@@ -1,0 +1,148 @@
+"""``batchsim run``, ``compare``: one configuration, or several policies on the same requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchsim.cli.options import OUTPUT_PATH, overrides, run_options
+from batchsim.cli.output import (
+    echo_json,
+    echo_summaries,
+    echo_table,
+    progress_watch,
+    warn,
+    warn_about,
+)
+from batchsim.config import load_config
+from batchsim.files import write_whole
+from batchsim.policies.presets import find_preset, names_of
+from batchsim.results.store import check_vacant
+from batchsim.results.timeline import write_timeline
+from batchsim.study.compare import Comparison, compare
+from batchsim.study.run import SimulationResult, simulate
+
+
+@click.command()
+@run_options
+@click.option("--policy", metavar="NAME", help="A name from `batchsim policies`, or module:preset.")
+@click.option("--timeline", type=OUTPUT_PATH, metavar="FILE", help="Write Chrome trace events, for Perfetto.")
+def run(
+    config_file: Path | None,
+    output_dir: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    timeline: Path | None,
+    **given: Any,
+) -> None:
+    """Simulate one configuration (a TOML file, options, or both) and print its metrics."""
+    if output_dir is not None:
+        check_vacant(output_dir, overwrite=overwrite)
+    config = load_config(config_file, overrides(given))
+    with progress_watch() as watch:
+        result = simulate(config, on_start=lambda recorder: watch.follow(config.policy.preset, recorder))
+    _notices(result)
+    if output_dir is not None:
+        result.save(output_dir, overwrite=overwrite)
+    if timeline is not None:
+        write_timeline(result.records, timeline)
+    if as_json:
+        echo_json(result.summary)
+        return
+    if verbose:
+        click.echo(f"active: {result.summary['combination']}", err=True)
+    echo_summaries({str(result.summary["policy"]): result.summary})
+    warn_about(str(result.summary["policy"]), result.summary)
+    if output_dir is not None:
+        click.echo(f"written: {output_dir}", err=True)
+    if timeline is not None:
+        click.echo(f"written: {timeline} (open it at ui.perfetto.dev)", err=True)
+
+
+@click.command(name="compare")
+@run_options
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME",
+    help="Repeat or separate by commas; default: all presets of the configured one's world.",
+)
+def compare_(
+    config_file: Path | None,
+    output_dir: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    verbose: bool,
+    policies: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Simulate several policies on the same arrivals; print their metrics and paired differences."""
+    names = [name for given_names in policies for name in given_names.split(",")]
+    config = load_config(config_file, overrides(given))
+    names = names or names_of(is_iteration_level=find_preset(config.policy.preset).is_iteration_level)
+    if output_dir is not None:
+        for name in names:
+            check_vacant(output_dir / _folder(name), overwrite=overwrite)
+    with progress_watch() as watch:
+        comparison = compare(config, names, on_start=watch.follow)
+    results = comparison.results
+    _notices(next(iter(results.values())))
+    if output_dir is not None:
+        for name, result in results.items():
+            result.save(output_dir / _folder(name), overwrite=overwrite)
+        write_whole(output_dir / "differences.csv", comparison.differences.to_csv(index=False))
+    if as_json:
+        echo_json(
+            {
+                "summaries": {name: result.summary for name, result in results.items()},
+                "differences": comparison.differences.astype(object)
+                .where(comparison.differences.notna(), None)
+                .to_dict("records"),
+                "identical": list(comparison.twins),
+            }
+        )
+        return
+    if verbose:
+        for name, result in results.items():
+            click.echo(f"active: {name} = {result.summary['combination']}", err=True)
+    echo_summaries({name: result.summary for name, result in results.items()})
+    _echo_differences(comparison)
+    for name, result in results.items():
+        warn_about(name, result.summary)
+    for sentence in comparison.twins:
+        warn(sentence)
+
+
+def _folder(policy: str) -> str:
+    return policy.replace(":", ".")  # module:preset is no file name everywhere
+
+
+def _echo_differences(comparison: Comparison) -> None:
+    rows = [
+        (
+            row["policy"],
+            f"{row['e2e_difference_mean_s'] * 1000:+,.1f} ± {row['e2e_difference_ci95_s'] * 1000:,.1f}",
+            f"{row['num_paired']:,}",
+        )
+        for row in comparison.differences.to_dict("records")
+    ]
+    baseline = next(iter(comparison.results))
+    echo_table(
+        f"E2E against {baseline}, same requests (ms, 95 % interval)", ("policy", "difference", "pairs"), rows
+    )
+
+
+def _notices(result: SimulationResult) -> None:
+    workload = result.manifest["workload"]
+    for notice in workload["notices"]:
+        click.echo(f"Notice: {notice}", err=True)
+    for reason, count in workload["dropped"].items():
+        click.echo(f"Notice: {workload['name']}: {count} rows dropped, {reason}", err=True)
+    refusals = list(result.manifest["refusals"].items())
+    if refusals:
+        request_id, reason = refusals[0]
+        click.echo(f"Notice: {len(refusals)} requests refused; request {request_id}: {reason}", err=True)
