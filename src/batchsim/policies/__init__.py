@@ -1,1 +1,76 @@
-"""What is chosen: who is next, how many, what goes in, which replica; and presets, the named combinations."""
+"""What is chosen: who is next, how many, what goes in, which replica; and presets, the named combinations.
+
+A `Preset` is four answers, ours or yours; a configuration names it ``module:preset``. The answers stand
+in ``queueing`` (`QueueDiscipline`), ``sizing`` (`Sizer`), ``batching`` for batches that run to completion
+(`LaunchRule`), ``continuous`` for those that change at every iteration (`IterationRule`) and ``routing``
+(`Routing`).
+"""
+
+from typing import TYPE_CHECKING
+
+from batchsim._lazy import lazy
+
+if TYPE_CHECKING:
+    from batchsim.policies.base import (
+        BatchReport,
+        Decision,
+        IterationReport,
+        IterationRule,
+        LaunchRule,
+        QueueDiscipline,
+        Routing,
+        RunningRequest,
+        Setting,
+        Sizer,
+        Step,
+        WaitingRequest,
+    )
+    from batchsim.policies.batching import FullBatch, Greedy, Timer
+    from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
+    from batchsim.policies.presets import PRESETS, Policy, Preset, build, find_preset
+    from batchsim.policies.queueing import EarliestDeadline, Fifo, HighestPriority, MultiBin, ShortestFirst
+    from batchsim.policies.routing import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin, SessionAffinity
+    from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
+else:
+    __getattr__, __dir__ = lazy(__name__)
+
+__all__ = [
+    "PRESETS",
+    "BatchReport",
+    "ChunkedPrefill",
+    "Decision",
+    "EarliestDeadline",
+    "Fifo",
+    "FixedSize",
+    "FullBatch",
+    "Greedy",
+    "HighestPriority",
+    "IterationReport",
+    "IterationRule",
+    "LaunchRule",
+    "LeastLoaded",
+    "MemoryAware",
+    "MultiBin",
+    "Policy",
+    "PowerOfTwo",
+    "PrefillFirst",
+    "PrefixAffinity",
+    "Preset",
+    "QueueDiscipline",
+    "ReserveWhole",
+    "RoundRobin",
+    "Routing",
+    "RunningRequest",
+    "SessionAffinity",
+    "Setting",
+    "ShortestFirst",
+    "Sizer",
+    "SloFeedback",
+    "Smallest",
+    "StallFree",
+    "Step",
+    "Timer",
+    "WaitingRequest",
+    "build",
+    "find_preset",
+]
