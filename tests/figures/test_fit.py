@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from batchsim.figures.fit import fit_table, plot_fit
-from batchsim.latency.fitting.fit import Family, fit
+from batchsim.latency.choices import Family
+from batchsim.latency.fitting.fit import fit
 from batchsim.latency.table import Calibration, read_calibration
 from tests.latency.synthetic import kneed, write_calibration
 

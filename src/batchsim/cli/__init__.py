@@ -1,4 +1,8 @@
-"""The command line: each command is a few lines over a library call."""
+"""The command line: each command is a few lines over a library call.
+
+Help, completion and a mistyped command answer at once: at their top the modules here import click, what
+can be chosen by name, and each other; a command imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,11 @@ from batchsim.cli import (
     traces,
     validation,
 )
+from batchsim.cli.groups import Group
 from batchsim.errors import BatchsimError, ConfigError, TraceError
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Turns our errors into one sentence on stderr: exit 2 for bad input, 1 for a run that failed."""
 
     def invoke(self, ctx: click.Context) -> Any:

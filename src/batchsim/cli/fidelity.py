@@ -5,24 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
-from batchsim.files import write_whole
-from batchsim.validation.fidelity.engine_run import read_measured_run
-from batchsim.validation.fidelity.errors import BASES, compare_with_measured
-from batchsim.validation.fidelity.kv_memory import read_model_config
-from batchsim.validation.fidelity.predict import (
-    PREDICTED_COLUMNS,
-    LatencyFamily,
-    predict,
-    profile_of_model,
-    read_workload,
-)
-from batchsim.validation.fidelity.report import write_fidelity_report
+from batchsim.latency.choices import ReplayFamily
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -37,7 +26,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), metavar="N", help="Tokens per iteration.")
 @click.option(
     "--latency-family",
-    type=click.Choice(("operator", "linear")),
+    type=click.Choice(get_args(ReplayFamily)),
     default="operator",
     show_default=True,
     help="Sums of operators, or a linear model fitted to them at the iterations of a first replay.",
@@ -49,7 +38,7 @@ def fidelity(
     profile: Path,
     workload: Path,
     model_config: Path,
-    latency_family: LatencyFamily,
+    latency_family: ReplayFamily,
     output_dir: Path,
     as_json: bool,
     **limits: int | None,
@@ -59,6 +48,16 @@ def fidelity(
     What the options leave out is read from the run's meta.json.
     """
     from batchsim.figures.fidelity import plot_fidelity
+    from batchsim.files import write_whole
+    from batchsim.validation.fidelity.engine_run import read_measured_run
+    from batchsim.validation.fidelity.errors import compare_with_measured
+    from batchsim.validation.fidelity.kv_memory import read_model_config
+    from batchsim.validation.fidelity.predict import (
+        PREDICTED_COLUMNS,
+        predict,
+        profile_of_model,
+        read_workload,
+    )
 
     run = read_measured_run(run_dir)
     given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
@@ -98,12 +97,15 @@ def fidelity_report(data_dir: Path, timelines: Path | None, output_dir: Path) ->
     DATA_DIR holds runs/GPU/NAME, profiles/GPU/MODEL, models/MODEL.json and workloads/NAME.jsonl.
     """
     from batchsim.figures.fidelity import plot_fidelity
+    from batchsim.validation.fidelity.report import write_fidelity_report
 
     for path in write_fidelity_report(data_dir, output_dir, plot_fidelity, timelines):
         click.echo(f"written: {path}", err=True)
 
 
 def _echo(errors: dict[str, Any]) -> None:
+    from batchsim.validation.fidelity.errors import BASES
+
     for basis in BASES:
         found = errors["bases"].get(basis)
         if found is None:

@@ -6,23 +6,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
 from batchsim.errors import ConfigError
-from batchsim.latency.fitting.fit import (
-    ITERATION_FAMILIES,
-    Family,
-    FamilyComparison,
-    FitReport,
-    compare_families,
-)
-from batchsim.latency.grid import TableLength
-from batchsim.latency.store import save_latency
-from batchsim.latency.table import Calibration, Clock, read_calibration
+from batchsim.latency.choices import Clock, Family, TableLength
+
+if TYPE_CHECKING:
+    from batchsim.latency.fitting.fit import FamilyComparison
+    from batchsim.latency.fitting.report import FitReport
+    from batchsim.latency.table import Calibration
 
 
 @click.command()
@@ -55,6 +51,9 @@ def fit(
 ) -> None:
     """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
     from batchsim.figures.fit import plot_fit
+    from batchsim.latency.fitting.fit import ITERATION_FAMILIES, compare_families
+    from batchsim.latency.store import save_latency
+    from batchsim.latency.table import read_calibration
 
     if output_file.resolve() == calibration.with_suffix(".json").resolve():
         raise ConfigError(

@@ -6,21 +6,14 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
-STDERR = Console(stderr=True)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 #: Rows of the summary table: title, key, factor, digits, unit. Times are shown in milliseconds.
 _ROWS: Sequence[tuple[str, str, float, int, str]] = (
@@ -70,6 +63,14 @@ class Watched(Protocol):
     num_requests: int
 
 
+@cache
+def stderr() -> Console:
+    """Where progress and warnings go: one console, so that they do not write over each other."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 def echo_json(content: Mapping[str, Any]) -> None:
     """Print one JSON object."""
     click.echo(json.dumps(content, indent=2, allow_nan=False))
@@ -77,11 +78,13 @@ def echo_json(content: Mapping[str, Any]) -> None:
 
 def warn(message: str) -> None:
     """Print a warning, which a person should not miss, on stderr."""
-    STDERR.print(f"[bold yellow]Warning:[/] {message}", highlight=False, soft_wrap=True)
+    stderr().print(f"[bold yellow]Warning:[/] {message}", highlight=False, soft_wrap=True)
 
 
 def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
     """Print one column per run."""
+    from rich.table import Table
+
     first = next(iter(summaries.values()))
     table = Table(
         title=_headline(first), title_justify="left", caption=_caption(summaries), caption_justify="left"
@@ -113,6 +116,8 @@ def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
 
 def echo_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a plain table."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -168,6 +173,8 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 
 
 def _stdout() -> Console:
+    from rich.console import Console
+
     console = Console()
     # A pipe has no width; tables cut at 80 columns would lose numbers.
     return console if console.is_terminal else Console(width=160)
@@ -206,6 +213,15 @@ class ProgressWatch:
 @contextmanager
 def progress_watch() -> Iterator[ProgressWatch]:
     """Show progress on stderr while the block runs."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -213,7 +229,7 @@ def progress_watch() -> Iterator[ProgressWatch]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    progress = Progress(*columns, console=STDERR)
+    progress = Progress(*columns, console=stderr())
     watch = ProgressWatch(progress)
     try:
         yield watch

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
 from batchsim.errors import ConfigError
-from batchsim.latency.fitting.fit import Family
-from batchsim.latency.profiles.importing import (
-    Kind,
-    Wanted,
-    import_distserve,
-    import_operators,
-    import_splitwise,
-    kind_of,
-)
-from batchsim.latency.store import Model, save_latency
+from batchsim.latency.choices import Family, ProfileKind
+
+if TYPE_CHECKING:
+    from batchsim.latency.store import Model
 
 
 @click.command(name="import-profile")
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option("-o", "--output-file", type=OUTPUT_PATH, default=Path("latency.json"), show_default=True)
-@click.option("--kind", type=click.Choice(get_args(Kind)), help="Left out: by what the source looks like.")
+@click.option(
+    "--kind", type=click.Choice(get_args(ProfileKind)), help="Left out: by what the source looks like."
+)
 @click.option("--model-config", type=INPUT_FILE, help="config.json of the model, for operators.")
 @click.option("--model", metavar="NAME", help="Which model of the file.")
 @click.option("--hardware", metavar="NAME", help="Which hardware of the file.")
@@ -44,7 +40,7 @@ from batchsim.latency.store import Model, save_latency
 def import_profile(
     source: Path,
     output_file: Path,
-    kind: Kind | None,
+    kind: ProfileKind | None,
     model_config: Path | None,
     model: str | None,
     hardware: str | None,
@@ -56,6 +52,15 @@ def import_profile(
     as_json: bool,
 ) -> None:
     """Make a latency file of an operator profile, of DistServe's coefficients or of splitwise-sim's table."""
+    from batchsim.latency.profiles.importing import (
+        Wanted,
+        import_distserve,
+        import_operators,
+        import_splitwise,
+        kind_of,
+    )
+    from batchsim.latency.store import save_latency
+
     kind = kind or kind_of(source)
     wanted = Wanted(model, hardware, tensor_parallel)
     imported: Model

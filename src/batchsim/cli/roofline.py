@@ -8,13 +8,6 @@ import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
 from batchsim.cli.output import echo_table
-from batchsim.validation.roofline.report import (
-    ERROR_COLUMNS,
-    error_rows,
-    predict_tables,
-    skipped_rows,
-    write_roofline_report,
-)
 
 
 @click.command(name="roofline-error")
@@ -27,6 +20,13 @@ def roofline_error(tables: tuple[Path, ...], output_dir: Path) -> None:
     aiconfigurator has them), known by their columns. Rows without a prediction are counted.
     """
     from batchsim.figures.roofline import plot_roofline_errors
+    from batchsim.validation.roofline.report import (
+        ERROR_COLUMNS,
+        error_rows,
+        predict_tables,
+        skipped_rows,
+        write_roofline_report,
+    )
 
     errors = predict_tables(tables)
     echo_table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,13 +16,10 @@ from batchsim.cli.output import (
     warn,
     warn_about,
 )
-from batchsim.config import load_config
-from batchsim.files import write_whole
-from batchsim.policies.presets import find_preset, names_of
-from batchsim.results.store import check_vacant
-from batchsim.results.timeline import write_timeline
-from batchsim.study.compare import Comparison, compare
-from batchsim.study.run import SimulationResult, simulate
+
+if TYPE_CHECKING:
+    from batchsim.study.compare import Comparison
+    from batchsim.study.run import SimulationResult
 
 
 @click.command()
@@ -39,6 +36,11 @@ def run(
     **given: Any,
 ) -> None:
     """Simulate one configuration (a TOML file, options, or both) and print its metrics."""
+    from batchsim.config import load_config
+    from batchsim.results.store import check_vacant
+    from batchsim.results.timeline import write_timeline
+    from batchsim.study.run import simulate
+
     if output_dir is not None:
         check_vacant(output_dir, overwrite=overwrite)
     config = load_config(config_file, overrides(given))
@@ -81,6 +83,12 @@ def compare_(
     **given: Any,
 ) -> None:
     """Simulate several policies on the same arrivals; print their metrics and paired differences."""
+    from batchsim.config import load_config
+    from batchsim.files import write_whole
+    from batchsim.policies.presets import find_preset, names_of
+    from batchsim.results.store import check_vacant
+    from batchsim.study.compare import compare
+
     names = [name for given_names in policies for name in given_names.split(",")]
     config = load_config(config_file, overrides(given))
     names = names or names_of(is_iteration_level=find_preset(config.policy.preset).is_iteration_level)

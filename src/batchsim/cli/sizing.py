@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import pandas as pd
 
 from batchsim.cli.options import overrides, run_options
-from batchsim.cli.output import STDERR, echo_json, echo_table, warn
-from batchsim.config import RunConfig, load_config
-from batchsim.files import write_whole
-from batchsim.metrics.statistics import Interval
-from batchsim.results.store import check_vacant
-from batchsim.study.capacity import Capacity, Trial, find_capacity
-from batchsim.study.compare import for_policies
+from batchsim.cli.output import echo_json, echo_table, stderr, warn
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from batchsim.config import RunConfig
+    from batchsim.metrics.statistics import Interval
+    from batchsim.study.capacity import Capacity, Trial
 
 
 @click.command()
@@ -52,12 +52,18 @@ def capacity(
     Replications are consecutive parts of the requests, paced to the rate that is tried: all policies meet the
     same. At least one --slo is needed.
     """
+    from batchsim.config import load_config
+    from batchsim.files import write_whole
+    from batchsim.results.store import check_vacant
+    from batchsim.study.capacity import find_capacity
+    from batchsim.study.compare import for_policies
+
     base = load_config(config_file, overrides(given))
     names = [name for given_names in policies for name in given_names.split(",")] or [base.policy.preset]
     if output_dir is not None:
         check_vacant(output_dir, overwrite=overwrite)
     found: dict[str, Capacity] = {}
-    with STDERR.status("") as status:
+    with stderr().status("") as status:
         for name, config in for_policies(base, names).items():
 
             def show(trial: Trial, name: str = name) -> None:
@@ -134,5 +140,7 @@ def _as_json(found: Capacity) -> dict[str, Any]:
 
 
 def _trials(found: Mapping[str, Capacity]) -> pd.DataFrame:
+    import pandas as pd
+
     tables = [pd.DataFrame(one.trials).assign(policy=name) for name, one in found.items()]
     return pd.concat(tables, ignore_index=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
-from batchsim.cli.output import STDERR, warn
+from batchsim.cli.output import stderr, warn
 from batchsim.errors import BatchsimError
-from batchsim.study.sweep import SweepProgress, parse_shard, run_sweep
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from batchsim.study.sweep import SweepProgress
 
 
 @click.command()
@@ -26,9 +30,13 @@ def sweep(
     experiments: tuple[Path, ...], output_dir: Path, jobs: int, full: bool, shard: str, overwrite: bool
 ) -> None:
     """Run sweep files; what is finished is not run again."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from batchsim.study.sweep import parse_shard, run_sweep
+
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed: list[BatchsimError] = []
-    with Progress(*columns, console=STDERR) as progress:
+    with Progress(*columns, console=stderr()) as progress:
         for path in experiments:
             task = progress.add_task(path.stem, total=None)
 
@@ -60,7 +68,6 @@ def sweep(
 @click.argument("names", nargs=-1)
 def figures(results_dir: Path, names: tuple[str, ...]) -> None:
     """Draw the figures of a sweep again (all, or those named), and its report page."""
-    # Loading the plotting libraries takes longer than many a run: only the commands that draw pay for it.
     from batchsim.figures.draw import draw_figures
     from batchsim.figures.report import write_report
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
+from batchsim.cli.groups import Group
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, parse_spec
 from batchsim.cli.output import echo_json, echo_table
-from batchsim.streams import stream
-from batchsim.workload.describe import trace_info
-from batchsim.workload.download import download_burstgpt
-from batchsim.workload.formats import read_trace, write_trace
-from batchsim.workload.generators.synthetic import generate
-from batchsim.workload.load import embedded_trace
-from batchsim.workload.request import Workload
+
+if TYPE_CHECKING:
+    from batchsim.workload.request import Workload
 
 _DEFAULT_LENGTHS = {
     "prompt": {"kind": "lognormal", "mean": 600, "sigma": 0.9, "max_tokens": 8000},
@@ -25,7 +22,7 @@ _DEFAULT_LENGTHS = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def trace() -> None:
     """Look at, make, convert and download request traces."""
 
@@ -35,6 +32,10 @@ def trace() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def info(file: Path | None, as_json: bool) -> None:
     """Describe a trace (by default the embedded one): size, rate, burstiness, lengths."""
+    from batchsim.workload.describe import trace_info
+    from batchsim.workload.formats import read_trace
+    from batchsim.workload.load import embedded_trace
+
     workload = read_trace(file or embedded_trace())
     if as_json:
         echo_json(trace_info(workload))
@@ -63,6 +64,10 @@ def synth(
     kind: str, prompt: str | None, output: str | None, num_requests: int, seed: int, output_file: Path
 ) -> None:
     """Make a synthetic trace, labelled so, in our own format."""
+    from batchsim.streams import stream
+    from batchsim.workload.formats import write_trace
+    from batchsim.workload.generators.synthetic import generate
+
     spec = parse_spec(kind, "kind")
     spec["kind"] = spec["kind"].replace("-", "_")
     if spec["kind"] != "burstgpt_like":
@@ -78,6 +83,8 @@ def synth(
 @click.argument("target", type=OUTPUT_PATH)
 def convert(source: Path, target: Path) -> None:
     """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet)."""
+    from batchsim.workload.formats import read_trace, write_trace
+
     workload = read_trace(source)
     write_trace(workload, target)
     _describe(workload)
@@ -87,11 +94,15 @@ def convert(source: Path, target: Path) -> None:
 @click.option("-o", "--output-dir", type=OUTPUT_PATH, default=Path("data"), show_default=True)
 def download(output_dir: Path) -> None:
     """Download the public BurstGPT trace from its authors, resuming, and check it."""
+    from batchsim.workload.download import download_burstgpt
+
     path = download_burstgpt(output_dir, notify=lambda text: click.echo(text, err=True))
     click.echo(str(path))
 
 
 def _describe(workload: Workload) -> None:
+    from batchsim.workload.describe import trace_info
+
     for notice in workload.source.notices:
         click.echo(f"Notice: {notice}", err=True)
     rows = [row for key, value in trace_info(workload).items() for row in _rows(key, value)]
@@ -102,5 +113,5 @@ def _rows(key: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
         return [row for part, inner in value.items() for row in _rows(f"{key} {part}", inner)]
     if isinstance(value, float):
-        return [(key, "-" if np.isnan(value) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}")]
+        return [(key, "-" if math.isnan(value) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}")]
     return [(key, f"{value:,}" if isinstance(value, int) else str(value))]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import pandas as pd
 
 from batchsim.cli.options import OUTPUT_PATH
 from batchsim.cli.output import echo_json, echo_table, warn
-from batchsim.files import write_whole
-from batchsim.validation.comparison import MAPE, THROUGHPUT
-from batchsim.validation.replays.validate import Case, Validation
-from batchsim.validation.replays.validate import validate as validate_runs
 
-_METRICS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E", THROUGHPUT: "Throughput"}
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from batchsim.validation.replays.validate import Case, Validation
+
 _GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to end"}
 
 
@@ -32,6 +31,8 @@ def validate(measured: tuple[Path, ...], predicted: Path, output_dir: Path | Non
     MEASURED are run directories of `batchsim-calibrate replay`, or folders of such. With a latency file,
     three gates are judged: scheduling logic, latency model, both together. Exit status 1 if the logic fails.
     """
+    from batchsim.validation.replays.validate import validate as validate_runs
+
     validation = validate_runs(measured, predicted)
     if as_json:
         echo_json(validation.to_json())
@@ -83,7 +84,10 @@ def _rows(errors: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def _rate_or_time_row(row: dict[Any, Any]) -> tuple[str, ...]:
-    metric, statistic = _METRICS[row["metric"]], row["statistic"]
+    from batchsim.validation.comparison import MAPE, THROUGHPUT
+
+    metric = "Throughput" if row["metric"] == THROUGHPUT else row["metric"].upper()
+    statistic = row["statistic"]
     if statistic == MAPE:
         return metric, "of single requests, mean", "", "", "", f"{row['error']:.1%}", "", ""
     factor, unit = 1000, "ms"
@@ -113,8 +117,8 @@ def _share(value: float) -> str:
 
 
 def _write(validation: Validation, folder: Path) -> None:
-    # Loading the plotting libraries takes longer than many a validation.
     from batchsim.figures.validation import plot_validation
+    from batchsim.files import write_whole
 
     write_whole(folder / "validation.csv", validation.errors.to_csv(index=False, lineterminator="\n"))
     text = json.dumps(validation.to_json(), indent=2, allow_nan=False)

@@ -7,16 +7,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import check_number
 from batchsim.latency.base import BatchShape, BatchTime, Domain, LatencyInfo
-
-#: What the axes of a table besides the batch size count.
-TableLength = Literal["output", "prompt+output", "prompt,output"]
+from batchsim.latency.choices import TableLength
 
 
 @dataclass(frozen=True, slots=True)

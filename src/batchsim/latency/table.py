@@ -30,15 +30,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from batchsim.errors import TraceError
 from batchsim.latency.base import Provenance
-
-Clock = Literal["wall_s", "cuda_s", "cpu_s"]
+from batchsim.latency.choices import Clock
 
 PROVENANCES: tuple[Provenance, ...] = get_args(Provenance)
 STATUSES = ("ok", "oom", "disturbed")

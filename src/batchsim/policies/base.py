@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class WaitingRequest(Protocol):
@@ -32,7 +33,15 @@ def arrival_order(request: WaitingRequest) -> tuple[float, int]:
 
 
 def _no_tokens() -> NDArray[np.int64]:
+    import numpy as np
+
     return np.empty(0, dtype=np.int64)
+
+
+def _any_rng() -> np.random.Generator:
+    import numpy as np
+
+    return np.random.default_rng()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +74,7 @@ class Setting:
     batch_size: int = 1
     slo_tpot_s: float | None = None
     slo_e2e_s: float | None = None
-    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    rng: np.random.Generator = field(default_factory=_any_rng)
 
 
 class BatchReport(NamedTuple):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import mul
 
-from scipy.special import ndtri
-
 
 @lru_cache
 def normal_quantile(probability: float) -> float:
     """Theta: the standard normal law lies below it with this probability."""
+    from scipy.special import ndtri
+
     return float(ndtri(probability))
 
 

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batchsim.config import PolicyConfig
 from batchsim.errors import ConfigError, nearest
 from batchsim.policies import batching, continuous, queueing, routing, sizing
 from batchsim.policies.base import IterationRule, LaunchRule, QueueDiscipline, Routing, Sizer
@@ -22,6 +21,9 @@ from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWh
 from batchsim.policies.queueing import Fifo, MultiBin, ShortestFirst
 from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
+
+if TYPE_CHECKING:
+    from batchsim.config import PolicyConfig
 
 
 @dataclass(frozen=True, slots=True)

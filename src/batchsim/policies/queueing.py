@@ -15,7 +15,6 @@ from itertools import pairwise
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest, arrival_order
 from batchsim.policies.lines import Line, RankedLine
-from batchsim.workload.boundaries import fit_boundaries
 from batchsim.workload.checks import is_whole
 
 
@@ -167,6 +166,8 @@ class MultiBin:
                 "workload.training_fraction above 0 or give the edges themselves"
             )
         else:
+            from batchsim.workload.boundaries import fit_boundaries
+
             self.edges = fit_boundaries(
                 self.boundaries, setting.training_output_tokens, self.num_bins, setting.batch_size
             ).tolist()

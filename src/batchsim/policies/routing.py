@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, get_args
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.policies.base import Setting, WaitingRequest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Load = Literal["requests", "kv_blocks"]
 
@@ -71,9 +72,7 @@ class LeastLoaded(_ByLoad):
 class PowerOfTwo(_ByLoad):
     """The less loaded of two replicas drawn at random (Mitzenmacher, 2001)."""
 
-    _rng: np.random.Generator = field(
-        default_factory=np.random.default_rng, init=False, repr=False, compare=False
-    )
+    _rng: np.random.Generator = field(init=False, repr=False, compare=False)
 
     def prepare(self, setting: Setting) -> None:
         """Take the run's random stream."""

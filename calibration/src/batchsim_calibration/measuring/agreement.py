@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
-from batchsim.latency.table import TOKENS, Calibration, Clock, read_calibration
+from batchsim.latency.choices import Clock
+from batchsim.latency.table import TOKENS, Calibration, read_calibration
 from batchsim.streams import stream
 from batchsim_calibration.provenance import REQUIRED
 

@@ -14,6 +14,7 @@ from batchsim.latency.analytic import (
     PhaseBatchLatency,
 )
 from batchsim.latency.base import Domain, Floats, LatencyInfo
+from batchsim.latency.choices import TableLength
 from batchsim.latency.fitting.regression import Mask, Quality, Regime, intervals_of, quality_of
 from batchsim.latency.fitting.report import (
     NOTABLE_ERROR,
@@ -26,7 +27,7 @@ from batchsim.latency.fitting.report import (
     points_of,
     unseen_batches,
 )
-from batchsim.latency.grid import TableLength, lengths_of, table_latency
+from batchsim.latency.grid import lengths_of, table_latency
 from batchsim.latency.table import Calibration
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from batchsim.errors import ConfigError
+from batchsim.latency.choices import Family, TableLength
 from batchsim.latency.fitting.batches import fit_affine, fit_phase, fit_table, misfit_at_largest
 from batchsim.latency.fitting.iterations import fit_iteration_table, fit_linear
 from batchsim.latency.fitting.report import FitReport, need_two_sizes
-from batchsim.latency.grid import TableLength
 from batchsim.latency.table import Calibration
 
-__all__ = ["Family", "FamilyComparison", "FitReport", "compare_families", "fit"]
-
-Family = Literal["affine", "phase", "table", "linear", "iteration_table", "auto", "auto-iteration"]
+__all__ = ["FamilyComparison", "FitReport", "compare_families", "fit"]
 
 #: Families of which a model does for whole batches and for single iterations.
 ITERATION_FAMILIES = ("linear", "iteration_table")

@@ -13,19 +13,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pandas as pd
 
 from batchsim.errors import ConfigError, TraceError, nearest
 from batchsim.latency.base import Domain, IterationDomain, LatencyInfo
-from batchsim.latency.fitting.fit import Family, fit
+from batchsim.latency.choices import Family, ProfileKind
+from batchsim.latency.fitting.fit import fit
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import OperatorTableLatency
 from batchsim.latency.profiles.operator_profile import read_operator_profile
 from batchsim.latency.table import Calibration
-
-Kind = Literal["operators", "distserve", "splitwise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Wanted:
     tensor_parallel: int = 1
 
 
-def kind_of(source: Path) -> Kind:
+def kind_of(source: Path) -> ProfileKind:
     """Tell the kind by what the source looks like."""
     if source.is_dir():
         return "operators"
@@ -53,7 +52,7 @@ def kind_of(source: Path) -> Kind:
         return "splitwise"
     raise ConfigError(
         f"{source}: neither a folder, nor a .json, .csv or .csv.gz file; name the kind: "
-        f"{', '.join(get_args(Kind))}"
+        f"{', '.join(get_args(ProfileKind))}"
     )
 
 
@@ -202,7 +201,7 @@ def _splitwise_points(frame: pd.DataFrame) -> pd.DataFrame:
     return points.assign(output_tokens=float("nan"), max_seq_len=float("nan"))
 
 
-def _origin(source: Path, kind: Kind) -> dict[str, object]:
+def _origin(source: Path, kind: ProfileKind) -> dict[str, object]:
     return {
         "imported_as": kind,
         "source": source.name,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import IterationShape
+from batchsim.latency.choices import ReplayFamily
 from batchsim.latency.fitting.linear_from_shapes import linear_from_shapes
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.lockstep import LockstepLatency
@@ -32,7 +33,6 @@ from batchsim.workload.request import Workload
 from batchsim.workload.tables import read_table
 
 Floats = NDArray[np.float64]
-LatencyFamily = Literal["operator", "linear"]
 
 PREDICTED_COLUMNS = ("request_id", "arrival_s", "queued_s", "first_token_s", "last_token_s")
 
@@ -55,7 +55,7 @@ class Prediction:
     settings: EngineSettings
     result: SimulationResult
     latency: OperatorTableLatency | LockstepLatency | LinearIterationLatency
-    family: LatencyFamily
+    family: ReplayFamily
     wall_s: float
 
 
@@ -86,7 +86,7 @@ def predict(
     model: Mapping[str, Any],
     workload: Workload,
     names: list[str] | None = None,
-    family: LatencyFamily = "operator",
+    family: ReplayFamily = "operator",
 ) -> Prediction:
     """Replay a workload on the engine of a run, with the seconds of a profile.
 
