@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
+from batchsim.metrics.student import t_quantile
 from batchsim.metrics.system import Window, backlog, busy_fraction, stays
+from batchsim.ranks import p_of_no_rise
 
 _NUM_BATCHES = 20
 _NUM_SEGMENTS = 20
@@ -72,7 +73,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     mean = float(sample.mean())
     if len(sample) == 1:
         return Interval(mean, math.nan)
-    quantile = float(stats.t.ppf((1 + confidence) / 2, len(sample) - 1))
+    quantile = t_quantile((1 + confidence) / 2, len(sample) - 1)
     return Interval(mean, quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample)))
 
 
@@ -123,7 +124,7 @@ def backlog_trend(requests: pd.DataFrame, window: Window) -> Trend:
     slope_per_s = float(np.polyfit(middles_s - middles_s.mean(), means, 1)[0])
     if np.ptp(means) == 0:
         return Trend(False, slope_per_s, 1.0)
-    p_value = float(stats.kendalltau(middles_s, means, alternative="greater").pvalue)
+    p_value = p_of_no_rise(means)
     num_arrivals = int(np.count_nonzero((arrivals_s >= window.start_s) & (arrivals_s <= end_s)))
     at_start, at_end = backlog(requests, [window.start_s, end_s])
     tolerated = max(0.05 * num_arrivals, 2 * math.sqrt(num_arrivals))

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from batchsim.config import PredictorConfig
 from batchsim.errors import ConfigError, nearest
+from batchsim.ranks import kendall_tau
 from batchsim.workload.boundaries import fit_boundaries
 from batchsim.workload.request import Workload
 
@@ -288,7 +288,7 @@ def prediction_quality(
     step = math.ceil(len(true) / _MOST_RANKED) or 1
     some_true, some_predicted = true[::step], predicted[::step]
     if len(np.unique(some_true)) > 1 and len(np.unique(some_predicted)) > 1:
-        quality["kendall_tau"] = float(stats.kendalltau(some_true, some_predicted).statistic)
+        quality["kendall_tau"] = kendall_tau(some_true, some_predicted)
     return quality
 
 

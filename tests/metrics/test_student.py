@@ -1,0 +1,12 @@
+import pytest
+from scipy import stats
+
+from batchsim.metrics.student import t_quantile
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 19, 100, 1001])
+@pytest.mark.parametrize("probability", [0.5, 0.75, 0.975, 0.9995])
+def test_quantiles_are_those_of_scipy(probability: float, degrees: int) -> None:
+    expected = float(stats.t.ppf(probability, degrees))
+
+    assert t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-12, abs=1e-15)
