@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchsim.errors import ConfigError
 from batchsim.files import cleanly, reason, sibling
@@ -67,9 +65,7 @@ def save_run(
         if workload is not None:
             write_trace(workload, partial / "workload.csv")
         for name, frame in tables.items():
-            # Without pandas' own metadata: it names the pandas version, and the bytes would depend on it.
-            table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-            pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
+            _write_table(partial / f"{name}.parquet", frame)
         _move_into_place(partial, directory)
 
 
@@ -85,6 +81,8 @@ def check_vacant(directory: Path, *, overwrite: bool) -> None:
 def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]:
     """Read a run directory back: manifest, summary, tables. `ConfigError` if it holds no readable run."""
     directory = Path(directory)
+    from pyarrow import ArrowException
+
     if not (directory / "manifest.json").is_file():
         raise ConfigError(f"{directory}: no run in it (manifest.json is missing)")
     try:
@@ -96,7 +94,7 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
         tables = {
             name: _read_table(directory / f"{name}.parquet", columns) for name, columns in known.items()
         }
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, ArrowException) as error:
         raise ConfigError(f"{directory}: the run cannot be read ({reason(error)})") from error
     return manifest, summary, tables
 
@@ -109,7 +107,18 @@ def run_id(config: Mapping[str, Any], version: str, trace_hash: str | None) -> s
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:12]
 
 
+def _write_table(path: Path, frame: pd.DataFrame) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Without pandas' own metadata: it names the pandas version, and the bytes would depend on it.
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    pq.write_table(table, path, compression="zstd")
+
+
 def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
+    import pyarrow.parquet as pq
+
     frame: pd.DataFrame = pq.read_table(path).to_pandas()
     # A category column without any value is read back as plain objects.
     return frame.astype({name: columns[name] for name in frame.columns if name in columns})

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchsim.errors import ConfigError, TraceError
 from batchsim.files import write_whole
@@ -48,6 +46,9 @@ def read_table(path: Path) -> LabelledTable:
 
 def write_parquet(path: Path, frame: pd.DataFrame, kind: Kind, name: str) -> None:
     """Write a table with its provenance as metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
     provenance = json.dumps({"kind": kind, "name": name}).encode()
     content = io.BytesIO()
@@ -80,6 +81,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_parquet(data: bytes, where: str) -> tuple[pd.DataFrame, Kind | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         arrow = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:
