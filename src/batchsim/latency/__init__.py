@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         LatencyInfo,
         UnevenIterationLatency,
     )
+    from batchsim.latency.families import as_batch_latency, as_iteration_latency
     from batchsim.latency.grid import TableLatency
     from batchsim.latency.iteration_grid import TableIterationLatency
     from batchsim.latency.linear import LinearIterationLatency
@@ -31,13 +32,7 @@ if TYPE_CHECKING:
     from batchsim.latency.noise import NoisyIterationLatency
     from batchsim.latency.operators import OperatorTable, OperatorTableLatency
     from batchsim.latency.roofline import RooflineLatency
-    from batchsim.latency.store import (
-        as_batch_latency,
-        as_iteration_latency,
-        default_latency,
-        load_latency,
-        save_latency,
-    )
+    from batchsim.latency.store import default_latency, load_latency, save_latency
     from batchsim.latency.table import Calibration, read_calibration
 else:
     __getattr__, __dir__ = lazy(__name__)

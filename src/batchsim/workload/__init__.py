@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchsim.workload.boundaries import fit_boundaries
     from batchsim.workload.describe import trace_info
     from batchsim.workload.formats import read_trace, write_trace
+    from batchsim.workload.generators.synthetic import generate
     from batchsim.workload.load import embedded_trace, load_trace
     from batchsim.workload.predictor import (
         Confusion,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
         prediction_quality,
     )
     from batchsim.workload.request import Source, Workload
-    from batchsim.workload.synthetic import generate
     from batchsim.workload.transform import filter_rows, rescale_time, rescale_to_rate, split_training, window
 else:
     __getattr__, __dir__ = lazy(__name__)
