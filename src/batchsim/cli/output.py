@@ -181,12 +181,13 @@ def _stdout() -> Console:
 
 
 class ProgressWatch:
-    """A progress bar on stderr for runs that take longer than two seconds."""
+    """A progress bar on stderr for runs that take longer than two seconds; shorter ones need not load it."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self) -> None:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._bars = threading.Lock()
+        self._progress: Progress | None = None
 
     def follow(self, title: str, watched: Watched) -> None:
         """Show how far something is, from now on."""
@@ -199,20 +200,21 @@ class ProgressWatch:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+        if self._progress is not None:
+            self._progress.stop()
 
     def _poll(self, title: str, watched: Watched) -> None:
         if self._stop.wait(2.0) or watched.num_ended == watched.num_requests:
             return
-        self._progress.start()
-        task = self._progress.add_task(title, total=watched.num_requests)
+        with self._bars:
+            progress = self._progress = self._progress or _bars()
+        task = progress.add_task(title, total=watched.num_requests)
         while not self._stop.wait(0.2) and watched.num_ended < watched.num_requests:
-            self._progress.update(task, completed=watched.num_ended)
-        self._progress.update(task, completed=watched.num_ended)
+            progress.update(task, completed=watched.num_ended)
+        progress.update(task, completed=watched.num_ended)
 
 
-@contextmanager
-def progress_watch() -> Iterator[ProgressWatch]:
-    """Show progress on stderr while the block runs."""
+def _bars() -> Progress:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -222,17 +224,19 @@ def progress_watch() -> Iterator[ProgressWatch]:
         TimeRemainingColumn,
     )
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    text, elapsed = TextColumn("{task.description}"), TimeElapsedColumn()
+    progress = Progress(
+        text, BarColumn(), MofNCompleteColumn(), elapsed, TimeRemainingColumn(), console=stderr()
     )
-    progress = Progress(*columns, console=stderr())
-    watch = ProgressWatch(progress)
+    progress.start()
+    return progress
+
+
+@contextmanager
+def progress_watch() -> Iterator[ProgressWatch]:
+    """Show progress on stderr while the block runs."""
+    watch = ProgressWatch()
     try:
         yield watch
     finally:
         watch.stop()
-        progress.stop()
