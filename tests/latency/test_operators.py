@@ -142,7 +142,14 @@ def test_one_decode_never_lags() -> None:
 
 
 @pytest.mark.parametrize(
-    "lag", [Lag((), ()), Lag((2, 4), (0.5,)), Lag((4, 2), (0.1, 0.1)), Lag((2,), (1.5,))]
+    "lag",
+    [
+        Lag((), ()),
+        Lag((2, 4), (0.5,)),
+        Lag((4, 2), (0.1, 0.1)),
+        Lag((2,), (1.5,)),
+        Lag((2, 10**9), (0.1, 0.2)),
+    ],
 )
 def test_lag_that_makes_no_sense_is_refused(lag: Lag) -> None:
     with pytest.raises(ConfigError, match=r"decode_lag is .*; increasing whole numbers > 1"):
@@ -269,3 +276,16 @@ def test_linear_fit_keeps_the_total_time_of_the_iterations() -> None:
 def test_linear_fit_needs_shapes() -> None:
     with pytest.raises(ConfigError, match="no shapes to fit"):
         linear_from_shapes(MODEL, [])
+
+
+def test_axis_of_which_every_number_is_held_ends_in_time() -> None:
+    with pytest.raises(ConfigError, match=r"by_tokens: tokens are .* from 0 to 1048576 are needed"):
+        replace(MODEL, by_tokens=OperatorTable(((1, 10**11),), (1.0, 2.0)))
+    with pytest.raises(
+        ConfigError, match=r"mixed holds a time that is not a finite number > 0, up to 1e\+09"
+    ):
+        replace(MODEL, mixed=replace_last(MIXED, 1e300))
+
+
+def replace_last(table: OperatorTable, time_s: float) -> OperatorTable:
+    return OperatorTable(table.axes, (*table.seconds[:-1], time_s))

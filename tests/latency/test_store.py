@@ -136,7 +136,7 @@ def test_family_named_in_one_place_is_written_and_read(
         ({"peaks": {}}, "peaks is {}; a list is needed"),
         ({"peaks": [[2, 3.0], 4]}, "peaks[1] is 4; a list is needed"),
         ({"peaks": [[2]]}, "peaks[0] is a list of 1; [batch_size, factor] is needed"),
-        ({"peaks": [[2.5, 1.0]]}, "peaks[0].batch_size is 2.5; a whole number is needed"),
+        ({"peaks": [[2.5, 1.0]]}, "peaks[0].batch_size is 2.5; a whole number up to 1e+12 is needed"),
         ({"rule": ["first"]}, "rule is ['first']; known: longest, first"),
         ({"slowest": False}, "slowest is False; a list is needed"),
         ({"model": 7}, "model is 7; a name or an object is needed"),
@@ -244,6 +244,18 @@ def affine_file(**changes: object) -> dict[str, Any]:
     return {"family": "affine", "provenance": "synthetic", "coefficients": coefficients, **changes}
 
 
+def table_file(**changes: object) -> dict[str, Any]:
+    coefficients = {"axes": [[1, 2], [3, 4]], "total_s": [1.0] * 4, "length": "output", **changes}
+    return affine_file(family="table", coefficients=coefficients)
+
+
+def roofline_file(**changes: object) -> dict[str, Any]:
+    shares = {"compute_efficiency": 0.5, "bandwidth_efficiency": 0.5, "overhead_s": 0.0}
+    return affine_file(
+        family="roofline", coefficients={"model": "qwen3-1.7b", "gpu": "l4", **shares, **changes}
+    )
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
@@ -258,7 +270,38 @@ def affine_file(**changes: object) -> dict[str, Any]:
             affine_file(coefficients={**affine_file()["coefficients"], "delta": 1}),
             "unknown coefficient 'delta'",
         ),
-        (affine_file(coefficients={**affine_file()["coefficients"], "gamma": float("nan")}), "gamma is nan"),
+        (
+            affine_file(coefficients={**affine_file()["coefficients"], "gamma": float("nan")}),
+            "coefficients.gamma is nan; a finite number is needed",
+        ),
+        (
+            affine_file(coefficients={**affine_file()["coefficients"], "gamma": 1e308}),
+            r"gamma is 1e\+308; a finite number >= 0 is needed, up to 1e\+09",
+        ),
+        (
+            affine_file(coefficients={**affine_file()["coefficients"], "gamma": 10**200}),
+            "gamma is 1000000",
+        ),
+        (affine_file(family=["affine"]), r"unknown family \['affine'\]"),
+        (affine_file(provenance={}), "provenance is {}; known"),
+        (affine_file(name="a\nb"), r"name is 'a\\nb'; one line of text is needed"),
+        (affine_file(details=[]), r"details holds \[\]; an object is needed"),
+        (affine_file(coefficients=None), "coefficients holds None; an object is needed"),
+        (affine_file(domain={"batch_size": [1, 10**13]}), r"domain of batch_size is .* up to 1e\+12"),
+        (affine_file(domain={"batch_size": [True, 2]}), "domain of batch_size is"),
+        (table_file(axes=[[1, 1], [1, 2]]), "axis .* of the table must hold increasing whole numbers"),
+        (table_file(axes=[[2, 1], [1, 2]]), "axis .* of the table must hold increasing whole numbers"),
+        (table_file(axes=[[], [1, 2]]), "axis .* of the table must hold increasing whole numbers"),
+        (table_file(axes=[]), "a table over output cannot have 0 axes"),
+        (table_file(axes=[[1, 10**13], [1, 2]]), r"axes\[0\]\[1\] is 10+; a whole number up to 1e\+12 is"),
+        (table_file(total_s=[1.0] * 3), "total_s holds 3 times; the axes ask for 4"),
+        (table_file(total_s=[1.0, 1.0, 0.0, 1.0]), "a time in total_s is 0.0; a finite number > 0 is needed"),
+        (table_file(total_s=[1.0, 1.0, 1e300, 1.0]), r"a time in total_s is 1e\+300; a finite number > 0"),
+        (table_file(total_s=[1.0, 1.0, False, 1.0]), r"total_s\[2\] is False; a number is needed"),
+        (roofline_file(compute_efficiency=5e-324), "compute_efficiency is 5e-324; a share from 1e-06 to"),
+        (roofline_file(gpu={"name": "g", "memory_bytes": 1, "flop_per_s": 5e-324}), "gpu: memory_bytes_per"),
+        (roofline_file(gpu="h\n100"), r"gpu is 'h\\n100'; a name or an object is needed"),
+        (roofline_file(model="x" * 5000), "unknown model 'xxx"),
         (affine_file(coefficients={**affine_file()["coefficients"], "alpha_s": "1"}), "alpha_s is '1'"),
         (affine_file(domian={}), "unknown key 'domian'; did you mean domain"),
         (affine_file(domain={"batch": [1, 2]}), "unknown domain 'batch'; did you mean batch_size"),

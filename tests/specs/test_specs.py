@@ -212,7 +212,7 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
 
 
 def test_missing_file_is_called_missing() -> None:
-    with pytest.raises(ConfigError, match=r"nowhere.json: no such file"):
+    with pytest.raises(ConfigError, match=r"nowhere.json: cannot be read \(No such file or directory\)"):
         load_model("nowhere.json")
 
 
@@ -237,6 +237,7 @@ def test_hugging_face_config_gives_the_same_model_under_its_folder_name(tmp_path
         ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
         ({"num_local_experts": 8}, "num_local_experts is set"),
         ({"torch_dtype": "float8"}, "dtype is 'float8'"),
+        ({"torch_dtype": ["bfloat16"]}, r"dtype is \['bfloat16'\]"),
         ({"tie_word_embeddings": None}, "tie_word_embeddings is missing"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
     ],
@@ -255,7 +256,12 @@ def test_hugging_face_config_that_is_no_plain_dense_model_is_refused(
     [
         ({"memory_bytes": 0}, "memory_bytes is 0; a whole number >= 1"),
         ({"memory_bytes": 1.5}, "memory_bytes is 1.5"),
-        ({"flop_per_s": float("nan")}, "flop_per_s is nan; a finite number > 0"),
+        ({"flop_per_s": float("nan")}, "flop_per_s is nan; a finite number"),
+        ({"flop_per_s": 5e-324}, "flop_per_s is 5e-324; a finite number > 0"),
+        ({"flop_per_s": 1e308}, "flop_per_s is 1e.308; a finite number > 0"),
+        ({"memory_bytes": 10**300}, "memory_bytes is 1000.*; a whole number >= 1"),
+        ({"memory_bytes": True}, "memory_bytes is True; a number"),
+        ({"name": "a\nb"}, r"name is 'a\\nb'; one line of text"),
         ({"flop_per_s": "fast"}, "flop_per_s is 'fast'; a number"),
         ({"link_bytes_per_s": 0}, "link_bytes_per_s is 0; a finite number > 0"),
         ({"flop_per_s": None}, "flop_per_s is None; a number"),
@@ -271,7 +277,13 @@ def test_gpu_file_with_a_wrong_value_is_refused(
         load_gpu(path)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_name_that_no_file_can_have_is_an_unknown_one() -> None:
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(ConfigError, match="unknown model"):
+            load_model(name)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"name": "a", "name": "b"}', "[" * 100_000])
 def test_file_that_is_no_json_object_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "gpu.json"
     path.write_text(content, encoding="utf-8")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchLatency, BatchShape, BatchTime, Domain, LatencyInfo
-from batchsim.workload.checks import is_number
 
 #: Which tokens the length ``L`` of a whole batch counts.
 Length = Literal["output", "prompt+output"]
 LENGTHS: tuple[Length, ...] = ("output", "prompt+output")
+
+
+#: The largest coefficient, thirty years where it is in seconds, and the largest count of tokens or sequences:
+#: beyond them times lose all meaning, and then overflow.
+MOST = 1e9
+MAX_COUNT = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +157,9 @@ def noise_factor(sigma: float, rng: np.random.Generator) -> float:
     return math.exp(sigma * rng.standard_normal() - sigma**2 / 2)
 
 
-def check_number(name: str, value: object, above: float | None = None) -> None:
-    """Raise `ConfigError` unless ``value`` is a finite number >= 0, or > ``above`` if that is given."""
-    if not is_number(value) or (value < 0 if above is None else value <= above):  # type: ignore[operator]
-        raise ConfigError(
-            f"{name} is {value!r}; a finite number {'>= 0' if above is None else f'> {above:g}'} is needed"
-        )
+def check_number(name: str, value: Any, above: float | None = None) -> None:
+    """Raise `ConfigError` unless ``value`` is a number up to `MOST` that is >= 0, or > ``above`` if given."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (value >= 0 if above is None else value > above) or value > MOST:
+        least = ">= 0" if above is None else f"> {above:g}"
+        raise ConfigError(f"{name} is {value!r:.60}; a finite number {least} is needed, up to {MOST:g}")

@@ -21,6 +21,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from batchsim.errors import ConfigError, nearest
+from batchsim.latency.analytic import MAX_COUNT
 from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model, parse_spec
 
 #: Fields of models that have keys of their own in a file.
@@ -41,7 +42,9 @@ def read_coefficients(kind: type, tree: Mapping[str, Any], family: str) -> dict[
             raise ConfigError(f"coefficient {name} of the family {family} is missing")
     for name in tree:
         if name not in known:
-            raise ConfigError(f"unknown coefficient {name!r} of the family {family}; {nearest(name, known)}")
+            raise ConfigError(
+                f"unknown coefficient {name!r:.60} of the family {family}; {nearest(name[:60], known)}"
+            )
     types = get_type_hints(kind)
     return {name: _read(types[name], value, name) for name, value in tree.items()}
 
@@ -67,7 +70,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         return None if value is None else _read(kind, value, name)
     if origin is tuple:
         entries = _list(value, name)
-        if parts[0] in _SCALARS and set(map(type, entries)) <= _SCALARS[parts[0]][0]:
+        if parts[0] is float and set(map(type, entries)) <= _SCALARS[float][0]:
             return tuple(entries)  # at once: tables hold many thousands
         return tuple(_read(parts[0], one, f"{name}[{i}]") for i, one in enumerate(entries))
     if origin is Literal:
@@ -79,7 +82,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     if kind in (ModelSpec, GPUSpec):
         return _read_spec(kind, value, name)
     accepted, needed = _SCALARS[kind]
-    if type(value) not in accepted:
+    if type(value) not in accepted or (kind is int and abs(value) > MAX_COUNT):
         raise ConfigError(f"{name} is {value!r:.60}; {needed} is needed")
     return value
 
@@ -87,7 +90,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
 #: Types that JSON has for an annotation (true and false are no numbers), and how a sentence names them.
 _SCALARS: Mapping[type, tuple[set[type], str]] = {
     float: ({int, float}, "a number"),
-    int: ({int}, "a whole number"),
+    int: ({int}, f"a whole number up to {MAX_COUNT:g}"),
     str: ({str}, "text"),
 }
 
@@ -112,7 +115,7 @@ def _list(value: Any, name: str) -> list[Any]:
 
 
 def _read_spec(kind: type[ModelSpec] | type[GPUSpec], value: Any, name: str) -> ModelSpec | GPUSpec:
-    if isinstance(value, str):
+    if isinstance(value, str) and value.isprintable():
         return load_model(value) if kind is ModelSpec else load_gpu(value)
     if not isinstance(value, dict):
         raise ConfigError(f"{name} is {value!r:.60}; a name or an object is needed")

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.latency.analytic import check_number
+from batchsim.latency.analytic import MAX_COUNT, check_number
 from batchsim.latency.base import BatchShape, BatchTime, Domain, LatencyInfo
 from batchsim.latency.choices import TableLength
 
@@ -43,9 +43,11 @@ class TableLatency:
         if len(self.axes) != 2 + (self.length == "prompt,output"):
             raise ConfigError(f"a table over {self.length} cannot have {len(self.axes)} axes")
         for axis in self.axes:
-            is_whole = all(type(value) is int and value >= 1 for value in axis)
+            is_whole = all(type(value) is int and 1 <= value <= MAX_COUNT for value in axis)
             if not axis or not is_whole or list(axis) != sorted(set(axis)):
-                raise ConfigError(f"axis {list(axis)!r} of the table must hold increasing whole numbers >= 1")
+                raise ConfigError(
+                    f"axis {list(axis)!r:.60} of the table must hold increasing whole numbers >= 1"
+                )
         if len(self.total_s) != math.prod(map(len, self.axes)):
             raise ConfigError(
                 f"total_s holds {len(self.total_s)} times; the axes ask for {math.prod(map(len, self.axes))}"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.latency.analytic import check_number
+from batchsim.latency.analytic import MAX_COUNT, check_number
 from batchsim.latency.base import (
     BatchShape,
     BatchTime,
@@ -63,10 +63,10 @@ class TableIterationLatency:
     def __post_init__(self) -> None:
         for name in ("prefill_tokens", "decode_seqs", "mean_context_tokens"):
             axis = getattr(self, name)
-            is_whole = all(type(value) is int and value >= 0 for value in axis)
+            is_whole = all(type(value) is int and 0 <= value <= MAX_COUNT for value in axis)
             if len(axis) < 2 or not is_whole or list(axis) != sorted(set(axis)):
                 raise ConfigError(
-                    f"{name} of the table is {list(axis)!r}; "
+                    f"{name} of the table is {list(axis)!r:.60}; "
                     "two or more increasing whole numbers >= 0 are needed"
                 )
         num_points = math.prod(map(len, self._axes))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batchsim.errors import ConfigError
+from batchsim.latency.analytic import MAX_COUNT, MOST
 from batchsim.latency.base import (
     BatchShape,
     BatchTime,
@@ -39,6 +40,9 @@ class Lag(NamedTuple):
     seqs: tuple[int, ...]
     share: tuple[float, ...]
 
+
+#: Where the axes end of which every whole number is held: a million tokens or sequences in one pass.
+MOST_LISTED = 2**20
 
 #: The tables of the model, and what their axes count.
 TABLES = {
@@ -315,10 +319,12 @@ def _shares(name: str, lag: Lag | None) -> list[float]:
     if lag is None:
         return [0.0]
     seqs, share = lag
-    is_increasing = all(type(num) is int and num > 1 for num in seqs) and list(seqs) == sorted(set(seqs))
+    is_whole = all(type(num) is int and 1 < num <= MOST_LISTED for num in seqs)
+    is_increasing = is_whole and list(seqs) == sorted(set(seqs))
     if not seqs or len(seqs) != len(share) or not is_increasing or not all(0 <= one <= 1 for one in share):
         raise ConfigError(
-            f"{name} is {lag!r:.200}; increasing whole numbers > 1 and as many shares in [0, 1] are needed"
+            f"{name} is {lag!r:.200}; increasing whole numbers > 1 (up to {MOST_LISTED}) and as many shares "
+            "in [0, 1] are needed"
         )
     return np.interp(np.arange(seqs[-1] + 1), (1, *seqs), (0.0, *share)).tolist()
 
@@ -334,18 +340,20 @@ def _check_table(name: str, table: OperatorTable) -> None:
         raise ConfigError(
             f"{name} has {len(axes)} axes; {len(TABLES[name])} are needed: {', '.join(TABLES[name])}"
         )
+    most = MOST_LISTED if name in ("by_tokens", "by_sequences") else MAX_COUNT
     for axis, counted in zip(axes, TABLES[name], strict=True):
-        is_whole = all(type(value) is int and value >= 0 for value in axis)
+        is_whole = all(type(value) is int and 0 <= value <= most for value in axis)
         if len(axis) < 2 or not is_whole or list(axis) != sorted(set(axis)):
             raise ConfigError(
-                f"{name}: {counted} are {list(axis)!r}; two or more increasing whole numbers >= 0 are needed"
+                f"{name}: {counted} are {list(axis)!r:.60}; two or more increasing whole numbers from 0 to "
+                f"{most} are needed"
             )
     num_points = math.prod(map(len, axes))
     if len(seconds) != num_points:
         raise ConfigError(f"{name} holds {len(seconds)} times; its axes ask for {num_points}")
     try:
         times_s = np.asarray(seconds, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         times_s = np.full(1, np.nan)
-    if not (np.isfinite(times_s) & (times_s > 0)).all():
-        raise ConfigError(f"{name} holds a time that is not a finite number > 0")
+    if not ((times_s > 0) & (times_s <= MOST)).all():
+        raise ConfigError(f"{name} holds a time that is not a finite number > 0, up to {MOST:g} s")

@@ -21,6 +21,9 @@ from batchsim.specs import GPUSpec, ModelSpec
 #: What GPUs that share a model send each other: activations in bf16.
 ACTIVATION_BYTES = 2
 
+#: The smallest share of a peak; times grow without end towards 0.
+LEAST_SHARE = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class RooflineLatency:
@@ -64,11 +67,15 @@ class RooflineLatency:
         for name in ("compute_efficiency", "bandwidth_efficiency"):
             value = getattr(self, name)
             check_number(name, value, above=0)
-            if value > 1:
-                raise ConfigError(f"{name} is {value!r}; a share of at most 1 is needed")
+            if not LEAST_SHARE <= value <= 1:
+                raise ConfigError(
+                    f"{name} is {value!r:.60}; a share from {LEAST_SHARE:g} to at most 1 is needed"
+                )
         check_number("overhead_s", self.overhead_s)
         if type(self.tensor_parallel) is not int or self.tensor_parallel < 1:
-            raise ConfigError(f"tensor_parallel is {self.tensor_parallel!r}; a whole number >= 1 is needed")
+            raise ConfigError(
+                f"tensor_parallel is {self.tensor_parallel!r:.60}; a whole number >= 1 is needed"
+            )
         if self.info.provenance == "measured":
             raise ConfigError(
                 "a roofline is computed, not measured; its provenance must be derived or synthetic"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.files import write_whole
+from batchsim.files import read_json, write_whole
+from batchsim.latency.analytic import MAX_COUNT
 from batchsim.latency.base import BatchLatency, Domain, IterationDomain, IterationLatency, LatencyInfo
 from batchsim.latency.coefficients import read_coefficients, written_coefficients
 from batchsim.latency.families import FAMILIES
@@ -76,13 +77,7 @@ def load_latency(path: str | Path | None = None) -> BatchLatency:
     if path is None:
         with as_file(files("batchsim.latency") / "data" / DEFAULT_NAME) as packaged:
             return load_latency(packaged)
-    path = Path(path)
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); a latency file is needed") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from error
+    tree = read_json(path)
     try:
         return _parse(tree)
     except ConfigError as error:
@@ -109,15 +104,15 @@ def _parse(tree: Any) -> BatchLatency:
     tree = _object(tree, "the file")
     for key in tree:
         if key not in _KEYS:
-            raise ConfigError(f"unknown key {key!r}; {nearest(key, _KEYS)}")
+            raise ConfigError(f"unknown key {key!r:.60}; {nearest(key[:60], _KEYS)}")
     for key in ("family", "provenance", "coefficients"):
         if key not in tree:
             raise ConfigError(f"{key} is missing")
     family, provenance = tree["family"], tree["provenance"]
-    if family not in FAMILIES:
-        raise ConfigError(f"unknown family {family!r}; {nearest(str(family), FAMILIES)}")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ConfigError(f"unknown family {family!r:.60}; {nearest(str(family)[:60], FAMILIES)}")
     if provenance not in PROVENANCES:
-        raise ConfigError(f"provenance is {provenance!r}; known: {', '.join(PROVENANCES)}")
+        raise ConfigError(f"provenance is {provenance!r:.60}; known: {', '.join(PROVENANCES)}")
     kind = FAMILIES[family]
     values = read_coefficients(kind, _object(tree["coefficients"], "coefficients"), family)
     fillable = {field.name for field in fields(cast(Any, kind)) if field.init}
@@ -127,8 +122,8 @@ def _parse(tree: Any) -> BatchLatency:
         elif key in tree and not hasattr(kind, key):
             raise ConfigError(f"the family {family} has no {key}")
     name = tree.get("name", family)
-    if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}; text is needed")
+    if not isinstance(name, str) or not name.isprintable():
+        raise ConfigError(f"name is {name!r:.60}; one line of text is needed")
     info = LatencyInfo(name, provenance, _object(tree.get("details", {}), "details"))
     return cast("Callable[..., BatchLatency]", kind)(**values, info=info)
 
@@ -138,13 +133,14 @@ def _domain(kind: type[Domain | IterationDomain], tree: dict[str, Any]) -> Domai
     least = 1 if kind is Domain else 0  # an iteration may hold no prompt, or no decode
     for name, bounds in tree.items():
         if name not in known:
-            raise ConfigError(f"unknown domain {name!r}; {nearest(name, known)}")
+            raise ConfigError(f"unknown domain {name!r:.60}; {nearest(name[:60], known)}")
         is_pair = (
             isinstance(bounds, list) and len(bounds) == 2 and all(type(bound) is int for bound in bounds)
         )
-        if not is_pair or not least <= bounds[0] <= bounds[1]:
+        if not is_pair or not least <= bounds[0] <= bounds[1] <= MAX_COUNT:
             raise ConfigError(
-                f"domain of {name} is {bounds!r}; [low, high] with whole {least} <= low <= high is needed"
+                f"domain of {name} is {bounds!r:.60}; [low, high] with whole {least} <= low <= high is "
+                f"needed, up to {MAX_COUNT:g}"
             )
     return kind(**{name: (low, high) for name, (low, high) in tree.items()})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from batchsim.errors import ConfigError, nearest
+from batchsim.files import read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def parse_spec(kind: type[Spec], tree: Mapping[str, Any], where: str) -> Spec:
     known = {one.name: one for one in fields(kind)}
     for key in tree:
         if key not in known:
-            raise ConfigError(f"{where}: unknown field {key!r}; {nearest(key, known)}")
+            raise ConfigError(f"{where}: unknown field {key!r:.60}; {nearest(key[:60], known)}")
     for key, one in known.items():
         if key not in tree and one.default is MISSING:
             raise ConfigError(f"{where}: {key} is missing")
@@ -192,22 +193,24 @@ def _read(name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], str
     if str(name) in shipped:
         return json.loads(shipped[str(name)].read_text(encoding="utf-8")), str(name)
     path = Path(name)
-    if not path.is_file():
-        if path.suffix == ".json":
-            raise ConfigError(f"{path}: no such file")
+    if path.suffix != ".json" and not _is_there(path):
         raise ConfigError(
-            f"unknown {what} {str(name)!r}; {nearest(str(name), sorted(shipped))}, or a JSON file"
+            f"unknown {what} {str(name)!r:.60}; {nearest(str(name)[:60], sorted(shipped))}, or a JSON file"
         )
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+    tree = read_json(path)
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path}: holds {type(tree).__name__}; an object with the fields of a {what} is needed"
         )
     named = path.parent.name if path.stem == "config" else path.stem
     return {"name": named or path.stem, **tree}, str(path)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 _HUGGING_FACE = {
@@ -230,8 +233,8 @@ def _from_hugging_face(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"{where}: {key} is set; only dense models with weights of one plain type are known"
             )
     dtype = tree.get("dtype", tree.get("torch_dtype", "bfloat16"))
-    if dtype not in _BYTES:
-        raise ConfigError(f"{where}: dtype is {dtype!r}; known: {', '.join(_BYTES)}")
+    if not isinstance(dtype, str) or dtype not in _BYTES:
+        raise ConfigError(f"{where}: dtype is {dtype!r:.60}; known: {', '.join(_BYTES)}")
     heads = tree.get("num_attention_heads")
     tree = {"num_key_value_heads": heads, **tree}
     if (
@@ -255,14 +258,14 @@ def _check(spec: ModelSpec | GPUSpec) -> None:
         if value is None and one.default is None:
             continue
         if one.type == "str":
-            fits, needed = isinstance(value, str), "text"
+            fits, needed = isinstance(value, str) and value.isprintable(), "one line of text"
         elif one.type == "bool":
             fits, needed = isinstance(value, bool), "true or false"
         elif isinstance(value, bool) or not isinstance(value, int | float):
             fits, needed = False, "a number"
         elif one.type == "int":
-            fits, needed = isinstance(value, int) and value >= 1, "a whole number >= 1"
+            fits, needed = isinstance(value, int) and 1 <= value <= 10**18, "a whole number >= 1 (up to 1e18)"
         else:
-            fits, needed = 0 < value < math.inf, "a finite number > 0"
+            fits, needed = 1e-12 <= value <= 1e24, "a finite number > 0 (1e-12 to 1e24)"
         if not fits:
-            raise ConfigError(f"{one.name} is {value!r}; {needed} is needed")
+            raise ConfigError(f"{one.name} is {value!r:.60}; {needed} is needed")
