@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import math
 import re
@@ -9,6 +11,7 @@ import shutil
 import stat
 import sys
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +24,8 @@ from batchsim.errors import BatchsimError, ConfigError
 MAX_BYTES = 64 * 2**20
 #: How many lists and objects inside each other a JSON file may have.
 MAX_DEPTH = 64
+#: The largest count, of tokens and the like, that readers take: beyond it sums overflow.
+MAX_COUNT = 10**12
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a directory"),
@@ -62,6 +67,26 @@ def read_text(
 ) -> str:
     """Read a file as `read_bytes` does, and return it as `decoded` does."""
     return decoded(read_bytes(path, max_bytes=max_bytes, error=error), path, error=error)
+
+
+def unzipped(
+    content: bytes, path: str | Path, *, max_bytes: int = MAX_BYTES, error: type[BatchsimError] = ConfigError
+) -> bytes:
+    """Return the content of a gzip file unzipped, without unzipping more of it than is allowed.
+
+    Raises
+    ------
+    BatchsimError
+        If it is broken or longer.
+    """
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            plain = file.read(max_bytes + 1)
+    except (EOFError, OSError, zlib.error) as refusal:
+        raise error(f"{path}: broken gzip file ({reason(refusal)})") from refusal
+    if len(plain) > max_bytes:
+        raise error(f"{path}: holds more than {max_bytes:,} bytes unzipped; at most that many are read")
+    return plain
 
 
 def decoded(content: bytes, path: str | Path, *, error: type[BatchsimError] = ConfigError) -> str:

@@ -128,7 +128,7 @@ def test_spread_that_is_one_share_of_every_mean_is_noticed(tmp_path: Path) -> No
     [
         ("1,128,0,0.01,5", "line 3: mean_latency_sec is '0'; a finite number > 0 is needed"),
         ("1,128,-0.5,0.01,5", "line 3: mean_latency_sec is '-0.5'"),
-        ("1,128,nan,0.01,5", "line 3: mean_latency_sec is blank"),
+        ("1,128,nan,0.01,5", "line 3: mean_latency_sec is 'nan'"),
         ("1,128,,0.01,5", "line 3: mean_latency_sec is blank"),
         ("1,128,inf,0.01,5", "line 3: mean_latency_sec is 'inf'"),
         ("1,128,fast,0.01,5", "line 3: mean_latency_sec is 'fast'"),
@@ -166,7 +166,7 @@ def test_wrong_value_in_a_raw_trial_is_refused_by_line(tmp_path: Path, row: str,
     [
         ("", "not a CSV table"),
         (AGGREGATED, "no rows in it"),
-        (AGGREGATED + "1,128,0.5,0.01,5,7\n", "rows have more fields than the header names"),
+        (AGGREGATED + "1,128,0.5,0.01,5,7\n", "line 2: 6 fields where the header has 5"),
         (
             "batch_size,max_seq_len,mean_latency_sec\n1,128,1\n",
             "column std_latency_sec, num_trials missing; found batch_",

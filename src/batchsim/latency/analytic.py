@@ -16,10 +16,8 @@ Length = Literal["output", "prompt+output"]
 LENGTHS: tuple[Length, ...] = ("output", "prompt+output")
 
 
-#: The largest coefficient, thirty years where it is in seconds, and the largest count of tokens or sequences:
-#: beyond them times lose all meaning, and then overflow.
+#: The largest coefficient, thirty years where it is in seconds: beyond it times lose all meaning.
 MOST = 1e9
-MAX_COUNT = 10**12
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.latency.analytic import MAX_COUNT
+from batchsim.files import MAX_COUNT
 from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model, parse_spec
 
 #: Fields of models that have keys of their own in a file.

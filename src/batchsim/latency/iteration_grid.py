@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.latency.analytic import MAX_COUNT, check_number
+from batchsim.files import MAX_COUNT
+from batchsim.latency.analytic import check_number
 from batchsim.latency.base import (
     BatchShape,
     BatchTime,

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from batchsim.errors import ConfigError
-from batchsim.latency.analytic import MAX_COUNT, MOST
+from batchsim.files import MAX_COUNT
+from batchsim.latency.analytic import MOST
 from batchsim.latency.base import (
     BatchShape,
     BatchTime,

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.files import read_json, write_whole
-from batchsim.latency.analytic import MAX_COUNT
+from batchsim.files import MAX_COUNT, read_json, write_whole
 from batchsim.latency.base import BatchLatency, Domain, IterationDomain, IterationLatency, LatencyInfo
 from batchsim.latency.coefficients import read_coefficients, written_coefficients
 from batchsim.latency.families import FAMILIES

@@ -25,8 +25,6 @@ Aggregated, one row per point: ``batch_size, max_seq_len, mean_latency_sec, std_
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +33,9 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
+from batchsim.csv_files import CsvTable, read_csv
 from batchsim.errors import TraceError
+from batchsim.files import read_json
 from batchsim.latency.base import Provenance
 from batchsim.latency.choices import Clock
 
@@ -119,62 +119,47 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
         If the file is absent, empty or lacks a column, or a row holds a latency that is not a finite number
         > 0 or a count that is not a whole number >= 1.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-        frame = pd.read_csv(path, dtype=str, skipinitialspace=True)
-    except OSError as error:
-        raise TraceError(
-            f"{path}: cannot be read ({error.strerror}); a calibration table is needed"
-        ) from error
-    except (ValueError, pd.errors.ParserError) as error:  # EmptyDataError, UnicodeDecodeError: ValueErrors
-        raise TraceError(f"{path}: not a CSV table ({error})") from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise TraceError(f"{path}: rows have more fields than the header names")
-    frame.columns = frame.columns.str.strip()
-    is_raw = "mean_latency_sec" not in frame.columns
-    wanted = [*RAW_COLUMNS, *({clock} - {"wall_s"})] if is_raw else [*AGGREGATED_COLUMNS]
-    missing = [name for name in wanted if name not in frame.columns]
-    if missing:
-        raise TraceError(f"{path}: column {', '.join(missing)} missing; found {', '.join(frame.columns)}")
-    if frame.empty:
+    table = read_csv(path)
+    path, names = table.path, table.frame.columns
+    is_raw = "mean_latency_sec" not in names
+    table.need([*RAW_COLUMNS, *({clock} - {"wall_s"})] if is_raw else AGGREGATED_COLUMNS)
+    if table.frame.empty:
         raise TraceError(f"{path}: no rows in it; at least one point is needed")
 
     dropped: dict[str, int] = {}
     if is_raw:
-        status = _words(frame, "status", STATUSES, path)
+        status = table.words("status", STATUSES)
         dropped = {one: int((status == one).sum()) for one in STATUSES[1:] if (status == one).any()}
-        frame = frame[status == "ok"]
-        if frame.empty:
+        table = table.where(status == "ok")
+        if table.frame.empty:
             raise TraceError(f"{path}: no row has status ok; at least one is needed")
-        rows = _raw_rows(frame, clock, path)
+        rows = _raw_rows(table, clock)
     else:
-        rows = _aggregated_rows(frame, path)
+        rows = _aggregated_rows(table)
     points = _points(rows)
     provenance, details, notices = _provenance(path)
     notices += _looks_generated(points, path.name) if not is_raw else ()
-    sha256 = hashlib.sha256(content).hexdigest()
-    return Calibration(path.name, points, provenance, details, is_raw, sha256, dropped, notices, clock)
+    return Calibration(path.name, points, provenance, details, is_raw, table.sha256, dropped, notices, clock)
 
 
-def _raw_rows(frame: pd.DataFrame, clock: Clock, path: Path) -> pd.DataFrame:
-    kind = _words(frame, "kind", tuple(TOKENS_OF_KIND), path)
-    rows = pd.DataFrame({"kind": kind, "batch_size": _numbers(frame, "batch_size", path, is_count=True)})
+def _raw_rows(table: CsvTable, clock: Clock) -> pd.DataFrame:
+    kind = table.words("kind", tuple(TOKENS_OF_KIND))
+    rows = pd.DataFrame({"kind": kind, "batch_size": table.counts("batch_size")})
     for name in TOKENS:
-        needed = kind.map(lambda one, name=name: name in TOKENS_OF_KIND[one])
-        rows[name] = _numbers(frame[needed], name, path, is_count=True).reindex(frame.index)
+        needed = kind.map(lambda one, name=name: name in TOKENS_OF_KIND[one]).astype(bool)
+        rows[name] = table.where(needed).counts(name).reindex(kind.index)
     rows["max_seq_len"] = np.nan
-    rows["mean_s"] = _numbers(frame, clock, path)
+    rows["mean_s"] = table.times(clock)
     return rows.assign(std_s=0.0, num_trials=1.0)
 
 
-def _aggregated_rows(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    rows = pd.DataFrame({"kind": "batch", "batch_size": _numbers(frame, "batch_size", path, is_count=True)})
+def _aggregated_rows(table: CsvTable) -> pd.DataFrame:
+    rows = pd.DataFrame({"kind": "batch", "batch_size": table.counts("batch_size")})
     rows[[*TOKENS]] = np.nan
-    rows["max_seq_len"] = _numbers(frame, "max_seq_len", path, is_count=True)
-    rows["mean_s"] = _numbers(frame, "mean_latency_sec", path)
-    rows["std_s"] = _numbers(frame, "std_latency_sec", path, may_be_zero=True)
-    rows["num_trials"] = _numbers(frame, "num_trials", path, is_count=True)
+    rows["max_seq_len"] = table.counts("max_seq_len")
+    rows["mean_s"] = table.times("mean_latency_sec")
+    rows["std_s"] = table.spreads("std_latency_sec")
+    rows["num_trials"] = table.counts("num_trials")
     return rows
 
 
@@ -191,52 +176,17 @@ def _points(rows: pd.DataFrame) -> pd.DataFrame:
     return points.astype({"batch_size": "int64", "num_trials": "int64"})
 
 
-def _words(frame: pd.DataFrame, name: str, known: tuple[str, ...], path: Path) -> pd.Series[str]:
-    words = frame[name].fillna("").str.strip()
-    unknown = ~words.isin(known).to_numpy(dtype=np.bool_)
-    if unknown.any():
-        row = int(np.argmax(unknown))
-        raise TraceError(
-            f"{path}, {_line(frame, row)}: {name} is {words.iloc[row]!r}; known: {', '.join(known)}"
-        )
-    return words
-
-
-def _numbers(
-    frame: pd.DataFrame, name: str, path: Path, *, is_count: bool = False, may_be_zero: bool = False
-) -> pd.Series[float]:
-    column = pd.to_numeric(frame[name], errors="coerce").astype("float64")
-    values = column.to_numpy()
-    good = np.isfinite(values) & ((values >= 0) if may_be_zero else (values > 0))
-    if is_count:
-        good &= values == np.floor(values)
-    if not good.all():
-        row = int(np.argmin(good))
-        needed = "a whole number >= 1" if is_count else f"a finite number {'>=' if may_be_zero else '>'} 0"
-        given = frame[name].iloc[row]
-        shown = "blank" if pd.isna(given) else repr(given)
-        raise TraceError(f"{path}, {_line(frame, row)}: {name} is {shown}; {needed} is needed")
-    return column
-
-
-def _line(frame: pd.DataFrame, row: int) -> str:
-    return f"line {int(frame.index[row]) + 2}"  # the header is line 1
-
-
 def _provenance(path: Path) -> tuple[Provenance, dict[str, object], tuple[str, ...]]:
     beside = path.with_suffix(".json")
-    if not beside.is_file():
+    if not beside.exists():
         notice = f"{path.name}: no {beside.name} beside it says where it comes from; it counts as synthetic"
         return "synthetic", {}, (notice,)
-    try:
-        details = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TraceError(f"{beside}: cannot be read as JSON ({error})") from error
+    details = read_json(beside, error=TraceError)
     kind = details.pop("kind", None) if isinstance(details, dict) else None
     for known in PROVENANCES:
         if kind == known:
             return known, details, ()
-    raise TraceError(f"{beside}: kind is {kind!r}; known: {', '.join(PROVENANCES)}")
+    raise TraceError(f"{beside}: kind is {kind!r:.60}; known: {', '.join(PROVENANCES)}")
 
 
 def _looks_generated(points: pd.DataFrame, name: str) -> tuple[str, ...]:

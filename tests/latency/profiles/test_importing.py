@@ -1,6 +1,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -99,6 +100,62 @@ def test_distserve_file_with_too_few_numbers_is_refused(distserve: Path) -> None
 
     with pytest.raises(TraceError, match=r"prefill is \[1, 2\]; three numbers are needed"):
         import_distserve(distserve, Wanted())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"opt": [1]}, r"holds \[1\]; an object is needed"),
+        ({"o\npt": {}}, r"model is 'o\\npt'; one line of text is needed"),
+        ({"opt": {"2": {"prefill": [1, 2, True]}}}, r"prefill is \[1, 2, True\]; three numbers are needed"),
+        ({"opt": {"2": {"prefill": [1, -2, 0]}}}, "opt x2: per_prefill_token_s is -0.002; a finite number"),
+        ({"opt": {"2": {"prefill": [1, 1e308, 0]}}}, r"opt x2: per_prefill_token_s is 1e\+305; a finite"),
+        (
+            {"opt": {"2": {"decoding_large_small_bs_threshold": 10**99}}},
+            "bs_threshold is 10+; a whole number",
+        ),
+    ],
+)
+def test_distserve_file_with_wrong_values_is_refused_by_name(
+    change: dict[str, Any], message: str, distserve: Path
+) -> None:
+    tree = json.loads(distserve.read_text(encoding="utf-8"))
+    for name, degrees in change.items():
+        if isinstance(degrees, dict) and name in tree:
+            degrees = {"2": {**tree[name]["2"], **degrees["2"]}}
+        tree = {name: degrees}
+    distserve.write_text(json.dumps(tree), encoding="utf-8")
+
+    with pytest.raises(TraceError, match=f"{distserve.name}: .*{message}"):
+        import_distserve(distserve, Wanted(tensor_parallel=2))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("token_time", "1e308", r"line 4: token_time is '1e308'; a finite number > 0"),
+        ("token_time", "True", "line 4: token_time is 'True'; a finite number > 0"),
+        ("batch_size", "1.5", "line 4: batch_size is '1.5'; a whole number >= 1"),
+        ("model", "", "line 4: model is blank; one line of text is needed"),
+    ],
+)
+def test_splitwise_table_with_a_wrong_value_is_refused_by_line(
+    column: str, value: str, message: str, splitwise: Path
+) -> None:
+    frame = pd.read_csv(splitwise, dtype=str)
+    frame.loc[2, column] = value
+    frame.to_csv(splitwise, index=False)
+
+    with pytest.raises(TraceError, match=message):
+        import_splitwise(splitwise, Wanted(tensor_parallel=8))
+
+
+def test_splitwise_rows_that_allow_no_fit_are_refused_by_file(splitwise: Path) -> None:
+    frame = pd.read_csv(splitwise, dtype=str).head(1)
+    frame.to_csv(splitwise, index=False)
+
+    with pytest.raises(ConfigError, match=f"{splitwise.name}: prefill: 1 points are too few"):
+        import_splitwise(splitwise, Wanted(tensor_parallel=8))
 
 
 def test_splitwise_rows_are_fitted_by_phases(splitwise: Path) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -258,11 +259,41 @@ def test_points_between_two_grids_are_filled(tmp_path: Path) -> None:
         ({"expert_parallel": 2}, "link_bytes_per_s is None; 2 GPUs"),
         ({"tensor_parallel": 2, "expert_parallel": 3, "link_bytes_per_s": 1.0}, "a multiple of"),
         ({"tensor_parallel": 0}, "tensor_parallel is 0; a whole number >= 1"),
+        ({"tensor_parallel": 2, "link_bytes_per_s": math.nan}, "link_bytes_per_s is nan; 2 GPUs"),
+        ({"tensor_parallel": 2, "link_bytes_per_s": 1e-320}, "link_bytes_per_s is 1e-320; 2 GPUs"),
+        ({"link_latency_s": math.inf}, "link_latency_s is inf; a finite number >= 0"),
+        ({"kernel_gap_s": -1.0}, "kernel_gap_s is -1.0; a finite number >= 0"),
     ],
 )
 def test_what_cannot_be_read_is_refused(profile: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_operator_profile(profile, CONFIG, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 10**300}, "num_hidden_layers of the model is 10+; a whole number >= 1"),
+        ({"hidden_size": True}, "hidden_size of the model is True; a whole number >= 1"),
+        ({"num_experts": [4]}, r"num_experts of the model is \[4\]; a whole number >= 1"),
+        (
+            {"num_experts": 4, "num_experts_per_tok": 5},
+            "num_experts_per_tok of the model is 5; no more than its 4",
+        ),
+    ],
+)
+def test_config_that_no_model_can_have_is_refused(
+    profile: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_operator_profile(profile, {**CONFIG, **change})
+
+
+def test_experts_at_one_number_of_tokens_are_refused(tmp_path: Path) -> None:
+    write_profile(tmp_path / "tp1", moe=EXPERTS.replace("1,2,10\n", ""))
+
+    with pytest.raises(TraceError, match=r"moe.csv: two or more tokens and activated_experts are needed"):
+        read_operator_profile(tmp_path, MOE)
 
 
 def test_two_profiles_in_one_folder_are_refused_by_name(profile: Path) -> None:
@@ -285,6 +316,25 @@ def test_mixture_of_experts_needs_their_table(profile: Path) -> None:
         ("attention", ATTENTION.replace("0,0,4,32,8", "0,0,4,-32,8"), "kv_decode is .*-32.*; a whole number"),
         ("attention", ATTENTION[: ATTENTION.index("2,0,1,16")], "no points of mixed attention"),
         ("attention", ATTENTION.replace("0,0,4,32,8\n", ""), r"no points around \(4, 32\)"),
+        ("attention", ATTENTION + "".join(f"{n},{n},{n},{n},1\n" for n in range(5, 90)), "at most 4194304"),
+        ("attention", ATTENTION.replace("0,0,1,16,1", "0,0,1,16"), "line 6: 4 fields where the header has 5"),
+        ("dense", "layer,tokens,time_us,tokens\na,1,1,1\n", "column 'tokens' stands twice in the header"),
+        ("dense", "layer,tokens,time_us\n", "no rows in it; at least one is needed"),
+        (
+            "dense",
+            DENSE + "act_fn,1e9,1\n",
+            r"line 10: tokens is '1e9'; a whole number >= 0 is needed, up to",
+        ),
+        ("dense", DENSE + "act_fn,True,1\n", "line 10: tokens is 'True'; a whole number"),
+        ("dense", DENSE + "act_fn,1,1e308\n", "line 10: time_us is '1e308'; a finite number > 0"),
+        ("dense", DENSE + ",1,1\n", "line 10: layer is blank; one line of text is needed"),
+        ("dense", "layer,tokens,time_us\na,0,1\n", "layers over tokens were measured up to 0; at least 2"),
+        (
+            "dense",
+            DENSE.replace(",400\n", ",1e15\n").replace(",50\n", ",1e15\n"),
+            "tp1: by_tokens holds a time",
+        ),
+        ("skew", SKEW.replace(",15", ",slow"), "line 2: t_skew_us is 'slow'; a finite number > 0"),
     ],
 )
 def test_broken_table_is_refused_by_place(tmp_path: Path, table: str, text: str, message: str) -> None:

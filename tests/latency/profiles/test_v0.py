@@ -72,6 +72,40 @@ def test_decodes_take_at_least_the_time_to_read_their_keys_and_values(tmp_path: 
     assert time_s == pytest.approx((100 + 1000 + 10 * (20 + 5 + 4 * 128)) * 1e-6, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("time_stats.attn_prefill.median", "", "attn_prefill.median is blank; a finite number > 0"),
+        ("time_stats.attn_prefill.median", "1e308", "attn_prefill.median is '1e308'; a finite number > 0"),
+        ("is_prefill", "maybe", "is_prefill is 'maybe'; True or False is needed"),
+        ("kv_cache_size", "-1", "kv_cache_size is '-1'; a whole number >= 0"),
+        ("n_q_head", "0", "n_q_head is '0'; a whole number >= 1"),
+    ],
+)
+def test_wrong_value_of_an_attention_is_refused_by_line(
+    column: str, value: str, message: str, tmp_path: Path
+) -> None:
+    folder = write_profile(tmp_path / "tp1")
+    frame = pd.read_csv(folder / "attention.csv", dtype=str)
+    frame.loc[0, column] = value
+    frame.to_csv(folder / "attention.csv", index=False)
+
+    with pytest.raises(TraceError, match=f"attention.csv, line 2: .*{message}"):
+        read_operator_profile(tmp_path, CONFIG, memory_bytes_per_s=1e12)
+
+
+def test_attention_without_a_column_or_prompts_is_refused(tmp_path: Path) -> None:
+    folder = write_profile(tmp_path / "tp1")
+    frame = pd.read_csv(folder / "attention.csv", dtype=str)
+
+    frame.assign(is_prefill="False").to_csv(folder / "attention.csv", index=False)
+    with pytest.raises(TraceError, match=r"attention.csv: no row of it is_prefill"):
+        read_operator_profile(tmp_path, CONFIG)
+    frame.drop(columns="time_stats.attn_prefill.median").to_csv(folder / "attention.csv", index=False)
+    with pytest.raises(TraceError, match=r"column time_stats.attn_prefill.median missing"):
+        read_operator_profile(tmp_path, CONFIG)
+
+
 def test_what_such_a_profile_lacks_is_said(tmp_path: Path) -> None:
     folder = write_profile(tmp_path / "tp1")
     experts = {**CONFIG, "num_experts": 4, "num_experts_per_tok": 2}

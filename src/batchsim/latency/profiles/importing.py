@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from batchsim.csv_files import read_csv
 from batchsim.errors import ConfigError, TraceError, nearest
+from batchsim.files import MAX_COUNT, read_json
 from batchsim.latency.base import Domain, IterationDomain, LatencyInfo
 from batchsim.latency.choices import Family, ProfileKind
 from batchsim.latency.fitting.fit import fit
@@ -97,9 +98,9 @@ def import_distserve(source: Path, wanted: Wanted) -> LinearIterationLatency:
     prefill = _three(source, fitted, "prefill")
     small, large = _three(source, fitted, "decoding_smallbs"), _three(source, fitted, "decoding_largebs")
     threshold = fitted.get("decoding_large_small_bs_threshold")
-    if type(threshold) is not int or threshold < 2:
+    if type(threshold) is not int or not 2 <= threshold <= MAX_COUNT:
         raise TraceError(
-            f"{source}: decoding_large_small_bs_threshold is {threshold!r}; a whole number >= 2 is needed"
+            f"{source}: decoding_large_small_bs_threshold is {threshold!r:.60}; a whole number >= 2 is needed"
         )
     notices = [
         f"the constant is that of decodes, {small[0]:.4g} s; a prefill's is {prefill[0]:.4g} s",
@@ -110,21 +111,26 @@ def import_distserve(source: Path, wanted: Wanted) -> LinearIterationLatency:
     details = {
         "model": name,
         "tensor_parallel": wanted.tensor_parallel,
-        **_origin(source, "distserve"),
+        "imported_as": "distserve",
+        "source": source.name,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "prefill_fixed_s": prefill[0],
         "left_out": {"from_decode_seqs": threshold, "decode_fixed_context_seqs_s": list(large)},
         "notices": notices,
     }
-    return LinearIterationLatency(
-        fixed_s=small[0],
-        per_prefill_token_s=prefill[1],
-        per_prefill_pair_s=max(0.0, 2 * prefill[2]),
-        per_decode_seq_s=small[2],
-        per_context_token_s=small[1],
-        domain=Domain(batch_size=(1, threshold - 1)),
-        iteration_domain=IterationDomain(decode_seqs=(0, threshold - 1)),
-        info=LatencyInfo(f"{name} x{degree}, {source.name}", "derived", details),
-    )
+    try:
+        return LinearIterationLatency(
+            fixed_s=small[0],
+            per_prefill_token_s=prefill[1],
+            per_prefill_pair_s=max(0.0, 2 * prefill[2]),
+            per_decode_seq_s=small[2],
+            per_context_token_s=small[1],
+            domain=Domain(batch_size=(1, threshold - 1)),
+            iteration_domain=IterationDomain(decode_seqs=(0, threshold - 1)),
+            info=LatencyInfo(f"{name} x{degree}, {source.name}", "derived", details),
+        )
+    except ConfigError as error:
+        raise TraceError(f"{source}: {name} x{degree}: {error}") from error
 
 
 def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> Any:
@@ -133,22 +139,19 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
     ``prompt_time`` is that of a prefill; ``token_time`` that of a decode at the context in the middle of the
     answer. Repeated rows are trials of one point.
     """
-    columns = ("model", "hardware", "tensor_parallel", "prompt_size", "batch_size", "token_size")
-    times = ("prompt_time", "token_time")
-    try:
-        frame = pd.read_csv(source)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise TraceError(f"{source}: not a CSV table ({error})") from error
-    missing = [column for column in (*columns, *times) if column not in frame.columns]
-    if missing:
-        raise TraceError(f"{source}: column {', '.join(missing)} missing; found {', '.join(frame.columns)}")
-    for column in (*columns[2:], *times):
-        values = pd.to_numeric(frame[column], errors="coerce")
-        if not (values > 0).all():
-            row = int((values > 0).to_numpy().argmin())
-            given = frame[column].iloc[row]
-            shown = "blank" if pd.isna(given) else str(given)
-            raise TraceError(f"{source}, line {row + 2}: {column} is {shown}; a number > 0 is needed")
+    table = read_csv(source)
+    words, times_ms = ("model", "hardware"), ("prompt_time", "token_time")
+    counts = ("tensor_parallel", "prompt_size", "batch_size", "token_size")
+    table.need([*words, *counts, *times_ms])
+    if table.frame.empty:
+        raise TraceError(f"{source}: no rows in it; at least one is needed")
+    frame = pd.DataFrame(
+        {
+            **{name: table.words(name) for name in words},
+            **{name: table.counts(name).astype("int64") for name in counts},
+            **{name: table.times(name, 1e-3) for name in times_ms},
+        }
+    )
     model = _only(source, "model", frame["model"].unique(), wanted.model)
     frame = frame[frame["model"] == model]
     hardware = _only(source, "hardware", frame["hardware"].unique(), wanted.hardware)
@@ -160,7 +163,6 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
             f"{source}: {model} on {hardware} has no tensor_parallel {wanted.tensor_parallel}; known: "
             f"{', '.join(map(str, degrees))}"
         )
-    origin = _origin(source, "splitwise")
     calibration = Calibration(
         name=source.name,
         points=_splitwise_points(frame),
@@ -169,14 +171,17 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
             "model": model,
             "gpu": hardware,
             "tensor_parallel": wanted.tensor_parallel,
-            "imported_as": origin["imported_as"],
+            "imported_as": "splitwise",
         },
         is_raw=False,
-        sha256=str(origin["sha256"]),
+        sha256=table.sha256,
         dropped={},
         notices=(),
     )
-    return fit(calibration, family).model
+    try:
+        return fit(calibration, family).model
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _splitwise_points(frame: pd.DataFrame) -> pd.DataFrame:
@@ -201,22 +206,8 @@ def _splitwise_points(frame: pd.DataFrame) -> pd.DataFrame:
     return points.assign(output_tokens=float("nan"), max_seq_len=float("nan"))
 
 
-def _origin(source: Path, kind: ProfileKind) -> dict[str, object]:
-    return {
-        "imported_as": kind,
-        "source": source.name,
-        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
-    }
-
-
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from error
-    return _object(path, tree)
+    return _object(path, read_json(path))
 
 
 def _object(source: Path, tree: Any) -> dict[str, Any]:
@@ -237,6 +228,9 @@ def _three(source: Path, fitted: Mapping[str, Any], name: str) -> tuple[float, f
 
 def _only(source: Path, what: str, known: Iterable[str], name: str | None) -> str:
     known = [str(one) for one in known]
+    for one in known:
+        if not one.isprintable():
+            raise TraceError(f"{source}: {what} is {one!r:.60}; one line of text is needed")
     if name is None and len(known) == 1:
         return known[0]
     if name is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from batchsim.errors import ConfigError
+from batchsim.files import MAX_COUNT
+from batchsim.latency.analytic import check_number
 from batchsim.latency.base import Floats
 from batchsim.latency.roofline import ACTIVATION_BYTES
 from batchsim.specs import ModelSpec
@@ -39,12 +42,18 @@ class LayerStack:
             *([experts, "num_experts_per_tok"] if experts else []),
         ]
         for key in keys:
-            if type(model.get(key)) is not int or model[key] < 1:
+            if type(model.get(key)) is not int or not 1 <= model[key] <= MAX_COUNT:
                 raise ConfigError(
-                    f"{key} of the model is {model.get(key)!r}; a whole number >= 1 is needed, as a "
+                    f"{key} of the model is {model.get(key)!r:.60}; a whole number >= 1 is needed, as a "
                     "config.json has it"
                 )
-        return cls(*(model[key] for key in keys))
+        stack = cls(*(model[key] for key in keys))
+        if stack.experts_per_token > stack.num_experts:
+            raise ConfigError(
+                f"num_experts_per_tok of the model is {stack.experts_per_token}; no more than its "
+                f"{stack.num_experts} experts are needed"
+            )
+        return stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +79,11 @@ class Group:
                 f"expert_parallel is {self.expert_parallel}; a multiple of tensor_parallel = "
                 f"{self.tensor_parallel} is needed"
             )
-        if self.num_gpus > 1 and not (self.link_bytes_per_s and self.link_bytes_per_s > 0):
+        check_number("link_latency_s", self.link_latency_s)
+        if self.num_gpus > 1 and not (self.link_bytes_per_s and 1 <= self.link_bytes_per_s < math.inf):
             raise ConfigError(
                 f"link_bytes_per_s is {self.link_bytes_per_s!r}; {self.num_gpus} GPUs that share a model "
-                "need a rate > 0 at which they exchange activations"
+                "need a rate > 0 at which they exchange activations, from 1 on"
             )
 
     @property

@@ -17,6 +17,7 @@ A ``meta.json`` beside the ``tp<N>`` folders names the GPU and the model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from batchsim.errors import TraceError
+from batchsim.errors import ConfigError, TraceError
+from batchsim.latency.analytic import check_number
 from batchsim.latency.base import Domain, Floats, LatencyInfo
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency, interpolate_all
 from batchsim.latency.profiles.grid import fill_gaps, interpolation_errors
@@ -44,6 +46,8 @@ KERNEL_GAP_S = 0.5e-6
 #: The experts are one operator of a profile but several kernels of vLLM: the gate, the choice, its sorting by
 #: expert, two products, the activation between them, and the sum.
 EXPERT_KERNELS = 7
+#: Points of a grid of attention, its gaps filled.
+MAX_POINTS = 2**22
 
 
 def read_operator_profile(
@@ -95,6 +99,7 @@ def read_operator_profile(
         If a table lacks a column, or holds what is no time or count, or too few points.
     """
     group = Group(tensor_parallel, expert_parallel, data_parallel, link_bytes_per_s, link_latency_s)
+    check_number("kernel_gap_s", kernel_gap_s)
     stack = LayerStack.of(model)
     folder = profile_folder(directory, tensor_parallel)
     tables = ProfileTables(folder)
@@ -146,15 +151,18 @@ def read_operator_profile(
         "sha256": tables.sha256,
         "notices": tables.notices,
     }
-    return OperatorTableLatency(
-        OperatorTable(by_tokens.axes, tuple(seconds.tolist())),
-        OperatorTable(by_sequences.axes, tuple(by_sequences_s.tolist())),
-        **attention,
-        domain=_domain(by_tokens, attention["decode"]),
-        info=LatencyInfo(tables.name(), "derived", details),
-        decode_lag=lag.get("pure"),
-        mixed_lag=lag.get("mixed"),
-    )
+    try:
+        return OperatorTableLatency(
+            OperatorTable(by_tokens.axes, tuple(seconds.tolist())),
+            OperatorTable(by_sequences.axes, tuple(by_sequences_s.tolist())),
+            **attention,
+            domain=_domain(by_tokens, attention["decode"]),
+            info=LatencyInfo(tables.name(), "derived", details),
+            decode_lag=lag.get("pure"),
+            mixed_lag=lag.get("mixed"),
+        )
+    except ConfigError as error:  # such as an axis of one point, or seconds that the layers make too many
+        raise TraceError(f"{folder}: {error}") from error
 
 
 def _sum_of_layers(frame: pd.DataFrame, axis: str, times: Callable[[str], int]) -> OperatorTable:
@@ -164,7 +172,10 @@ def _sum_of_layers(frame: pd.DataFrame, axis: str, times: Callable[[str], int]) 
     that fares where every number was measured is told in ``docs/operator-profiles.md``.
     """
     curves = {str(name): one for name, one in frame.groupby("layer")}
-    numbers = np.arange(1, min(int(one[axis].max()) for one in curves.values()) + 1)
+    last = min((int(one[axis].max()) for one in curves.values()), default=0)
+    if last < 2:
+        raise TraceError(f"layers over {axis} were measured up to {last}; at least 2 are needed")
+    numbers = np.arange(1, last + 1)
     total_s = np.zeros(len(numbers))
     for name, one in curves.items():
         total_s += times(name) * one["seconds"].to_numpy()[np.searchsorted(one[axis], numbers)]
@@ -188,10 +199,19 @@ def _attention(tables: ProfileTables, num_layers: int, errors: dict[str, object]
                 f"{tables.find('attention')}: no points of {name} attention; a profile needs some"
             )
         points = [np.unique(times.index.get_level_values(axis)) for axis in axes]
+        if math.prod(map(len, points)) > MAX_POINTS:
+            sizes = " by ".join(str(len(axis)) for axis in points)
+            raise TraceError(
+                f"{tables.find('attention')}: {name} attention is a grid of {sizes} points; at most "
+                f"{MAX_POINTS} are needed"
+            )
         known = times.reindex(pd.MultiIndex.from_product(points)).to_numpy(dtype=np.float64)
         known = known.reshape([len(axis) for axis in points])
         errors[name] = interpolation_errors(points, known)
-        seconds = num_layers * fill_gaps(points, known)
+        try:
+            seconds = num_layers * fill_gaps(points, known)
+        except TraceError as error:
+            raise TraceError(f"{tables.find('attention')}: {error}") from error
         grids[name] = OperatorTable(
             tuple(tuple(axis.tolist()) for axis in points), tuple(seconds.ravel().tolist())
         )
@@ -225,6 +245,8 @@ def _experts_s(tables: ProfileTables, tokens: Floats, stack: LayerStack, group: 
     frame = tables.read("moe", "tokens", "activated_experts", folder=folder)
     # A few tokens cannot reach many experts: such points take the time of the next more tokens that can.
     grid = frame.pivot_table(index="tokens", columns="activated_experts", values="seconds").bfill().ffill()
+    if min(grid.shape) < 2:
+        raise TraceError(f"{tables.find('moe', folder)}: two or more tokens and activated_experts are needed")
     together = tokens * group.num_replicas
     reached = stack.num_experts * (1 - (1 - stack.experts_per_token / stack.num_experts) ** together)
     table = OperatorTable(

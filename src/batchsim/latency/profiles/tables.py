@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from batchsim.csv_files import CsvTable, read_csv
 from batchsim.errors import ConfigError, TraceError
+from batchsim.files import MAX_COUNT, read_json
+from batchsim.latency.operators import MOST_LISTED
 
 
 @dataclass(slots=True)
@@ -43,41 +42,31 @@ class ProfileTables:
         times = frame.groupby(list(columns))["time_us"].mean() * 1e-6
         return times.rename("seconds").reset_index()
 
-    def read_raw(
-        self,
-        name: str,
-        *columns: str,
-        folder: Path | None = None,
-        unchecked: Sequence[str] = ("layer", "regime"),
-    ) -> pd.DataFrame:
-        """Read these columns, and check that those of numbers hold some."""
+    def read_raw(self, name: str, *columns: str, folder: Path | None = None) -> pd.DataFrame:
+        """Read these columns: names, times in their own unit, or else counts."""
+        table = self.table(name, *columns, folder=folder)
+        return pd.DataFrame({column: _column(table, column) for column in columns})
+
+    def table(self, name: str, *columns: str, folder: Path | None = None) -> CsvTable:
+        """Read a table that has these columns and a row."""
         path = self.find(name, folder)
         if path is None:
             raise ConfigError(
                 f"{self.folder}: holds no {name}.csv or {name}.csv.gz; an operator profile needs it"
             )
-        self.sha256[f"{path.parent.name}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
-        try:
-            frame = pd.read_csv(path, skipinitialspace=True)
-        except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise TraceError(f"{path}: not a CSV table ({error})") from error
-        missing = [column for column in columns if column not in frame.columns]
-        if missing:
-            raise TraceError(f"{path}: column {', '.join(missing)} missing; found {', '.join(frame.columns)}")
-        for column in columns:
-            if column not in unchecked:
-                _check_numbers(path, frame, column)
-        return frame
+        table = read_csv(path)
+        self.sha256[f"{path.parent.name}/{path.name}"] = table.sha256
+        table.need(columns)
+        if table.frame.empty:
+            raise TraceError(f"{path}: no rows in it; at least one is needed")
+        return table
 
     def meta(self) -> dict[str, Any]:
         """What is known of the profile's origin; empty where nothing is."""
         path = self.folder.parent / "meta.json"
-        if not path.is_file():
+        if not path.exists():
             return {}
-        try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise TraceError(f"{path}: cannot be read as JSON ({error})") from error
+        tree = read_json(path, error=TraceError)
         return tree if isinstance(tree, dict) else {}
 
     def name(self) -> str:
@@ -105,13 +94,18 @@ def profile_folder(directory: str | Path, tensor_parallel: int) -> Path:
     )
 
 
-def _check_numbers(path: Path, frame: pd.DataFrame, column: str) -> None:
-    is_time = column.endswith(("_us", "(ns)"))
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
-    good = np.isfinite(values) & ((values > 0) if is_time else (values >= 0) & (values == np.floor(values)))
-    if not good.all():
-        row = int(np.argmin(good))
-        needed = "a finite number > 0" if is_time else "a whole number >= 0"
-        given = frame[column].iloc[row]
-        shown = "blank" if pd.isna(given) else str(given)
-        raise TraceError(f"{path}, line {row + 2}: {column} is {shown}; {needed} is needed")
+#: Columns that hold names, and seconds in the units that the names of others end with.
+_NAMES = ("layer", "layer_name", "regime")
+_UNITS_S = {"_us": 1e-6, "(ns)": 1e-9}
+#: Columns of counts that passes list one by one, see `latency.operators`.
+_LISTED = ("tokens", "sequences", "input", "n")
+
+
+def _column(table: CsvTable, name: str) -> pd.Series[Any]:
+    if name in _NAMES:
+        return table.words(name)
+    for ending, unit_s in _UNITS_S.items():
+        if name.endswith(ending):
+            return table.times(name, unit_s)
+    most = MOST_LISTED if name in _LISTED else MAX_COUNT
+    return table.counts(name, least=0, most=most).astype("int64")

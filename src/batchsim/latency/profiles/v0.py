@@ -16,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from batchsim.csv_files import CsvTable
 from batchsim.errors import ConfigError, TraceError
+from batchsim.latency.base import Floats
 from batchsim.latency.profiles.tables import ProfileTables
 from batchsim.latency.roofline import ACTIVATION_BYTES
 
 _COLUMNS = ("layer_name", "input", "latency(ns)")
 _ATTENTION = (
-    *("batch_size", "prefill_chunk_size", "kv_cache_size", "is_prefill"),
+    *("batch_size", "prefill_chunk_size", "kv_cache_size"),
     *("n_embd", "n_q_head", "n_kv_head"),
 )
-_PREFILL_US, _DECODE_US = "time_stats.attn_prefill.median", "time_stats.attn_decode.median"
+_PREFILL_MS, _DECODE_MS = "time_stats.attn_prefill.median", "time_stats.attn_decode.median"
 
 #: Points of the grids; each as far as it was measured.
 _CHUNKS = (32, 64, 128, 256, 512, 1024)
@@ -56,7 +58,7 @@ class FirstTables(ProfileTables):
             return self._attention()
         if name == "moe":
             raise ConfigError(f"{self.folder}: experts of such a profile are not read")
-        layers = self._read("layers", _COLUMNS)
+        layers = self.read_raw("layers", *_COLUMNS)
         is_head = layers["layer_name"] == "lm_head"
         # `attn` is attention of fresh tokens, which attention.csv has, too.
         rows = layers[is_head if name == "per_sequence" else ~is_head & (layers["layer_name"] != "attn")]
@@ -66,12 +68,16 @@ class FirstTables(ProfileTables):
         return frame.groupby(["layer", axis])["seconds"].mean().reset_index()
 
     def _attention(self) -> pd.DataFrame:
-        frame = self._read("attention", _ATTENTION)
-        is_prefill = frame["is_prefill"].astype(bool)
-        chunks, decodes = frame[is_prefill], frame[~is_prefill]
-        prefill_s = _prefill(chunks)
-        times = decodes.groupby(["batch_size", "kv_cache_size"])[_DECODE_US].median() * 1e-3
-        read_s = self._read_s(frame)
+        table = self.table("attention", *_ATTENTION, "is_prefill", _PREFILL_MS, _DECODE_MS)
+        is_prefill = table.truths("is_prefill")
+        counts = pd.DataFrame({name: table.counts(name, least=0) for name in _ATTENTION})
+        if not is_prefill.any():
+            raise TraceError(f"{table.path}: no row of it is_prefill; attention of prompts is needed")
+        prefill_ms = table.where(is_prefill).times(_PREFILL_MS, 1e-3)
+        prefill_s = _prefill(counts[is_prefill], np.asarray(prefill_ms * 1e-3, dtype=np.float64))
+        decodes = counts[~is_prefill].assign(ms=table.where(~is_prefill).times(_DECODE_MS, 1e-3))
+        times = decodes.groupby(["batch_size", "kv_cache_size"])["ms"].median() * 1e-3
+        read_s = self._read_s(table)
         decode_s = {
             (seqs, context): max(times[seqs, context], seqs * context * read_s)
             for seqs, context in product(_SEQS, _CONTEXTS)
@@ -89,18 +95,17 @@ class FirstTables(ProfileTables):
         names = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "seconds")
         return pd.DataFrame(rows, columns=list(names))
 
-    def _read_s(self, frame: pd.DataFrame) -> float:
+    def _read_s(self, table: CsvTable) -> float:
         """Seconds to read keys and values of a token in one layer."""
         if self.memory_bytes_per_s is None:
             return 0.0
-        width, heads, kv_heads = (int(frame[name].iloc[0]) for name in ("n_embd", "n_q_head", "n_kv_head"))
+        width, heads, kv_heads = (
+            int(table.counts(name).iloc[0]) for name in ("n_embd", "n_q_head", "n_kv_head")
+        )
         return 2 * kv_heads * (width // heads) * ACTIVATION_BYTES / self.memory_bytes_per_s
 
-    def _read(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-        return self.read_raw(name, *columns, unchecked=("layer_name", "is_prefill"))
 
-
-def _prefill(chunks: pd.DataFrame) -> dict[tuple[int, int], float]:
+def _prefill(chunks: pd.DataFrame, times_s: Floats) -> dict[tuple[int, int], float]:
     """Tell attention of chunks at the grid by least squares of what it is made of."""
 
     def terms(chunk: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -109,7 +114,6 @@ def _prefill(chunks: pd.DataFrame) -> dict[tuple[int, int], float]:
     size, before = (
         chunks[name].to_numpy(dtype=np.float64) for name in ("prefill_chunk_size", "kv_cache_size")
     )
-    times_s = chunks[_PREFILL_US].to_numpy() * 1e-3
     values, *_ = np.linalg.lstsq(terms(size, before) / times_s[:, None], np.ones(len(times_s)), rcond=None)
     places = list(product(_CHUNKS, _BEFORE))
     told_s = terms(*np.array(places, dtype=np.float64).T) @ values

@@ -1,0 +1,167 @@
+"""CSV tables of one form: every row as many fields as the header names, every name once, numbers in range."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchsim.errors import TraceError
+from batchsim.files import MAX_BYTES, MAX_COUNT, decoded, read_bytes, reason, unzipped
+
+#: Times that a table may hold: beyond them they lose all meaning, then overflow.
+LEAST_S, MOST_S = 1e-12, 1e9
+
+#: What a number looks like; Python and pandas also know ``1_000``, ``nan`` and ``True``.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CsvTable:
+    """A table as it stands in its file: text, until a column is asked for as something else.
+
+    Attributes
+    ----------
+    frame
+        Its columns, stripped, blank where nothing stands; indexed by the line a row begins in, from 1.
+    sha256
+        Of the file's bytes.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+    sha256: str
+
+    def need(self, names: Sequence[str]) -> None:
+        """Raise `TraceError` if a column is missing."""
+        missing = [name for name in names if name not in self.frame.columns]
+        if missing:
+            found = ", ".join(self.frame.columns)
+            raise TraceError(f"{self.path}: column {', '.join(missing)} missing; found {found:.400}")
+
+    def where(self, rows: pd.Series[bool]) -> CsvTable:
+        """Return the table of these rows."""
+        return replace(self, frame=self.frame[rows])
+
+    def counts(self, name: str, least: int = 1, most: int = MAX_COUNT) -> pd.Series[float]:
+        """Return a column of whole numbers."""
+        return self._numbers(
+            name,
+            lambda values: (values >= least) & (values <= most) & (values == np.floor(values)),
+            f"a whole number >= {least} is needed, up to {most:g}",
+        )
+
+    def times(self, name: str, unit_s: float = 1.0) -> pd.Series[float]:
+        """Return a column of times above 0, in their own unit, which is that many seconds."""
+        least, most = LEAST_S / unit_s, MOST_S / unit_s
+        return self._numbers(
+            name,
+            lambda values: (values >= least) & (values <= most),
+            f"a finite number > 0 is needed, from {least:g} to {most:g}",
+        )
+
+    def spreads(self, name: str) -> pd.Series[float]:
+        """Return a column of seconds that may be 0."""
+        return self._numbers(
+            name,
+            lambda values: (values >= 0) & (values <= MOST_S),
+            f"a finite number >= 0 is needed, up to {MOST_S:g}",
+        )
+
+    def words(self, name: str, known: Collection[str] | None = None) -> pd.Series[str]:
+        """Return a column of words: any printable ones that are not blank, or these."""
+        words = self.frame[name]
+        if known is None:
+            good, needed = (
+                words.map(lambda word: word != "" and word.isprintable()),
+                "one line of text is needed",
+            )
+        else:
+            good, needed = words.isin(list(known)), f"known: {', '.join(known)}"
+        self._hold(name, good.to_numpy(dtype=np.bool_), needed)
+        return words
+
+    def truths(self, name: str) -> pd.Series[bool]:
+        """Return a column of ``true`` and ``false``, in any case, or 1 and 0."""
+        words = self.frame[name].str.lower()
+        good = words.isin(["true", "false", "1", "0"])
+        self._hold(name, good.to_numpy(dtype=np.bool_), "True or False is needed")
+        return words.isin(["true", "1"])
+
+    def _numbers(
+        self, name: str, fits: Callable[[NDArray[np.float64]], Any], needed: str
+    ) -> pd.Series[float]:
+        texts = self.frame[name].tolist()
+        values = np.array(
+            [float(text) if _NUMBER.fullmatch(text) else np.nan for text in texts], dtype=np.float64
+        )
+        self._hold(name, np.asarray(fits(values), dtype=np.bool_), needed)
+        return pd.Series(values, index=self.frame.index, name=name)
+
+    def _hold(self, name: str, good: NDArray[np.bool_], needed: str) -> None:
+        if good.all():
+            return
+        row = int(np.argmin(good))
+        text = self.frame[name].iloc[row]
+        shown = f"{text!r:.60}" if text else "blank"
+        raise TraceError(f"{self.path}, line {self.frame.index[row]}: {name} is {shown}; {needed}")
+
+
+def read_csv(path: str | Path, *, max_bytes: int = MAX_BYTES) -> CsvTable:
+    """Read a CSV file, plain or gzipped; blank lines count as lines, but not as rows.
+
+    Raises
+    ------
+    TraceError
+        If it is no such table: not text, too long, ragged, a column named twice, an open quote, empty.
+    """
+    path = Path(path)
+    content = read_bytes(path, max_bytes=max_bytes, error=TraceError)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if content.startswith(b"\x1f\x8b"):
+        content = unzipped(content, path, max_bytes=max_bytes, error=TraceError)
+    reader = csv.reader(
+        io.StringIO(decoded(content, path, error=TraceError), newline=""), strict=True, skipinitialspace=True
+    )
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    try:
+        header = [name.strip() for name in next((row for row in reader if row), [])]
+        _check_header(path, header)
+        line = reader.line_num + 1
+        for row in reader:
+            if row:
+                if len(row) != len(header):
+                    raise TraceError(
+                        f"{path}, line {line}: {len(row)} fields where the header has {len(header)}"
+                    )
+                lines.append(line)
+                rows.append(row)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise TraceError(f"{path}, line {reader.line_num}: not a CSV table ({reason(error)})") from error
+    frame = pd.DataFrame(rows, index=pd.Index(lines, dtype="int64"), columns=header, dtype=object)
+    return CsvTable(path, frame.apply(lambda column: column.str.strip()) if lines else frame, sha256)
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not header:
+        raise TraceError(f"{path}: not a CSV table (it is empty); a header and a row are needed")
+    for name in header:
+        if not name.isprintable():
+            raise TraceError(
+                f"{path}: column {name!r:.60} is no name of a column; one line of text is needed"
+            )
+    name, number = Counter(header).most_common(1)[0]
+    if number > 1:
+        raise TraceError(f"{path}: column {name!r:.60} stands twice in the header; once is needed")
