@@ -14,7 +14,7 @@ EXPERIMENTS ?= $(wildcard experiments/*.toml)
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint lint-calibration bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint lint-calibration fuzz bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,11 @@ test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/lint-imports
 	@echo "Not run here: the tests of calibration/, which need torch (make test-calibration)."
+
+FUZZ_EXAMPLES ?= 2000
+
+fuzz: $(VENV)/.installed-dev  ## Damage files at random and read them, FUZZ_EXAMPLES of each kind (an hour)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/fuzz
 
 test-calibration: $(CALIBRATION)/.installed lint-calibration  ## Run the tests of the measuring package, and check its types
 	HF_HUB_OFFLINE=1 $(CALIBRATION)/bin/python -m pytest calibration

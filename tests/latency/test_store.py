@@ -298,7 +298,10 @@ def roofline_file(**changes: object) -> dict[str, Any]:
         (table_file(total_s=[1.0, 1.0, 0.0, 1.0]), "a time in total_s is 0.0; a finite number > 0 is needed"),
         (table_file(total_s=[1.0, 1.0, 1e300, 1.0]), r"a time in total_s is 1e\+300; a finite number > 0"),
         (table_file(total_s=[1.0, 1.0, False, 1.0]), r"total_s\[2\] is False; a number is needed"),
-        (roofline_file(compute_efficiency=5e-324), "compute_efficiency is 5e-324; a share from 1e-06 to"),
+        (
+            roofline_file(compute_efficiency=5e-324),
+            "compute_efficiency is 5e-324; a share of at most 1 is needed",
+        ),
         (roofline_file(gpu={"name": "g", "memory_bytes": 1, "flop_per_s": 5e-324}), "gpu: memory_bytes_per"),
         (roofline_file(gpu="h\n100"), r"gpu is 'h\\n100'; a name or an object is needed"),
         (roofline_file(model="x" * 5000), "unknown model 'xxx"),

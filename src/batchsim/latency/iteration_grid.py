@@ -25,6 +25,9 @@ from batchsim.latency.base import (
 )
 from batchsim.latency.grid import interpolate
 
+#: Points of a grid that is made of a calibration.
+MAX_GRID = 2**20
+
 
 class DecodeRow(NamedTuple):
     """Decode iterations of one number of sequences, over the context of all of them together."""
@@ -197,6 +200,11 @@ def iteration_table(
         return mixed_s.get((num_tokens, num_seqs, context), prefill_s[num_tokens] + alone_s - shortest_s)
 
     prefills = tuple(sorted(prefill_s))
+    if len(prefills) * len(decode_s) > MAX_GRID:
+        raise ConfigError(
+            f"{len(prefills)} prefills by {len(decode_s)} decodes are too many for a table; a grid of at "
+            f"most {MAX_GRID} points is needed"
+        )
     axes = ((0, *prefills), (0, *seqs), contexts)
     grid_s = tuple(pass_s(*key) for key in product(*axes))
     num_measured = sum(key in mixed_s for key in product(prefills, seqs, contexts))

@@ -69,7 +69,7 @@ class RooflineLatency:
             check_number(name, value, above=0)
             if not LEAST_SHARE <= value <= 1:
                 raise ConfigError(
-                    f"{name} is {value!r:.60}; a share from {LEAST_SHARE:g} to at most 1 is needed"
+                    f"{name} is {value!r:.60}; a share of at most 1 is needed, from {LEAST_SHARE:g} on"
                 )
         check_number("overhead_s", self.overhead_s)
         if type(self.tensor_parallel) is not int or self.tensor_parallel < 1:

@@ -52,6 +52,12 @@ TOKENS = ("prompt_tokens", "output_tokens", "context_tokens")
 RAW_COLUMNS = ("kind", "batch_size", *TOKENS, "trial", "wall_s", "status")
 AGGREGATED_COLUMNS = ("batch_size", "max_seq_len", "mean_latency_sec", "std_latency_sec", "num_trials")
 
+#: Points of a table, each of which is held out of fits in turn, and what one may be of: sums of products of
+#: these counts stay exact.
+MAX_POINTS = 10_000
+MAX_BATCH_SIZE = 10**6
+MAX_TOKENS = 10**8
+
 _POINT = ["kind", "batch_size", *TOKENS, "max_seq_len"]
 
 
@@ -136,6 +142,9 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
         rows = _raw_rows(table, clock)
     else:
         rows = _aggregated_rows(table)
+    num_points = len(rows.drop_duplicates(_POINT))
+    if num_points > MAX_POINTS:
+        raise TraceError(f"{path}: holds {num_points:,} points; at most {MAX_POINTS:,} are needed")
     points = _points(rows)
     provenance, details, notices = _provenance(path)
     notices += _looks_generated(points, path.name) if not is_raw else ()
@@ -144,22 +153,22 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
 
 def _raw_rows(table: CsvTable, clock: Clock) -> pd.DataFrame:
     kind = table.words("kind", tuple(TOKENS_OF_KIND))
-    rows = pd.DataFrame({"kind": kind, "batch_size": table.counts("batch_size")})
+    rows = pd.DataFrame({"kind": kind, "batch_size": table.counts("batch_size", most=MAX_BATCH_SIZE)})
     for name in TOKENS:
         needed = kind.map(lambda one, name=name: name in TOKENS_OF_KIND[one]).astype(bool)
-        rows[name] = table.where(needed).counts(name).reindex(kind.index)
+        rows[name] = table.where(needed).counts(name, most=MAX_TOKENS).reindex(kind.index)
     rows["max_seq_len"] = np.nan
     rows["mean_s"] = table.times(clock)
     return rows.assign(std_s=0.0, num_trials=1.0)
 
 
 def _aggregated_rows(table: CsvTable) -> pd.DataFrame:
-    rows = pd.DataFrame({"kind": "batch", "batch_size": table.counts("batch_size")})
+    rows = pd.DataFrame({"kind": "batch", "batch_size": table.counts("batch_size", most=MAX_BATCH_SIZE)})
     rows[[*TOKENS]] = np.nan
-    rows["max_seq_len"] = table.counts("max_seq_len")
+    rows["max_seq_len"] = table.counts("max_seq_len", most=MAX_TOKENS)
     rows["mean_s"] = table.times("mean_latency_sec")
     rows["std_s"] = table.spreads("std_latency_sec")
-    rows["num_trials"] = table.counts("num_trials")
+    rows["num_trials"] = table.counts("num_trials", most=MAX_TOKENS)
     return rows
 
 

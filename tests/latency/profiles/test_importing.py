@@ -32,13 +32,21 @@ DISTSERVE = {
 
 @pytest.fixture
 def distserve(tmp_path: Path) -> Path:
-    path = tmp_path / "profiler.json"
+    return write_distserve(tmp_path)
+
+
+def write_distserve(folder: Path) -> Path:
+    path = folder / "profiler.json"
     path.write_text(json.dumps(DISTSERVE), encoding="utf-8")
     return path
 
 
 @pytest.fixture
 def splitwise(tmp_path: Path) -> Path:
+    return write_splitwise(tmp_path)
+
+
+def write_splitwise(folder: Path) -> Path:
     rows = [
         {
             "model": "llama",
@@ -53,7 +61,7 @@ def splitwise(tmp_path: Path) -> Path:
         for prompt in (128, 512, 1024)
         for batch in (1, 2, 4, 8)
     ]
-    path = tmp_path / "perf_model.csv"
+    path = folder / "perf_model.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
 

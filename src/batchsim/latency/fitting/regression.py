@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from batchsim.errors import ConfigError
+from batchsim.files import reason
 from batchsim.latency.base import Floats
 from batchsim.streams import stream
 
@@ -83,17 +84,22 @@ class Regime:
             design, target = design / target[:, None], np.ones(len(target))
         scale = np.abs(design).max(axis=0, initial=0)
         scaled = design / np.where(scale > 0, scale, 1)
-        if np.linalg.matrix_rank(scaled) < len(self.names):
-            raise ConfigError(self._why_not(rows))
-        scaled_values = np.linalg.lstsq(scaled, target)[0]
-        scaled_values[np.abs(scaled_values) < 1e-12 * np.abs(scaled_values).max()] = 0
-        warnings = [
-            f"{self.kind}: {name} comes out negative and was held at 0"
-            for name, value in zip(self.names, scaled_values, strict=True)
-            if value < 0
-        ]
-        if warnings:
-            scaled_values = nnls(scaled, target)[0]
+        try:
+            if np.linalg.matrix_rank(scaled) < len(self.names):
+                raise ConfigError(self._why_not(rows))
+            scaled_values = np.linalg.lstsq(scaled, target)[0]
+            scaled_values[np.abs(scaled_values) < 1e-12 * np.abs(scaled_values).max()] = 0
+            warnings = [
+                f"{self.kind}: {name} comes out negative and was held at 0"
+                for name, value in zip(self.names, scaled_values, strict=True)
+                if value < 0
+            ]
+            if warnings:
+                scaled_values = nnls(scaled, target)[0]
+        except (np.linalg.LinAlgError, RuntimeError) as error:  # nnls: too many steps
+            raise ConfigError(
+                f"{self.kind}: no fit is found ({reason(error)}); other points are needed"
+            ) from error
         return (scaled_values / scale).tolist(), warnings
 
     def quality(self) -> Quality:

@@ -25,7 +25,7 @@ from batchsim.latency.fitting.fit import fit
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import OperatorTableLatency
 from batchsim.latency.profiles.operator_profile import read_operator_profile
-from batchsim.latency.table import Calibration
+from batchsim.latency.table import MAX_BATCH_SIZE, Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
     frame = pd.DataFrame(
         {
             **{name: table.words(name) for name in words},
-            **{name: table.counts(name).astype("int64") for name in counts},
+            **{name: table.counts(name, most=MAX_BATCH_SIZE).astype("int64") for name in counts},
             **{name: table.times(name, 1e-3) for name in times_ms},
         }
     )
