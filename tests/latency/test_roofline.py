@@ -11,8 +11,7 @@ from batchsim.latency.roofline import RooflineLatency
 from batchsim.specs import GPUSpec, load_gpu, load_model
 
 LLAMA = load_model("llama-3.1-8b")
-# The worked examples count all 8.03e9 stored weights as multiplied: a head twice as wide stands for the input
-# embedding.
+# The worked example reads all 8.03e9 stored weights: a head twice as wide stands for the input embedding.
 LLAMA_ALL_MULTIPLIED = replace(LLAMA, vocab_size=2 * LLAMA.vocab_size)
 LAPTOP = load_gpu("rtx4080-laptop")
 QWEN = load_model("qwen3-1.7b")
@@ -33,13 +32,39 @@ def test_decode_step_of_llama_8b_takes_the_worked_time(gpu: str, milliseconds: f
     assert step_s * 1000 == pytest.approx(milliseconds, abs=0.006)
 
 
-@pytest.mark.parametrize(("gpu", "milliseconds"), [("a100-80g", 53.6), ("h100", 16.9)])
-def test_prefill_of_llama_8b_takes_the_worked_time(gpu: str, milliseconds: float) -> None:
-    latency = ideal(LLAMA_ALL_MULTIPLIED, gpu)
+@pytest.mark.parametrize(("gpu", "flop_per_s"), [("a100-80g", 312e12), ("h100", 989.4e12)])
+def test_prefill_of_llama_8b_takes_the_worked_time(gpu: str, flop_per_s: float) -> None:
+    # 32 layers of 218,103,808 weights for each of 1,024 tokens, a head of 525,336,576 for the last one.
+    weights = 1024 * 32 * 218_103_808 + 525_336_576
+    pairs = 1024 * 512
 
-    prefill_s = latency.batch_time(BatchShape(1, 1024, 1)).first_token_s
+    prefill_s = ideal(LLAMA, gpu).batch_time(BatchShape(1, 1024, 1)).first_token_s
 
-    assert prefill_s * 1000 == pytest.approx(milliseconds, abs=0.06)
+    assert prefill_s == pytest.approx((2 * weights + 4 * 32 * 32 * 128 * pairs) / flop_per_s, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "share"), [("qwen2.5-0.5b", 0.27), ("qwen2.5-1.5b", 0.15), ("llama-3.1-8b", 0.07)]
+)
+def test_the_head_is_multiplied_with_one_token_of_a_prompt(model: str, share: float) -> None:
+    latency = ideal(load_model(model), "h100")
+    pairs = 8192**2 / 2
+
+    alone_s = latency.iteration_s(IterationShape(8192, 0, 0, 1, pairs))
+    for_each_s = latency.iteration_s(IterationShape(8192, 0, 0, 8192, pairs))
+
+    assert for_each_s / alone_s == pytest.approx(1 + share, abs=0.035)
+    assert latency.iteration_s(IterationShape(8192, 0, 0, 2, pairs)) - alone_s == pytest.approx(
+        2 * latency.model.hidden_size * latency.model.vocab_size / latency.gpu.flop_per_s, rel=1e-6
+    )
+
+
+def test_every_decode_is_sampled_from() -> None:
+    latency = ideal(QWEN, GPUSpec("fast memory", 10**9, 1e12, 1e18))
+
+    more_s = latency.iteration_s(IterationShape(0, 8, 0)) - latency.iteration_s(IterationShape(0, 7, 0))
+
+    assert more_s == pytest.approx(2 * QWEN.num_multiplied_parameters / 1e12, rel=1e-9)
 
 
 def test_input_embedding_is_not_read_by_a_decode_step() -> None:
@@ -130,7 +155,8 @@ def test_later_chunk_of_a_prompt_pays_for_the_tokens_before_it() -> None:
     whole_s = latency.iteration_s(IterationShape(1000, 0, 0, 1, 1000 * 500))
     chunks_s = [latency.iteration_s(IterationShape(500, 0, 0, 1, pairs)) for pairs in (500 * 250, 500 * 750)]
 
-    assert sum(chunks_s) == pytest.approx(whole_s, rel=1e-12)
+    sampled_s = 2 * QWEN.hidden_size * QWEN.vocab_size / 1e12  # an engine asks after each chunk
+    assert sum(chunks_s) == pytest.approx(whole_s + sampled_s, rel=1e-12)
     assert chunks_s[1] - chunks_s[0] == pytest.approx(250_000 * 4 * 28 * 16 * 128 / 1e12, rel=1e-9)
 
 

@@ -10,7 +10,7 @@ from batchsim.metrics.system import Window
 from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model
 from tests.metrics.worlds import iteration_table
 
-# 3 layers of 4 * (2 * 2 + 2 * 1) * 5 + 3 * 4 * 10 weights and a head of 4 * 7: P = 748; 2 bytes each.
+# 3 layers of 4 * (2 * 2 + 2 * 1) * 5 + 3 * 4 * 10 weights, P = 720, and a head of 4 * 7; 2 bytes each.
 MODEL = ModelSpec("small", 3, 4, 2, 1, 5, 10, 7, tied_embeddings=True)
 GPU = GPUSpec("slow", 10**6, flop_per_s=1000.0, memory_bytes_per_s=500.0)
 
@@ -19,6 +19,7 @@ ITERATIONS = iteration_table(
     [2.0, 8.0],
     num_iterations=[1, 3],
     prefill_tokens=[4, 0],
+    prefill_seqs=[2, 0],
     prefill_pairs=[8.0, 0.0],
     decode_seqs=[1, 2],
     context_tokens=[5, 10],
@@ -29,32 +30,35 @@ def test_work_counts_tokens_and_the_tokens_they_attend_to() -> None:
     done = work(ITERATIONS, Window(0.0, 10.0))
 
     in_span = 10 + 12 + 14
-    assert done == Work(busy_s=8.0, passes=4.0, tokens=5 + 6, pairs=8 + 5 + in_span, kv_tokens=5 + in_span)
+    assert done == Work(
+        busy_s=8.0, passes=4.0, tokens=5 + 6, samples=3 + 6, pairs=8 + 5 + in_span, kv_tokens=5 + in_span
+    )
 
 
 def test_a_span_counts_with_the_share_of_its_time_inside_the_window() -> None:
     done = work(ITERATIONS, Window(5.0, 6.0))
 
-    assert done == pytest.approx(Work(busy_s=1.0, passes=0.5, tokens=1.0, pairs=6.0, kv_tokens=6.0))
+    expected = Work(busy_s=1.0, passes=0.5, tokens=1.0, samples=1.0, pairs=6.0, kv_tokens=6.0)
+    assert done == pytest.approx(expected)
 
 
 def test_mfu_is_the_arithmetic_of_weights_and_attention_over_the_peak() -> None:
-    done = Work(busy_s=8.0, passes=4.0, tokens=11.0, pairs=49.0, kv_tokens=41.0)
+    done = Work(busy_s=8.0, passes=4.0, tokens=11.0, samples=9.0, pairs=49.0, kv_tokens=41.0)
 
-    flop = 2 * 748 * 11 + 4 * 3 * 2 * 5 * 49
+    flop = 2 * 720 * 11 + 2 * 28 * 9 + 4 * 3 * 2 * 5 * 49
     assert mfu(done, Hardware(MODEL, GPU), done.busy_s) == flop / (8 * 1000)
     assert mfu(done, Hardware(MODEL, GPU, tensor_parallel=2), 16.0) == flop / (16 * 2 * 1000)
 
 
 def test_mbu_is_the_weights_of_each_pass_and_the_kv_read_over_the_peak() -> None:
-    done = Work(busy_s=8.0, passes=4.0, tokens=11.0, pairs=49.0, kv_tokens=41.0)
+    done = Work(busy_s=8.0, passes=4.0, tokens=11.0, samples=9.0, pairs=49.0, kv_tokens=41.0)
 
     read_bytes = 4 * 748 * 2 + 41 * (2 * 3 * 1 * 5 * 2)
     assert mbu(done, Hardware(MODEL, GPU), done.busy_s) == read_bytes / (8 * 500)
 
 
 def test_no_time_has_no_utilisation() -> None:
-    nothing = Work(0.0, 0.0, 0.0, 0.0, 0.0)
+    nothing = Work(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
     assert math.isnan(mfu(nothing, Hardware(MODEL, GPU), 0.0))
     assert math.isnan(mbu(nothing, Hardware(MODEL, GPU), 0.0))

@@ -30,9 +30,11 @@ class RooflineLatency:
     """Each forward pass takes the longer of its arithmetic and its memory traffic, plus a constant.
 
     ``max(FLOPs / F, bytes / BW) / tensor_parallel + all-reduces + overhead``, with ``F`` and ``BW`` the GPU's
-    peaks times their efficiencies. A token costs two FLOPs for each weight it is multiplied with, and ``4 *
-    layers * query heads * head dimension`` for each token it attends to; a pass reads all weights once, and
-    the KV of its tokens. Not counted is the KV of earlier chunks that a prompt chunk reads again.
+    peaks times their efficiencies. A token costs two FLOPs for each weight of the layers, and ``4 * layers *
+    query heads * head dimension`` for each token it attends to. The output head is multiplied with the tokens
+    whose successor is asked for: the last of each prompt chunk, as in vLLM, and each decode. A pass reads all
+    weights once, and the KV of its tokens. Not counted is the KV of earlier chunks that a prompt chunk reads
+    again.
 
     Two all-reduces a layer (Megatron-LM, arXiv 1909.08053, section 3) add up the shares of
     ``tensor_parallel`` GPUs. By rings, and overlapped by nothing, each takes ``2 * (tp - 1) / tp * tokens *
@@ -54,8 +56,10 @@ class RooflineLatency:
     tensor_parallel: int = 1
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=lambda: LatencyInfo("roofline", "derived"))
-    # Seconds: arithmetic per token and per token attended to, memory traffic per pass and per KV token.
+    # Seconds: arithmetic per token, per token sampled from and per token attended to, memory traffic per pass
+    # and per KV token.
     _token_s: float = field(init=False, repr=False, compare=False)
+    _sample_s: float = field(init=False, repr=False, compare=False)
     _attended_s: float = field(init=False, repr=False, compare=False)
     _weights_s: float = field(init=False, repr=False, compare=False)
     _kv_s: float = field(init=False, repr=False, compare=False)
@@ -86,6 +90,7 @@ class RooflineLatency:
         bytes_per_s = self.gpu.memory_bytes_per_s * self.bandwidth_efficiency * self.tensor_parallel
         derived = {
             "_token_s": model.flop_per_token / flop_per_s,
+            "_sample_s": model.flop_per_sample / flop_per_s,
             "_attended_s": model.flop_per_pair / flop_per_s,
             "_weights_s": model.multiplied_bytes / bytes_per_s,
             "_kv_s": model.kv_bytes_per_token / bytes_per_s,
@@ -113,9 +118,13 @@ class RooflineLatency:
 
     def iteration_s(self, shape: IterationShape) -> float:
         """Seconds for one forward pass."""
-        prefill_tokens, decode_seqs, context_tokens, _, prefill_pairs, _ = shape
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
         tokens = prefill_tokens + decode_seqs
-        compute_s = self._token_s * tokens + self._attended_s * (context_tokens + prefill_pairs)
+        compute_s = (
+            self._token_s * tokens
+            + self._sample_s * (prefill_seqs + decode_seqs)
+            + self._attended_s * (context_tokens + prefill_pairs)
+        )
         memory_s = self._weights_s + self._kv_s * (prefill_tokens + context_tokens)
         longer_s = compute_s if compute_s > memory_s else memory_s
         return longer_s + self._fixed_s + self._reduced_token_s * tokens
@@ -125,7 +134,7 @@ class RooflineLatency:
 
         Both grow by a constant per iteration, so that this happens at most once.
         """
-        compute_s = self._token_s * decode_seqs + self._attended_s * context_tokens
+        compute_s = (self._token_s + self._sample_s) * decode_seqs + self._attended_s * context_tokens
         memory_s = self._weights_s + self._kv_s * context_tokens
         beside_s = self._fixed_s + self._reduced_token_s * decode_seqs
         if compute_s > memory_s:

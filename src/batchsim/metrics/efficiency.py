@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from batchsim.metrics.engine import computed_tokens
+from batchsim.metrics.engine import computed_tokens, decoded_tokens
 from batchsim.metrics.system import Window, ratio, running_s
 from batchsim.specs import GPUSpec, ModelSpec
 
@@ -48,6 +48,8 @@ class Work(NamedTuple):
         Iterations.
     tokens
         Computed, in prompts and decodes.
+    samples
+        Tokens whose successor is asked for: the last of each prompt chunk, and decodes.
     pairs
         Of a token and one it attends to; decodes attend to the tokens in the KV cache.
     kv_tokens
@@ -57,6 +59,7 @@ class Work(NamedTuple):
     busy_s: float
     passes: float
     tokens: float
+    samples: float
     pairs: float
     kv_tokens: float
 
@@ -67,17 +70,25 @@ def work(iterations: pd.DataFrame, window: Window) -> Work:
     share = busy_s / (iterations["finish_s"] - iterations["start_s"])
     num = iterations["num_iterations"].astype("float64")
     kv_tokens = num * iterations["context_tokens"] + iterations["decode_seqs"] * num * (num - 1) / 2
-    amounts = (num, computed_tokens(iterations), iterations["prefill_pairs"] + kv_tokens, kv_tokens)
+    samples = iterations["prefill_seqs"] + decoded_tokens(iterations)
+    pairs = iterations["prefill_pairs"] + kv_tokens
+    amounts = (num, computed_tokens(iterations), samples, pairs, kv_tokens)
     return Work(float(busy_s.sum()), *(float((amount * share).sum()) for amount in amounts))
 
 
 def mfu(work: Work, hardware: Hardware, seconds: float) -> float:
     """FLOPs that the model needs / (seconds * peak), from ``seconds`` of replica time.
 
-    ``(2 P tokens + 4 layers query_heads head_dim pairs) / (seconds peak)``, with P the weights that a token
-    is multiplied with. The seconds are ``work.busy_s``, while it ran, or replicas * window, by the clock.
+    ``(2 P tokens + 2 H samples + 4 layers query_heads head_dim pairs) / (seconds peak)``, with P the weights
+    of the layers and H those of the output head. The seconds are ``work.busy_s``, while it ran, or replicas *
+    window, by the clock.
     """
-    flop = hardware.model.flop_per_token * work.tokens + hardware.model.flop_per_pair * work.pairs
+    model = hardware.model
+    flop = (
+        model.flop_per_token * work.tokens
+        + model.flop_per_sample * work.samples
+        + model.flop_per_pair * work.pairs
+    )
     return ratio(flop, seconds * hardware.flop_per_s)
 
 

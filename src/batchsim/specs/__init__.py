@@ -39,16 +39,30 @@ class ModelSpec:
         _check(self)
 
     @property
-    def num_multiplied_parameters(self) -> int:
-        """Weights each token is multiplied with: all layers and the output head, not the input embedding."""
+    def num_layer_parameters(self) -> int:
+        """Weights each token is multiplied with: those of all layers."""
         attention = self.hidden_size * self.head_dim * (2 * self.num_query_heads + 2 * self.num_kv_heads)
-        feed_forward = 3 * self.hidden_size * self.intermediate_size
-        return self.num_layers * (attention + feed_forward) + self.hidden_size * self.vocab_size
+        return self.num_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
+    def num_head_parameters(self) -> int:
+        """Weights of the output head: multiplied with a token whose successor is asked for."""
+        return self.hidden_size * self.vocab_size
+
+    @property
+    def num_multiplied_parameters(self) -> int:
+        """Weights of all layers and the output head, not of the input embedding."""
+        return self.num_layer_parameters + self.num_head_parameters
 
     @property
     def flop_per_token(self) -> int:
-        """Two for each weight that a token is multiplied with."""
-        return 2 * self.num_multiplied_parameters
+        """Two for each weight of the layers."""
+        return 2 * self.num_layer_parameters
+
+    @property
+    def flop_per_sample(self) -> int:
+        """Two for each weight of the output head."""
+        return 2 * self.num_head_parameters
 
     @property
     def flop_per_pair(self) -> int:
@@ -161,8 +175,7 @@ def in_fp8(model: ModelSpec, gpu: GPUSpec) -> tuple[ModelSpec, GPUSpec]:
     """
     if gpu.fp8_flop_per_s is None:
         raise ConfigError(f"GPU {gpu.name} must have fp8_flop_per_s for weights in fp8")
-    head = model.hidden_size * model.vocab_size
-    share = head / model.num_multiplied_parameters
+    share = model.num_head_parameters / model.num_multiplied_parameters
     bytes_per_weight = (1 - share) * 1 + share * model.bytes_per_weight
     return replace(model, bytes_per_weight=bytes_per_weight), replace(gpu, flop_per_s=gpu.fp8_flop_per_s)
 
