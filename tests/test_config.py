@@ -80,3 +80,85 @@ def test_a_model_passes_through_unchanged() -> None:
     config = RunConfig(seed=7)
 
     assert load_config(config) == config
+
+
+@pytest.mark.parametrize(
+    ("cluster", "num_gpus", "num_replicas"),
+    [
+        ({}, 1, 1),
+        ({"num_gpus": 4}, 4, 4),
+        ({"tensor_parallel": 4}, 4, 1),
+        ({"tensor_parallel": 4, "num_gpus": 8}, 8, 2),
+        ({"tensor_parallel": 4, "num_replicas": 3}, 12, 3),
+        ({"num_replicas": 3}, 3, 3),
+        ({"tensor_parallel": 2, "num_replicas": 2, "num_gpus": 4}, 4, 2),
+    ],
+)
+def test_gpus_are_counted_whichever_way_they_are_given(
+    cluster: dict[str, int], num_gpus: int, num_replicas: int
+) -> None:
+    config = load_config({"cluster": cluster}).cluster
+
+    assert config.num_gpus == num_gpus
+    assert config.num_gpus // config.gpus_per_replica == num_replicas
+
+
+def test_gpus_of_replicas_that_differ_are_added_up() -> None:
+    replicas = [{"count": 2, "tensor_parallel": 4}, {"count": 3}]
+
+    config = load_config({"cluster": {"replicas": replicas}})
+
+    assert config.cluster.num_gpus == 11
+    assert load_config(config.model_dump(mode="json")).cluster.num_gpus == 11
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (
+            {"num_gpus": 6, "tensor_parallel": 4},
+            "num_gpus is 6, which replicas of 4 GPUs .* do not divide; 8",
+        ),
+        (
+            {"num_gpus": 1, "tensor_parallel": 2},
+            "num_gpus is 1, which replicas of 2 GPUs .* do not divide; 2",
+        ),
+        ({"num_gpus": 4, "num_replicas": 2}, "num_gpus is 4, but the replicas have 2 GPUs together"),
+        ({"num_gpus": 4, "replicas": [{"count": 3}]}, "num_gpus is 4, but the replicas have 3 GPUs together"),
+        ({"num_replicas": 3, "replicas": [{"count": 3}]}, "replicas or cluster.num_replicas, not both"),
+        ({"num_replicas": 60_000, "tensor_parallel": 60_000}, "3600000000 GPUs together; at most 65536"),
+        ({"replicas": [{"count": 60_000}, {"count": 60_000}]}, "120000 GPUs together; at most 65536"),
+    ],
+)
+def test_gpus_that_make_no_whole_replicas_are_refused(cluster: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config({"cluster": cluster})
+
+
+def sections(section: type[BaseModel], prefix: str = "") -> list[tuple[str, object]]:
+    found = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        found += sections(kind, f"{prefix}{name}.") if is_section else [(f"{prefix}{name}", field)]
+    return found
+
+
+def is_count(field: object) -> bool:
+    return "int" in re.findall(r"\w+", str(field.annotation)) and "bool" not in str(field.annotation)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("key", [key for key, field in sections(RunConfig) if is_count(field)])
+def test_every_count_has_an_upper_limit(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} is 1000000000000000000000: input should be less than"):
+        load_config(None, {key: 10**21})
+
+
+def test_ten_billion_gpus_are_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"cluster.num_gpus is 10000000000: .* equal to 65536"):
+        load_config({"cluster": {"num_gpus": 10_000_000_000}})
+
+
+def test_noise_that_is_a_slip_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"latency.noise is 10.0"):
+        load_config({"latency": {"noise": 10.0}})

@@ -16,9 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     field_validator,
     model_validator,
@@ -29,6 +27,16 @@ from batchsim.errors import ConfigError
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Values = Annotated[list[Any], Field(min_length=1)]
+
+#: Most GPUs (and replicas) of a cluster, and most of anything else that is counted: far beyond what can be
+#: simulated, so that a slip of the keyboard is told from a wish.
+MOST_GPUS = 65_536
+MOST = 10**12
+NumGPUs = Annotated[int, Field(ge=1, le=MOST_GPUS)]
+#: What a column of the results holds in four bytes.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Tokens = Annotated[int, Field(ge=1, le=MOST)]
+Rate = Annotated[float, Field(ge=1e-9, le=1e9)]
 
 
 class Section(BaseModel):
@@ -49,13 +57,13 @@ class WorkloadConfig(Section):
     generator: dict[str, Any] | None = Field(
         None, description="`kind` and its parameters, instead of a trace"
     )
-    num_requests: PositiveInt | None = Field(None, description="keep the first so many")
+    num_requests: Count | None = Field(None, description="keep the first so many")
     window: tuple[Finite, Finite] | None = Field(None, description="keep arrivals in [start, end) seconds")
     model: str | None = Field(None, description="keep rows of this model only")
     log_type: str | None = Field(None, description="keep rows of this log type only")
-    rate_scale: PositiveFloat | None = Field(None, description="compress time by this factor")
-    request_rate: PositiveFloat | None = Field(None, description="rescale time to this mean rate, per second")
-    request_rate_per_gpu: PositiveFloat | None = Field(None, description="the same, times the number of GPUs")
+    rate_scale: Rate | None = Field(None, description="compress time by this factor")
+    request_rate: Rate | None = Field(None, description="rescale time to this mean rate, per second")
+    request_rate_per_gpu: Rate | None = Field(None, description="the same, times the number of GPUs")
     training_fraction: Fraction | None = Field(
         None,
         description="share of the requests, first in time, that boundaries and predictors are fitted on and "
@@ -77,20 +85,22 @@ class WorkloadConfig(Section):
 class ReplicaConfig(Section):
     """Replicas that differ from the rest of the cluster; what is left out is as the cluster has it."""
 
-    count: PositiveInt = Field(1, description="so many alike")
+    count: NumGPUs = Field(1, description="so many alike")
     gpu: str | None = None
     model: str | None = None
     latency_file: str | None = None
-    tensor_parallel: PositiveInt | None = None
-    num_kv_blocks: PositiveInt | None = None
-    batch_size: PositiveInt | None = Field(None, description="limit on running requests (max_num_seqs)")
-    max_num_batched_tokens: PositiveInt | None = Field(None, description="token budget of an iteration")
+    tensor_parallel: NumGPUs | None = None
+    num_kv_blocks: Count | None = None
+    batch_size: Count | None = Field(None, description="limit on running requests (max_num_seqs)")
+    max_num_batched_tokens: Count | None = Field(None, description="token budget of an iteration")
 
 
 class ClusterConfig(Section):
-    """The hardware: equal GPUs, one model; or, at the iteration level, replicas that differ."""
+    """The hardware: GPUs in equal replicas of one model; or, at the iteration level, replicas that differ.
 
-    num_gpus: PositiveInt = 1
+    ``num_gpus`` holds the GPUs of the cluster, whichever way they were given.
+    """
+
     gpu: str = Field(
         "rtx4080-laptop", description="GPU spec: its memory, and its speed where no latency file is given"
     )
@@ -98,26 +108,68 @@ class ClusterConfig(Section):
         "qwen2.5-1.5b", description="model spec: weights and KV bytes per token, and its speed likewise"
     )
     memory_margin: Fraction = Field(0.1, description="share of GPU memory kept free of weights and KV")
-    kv_capacity_tokens: PositiveInt | None = Field(
-        None, description="KV tokens per GPU, instead of the specs' value"
+    kv_capacity_tokens: Tokens | None = Field(
+        None, description="KV tokens per replica, instead of the specs' value"
     )
     kv_layout: Literal["padded", "paged"] = Field(
         "padded",
         description="a batch holds size * (longest prompt + longest output) tokens, or the plain sum",
     )
-    tensor_parallel: PositiveInt = Field(
-        1, description="GPUs that one replica spans, where the roofline gives the speed; iteration level only"
-    )
+    tensor_parallel: NumGPUs = Field(1, description="GPUs of each replica, which share its model")
     replicas: tuple[ReplicaConfig, ...] = Field(
-        (), description="instead of num_gpus equal replicas: tables of what differs; iteration level only"
+        (), description="instead of equal replicas: tables of what differs; iteration level only"
     )
+    num_replicas: NumGPUs | None = Field(None, description="equal replicas; or num_gpus")
+    num_gpus: NumGPUs = Field(
+        default_factory=lambda given: _num_gpus(given),
+        description="GPUs, a multiple of tensor_parallel; left out: those of the replicas, by default of one",
+    )
+
+    @model_validator(mode="after")
+    def _whole_replicas(self) -> ClusterConfig:
+        made = _num_gpus(self.__dict__)
+        if self.replicas and self.num_replicas is not None:
+            raise ValueError("give cluster.replicas or cluster.num_replicas, not both")
+        if (self.replicas or self.num_replicas is not None) and self.num_gpus != made:
+            raise ValueError(
+                f"cluster.num_gpus is {self.num_gpus}, but the replicas have {made} GPUs together; leave one "
+                "of them out"
+            )
+        if made > MOST_GPUS:
+            raise ValueError(f"the replicas have {made} GPUs together; at most {MOST_GPUS} are possible")
+        per_replica, left = self.tensor_parallel, self.num_gpus % self.tensor_parallel
+        if left and not self.replicas:
+            raise ValueError(
+                f"cluster.num_gpus is {self.num_gpus}, which replicas of {per_replica} GPUs "
+                f"(cluster.tensor_parallel) do not divide; {self.num_gpus - left + per_replica} would be "
+                "a whole number of replicas"
+            )
+        return self
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs of each of the equal replicas: the step in which a cluster grows."""
+        return self.tensor_parallel
+
+
+def _num_gpus(given: Mapping[str, Any]) -> int:
+    """GPUs of the replicas that are given, or of one."""
+    tensor_parallel: int = given.get("tensor_parallel", 1)
+    if replicas := given.get("replicas"):
+        return sum(one.count * (one.tensor_parallel or tensor_parallel) for one in replicas)
+    return (given.get("num_replicas") or 1) * tensor_parallel
 
 
 class EngineConfig(Section):
-    """The serving engine of a replica; for presets that batch at every iteration."""
+    """The engine of a replica; all but ``max_model_len`` for presets that batch at every iteration."""
 
-    block_size: PositiveInt = Field(16, description="tokens per KV block")
-    num_kv_blocks: PositiveInt | None = Field(
+    max_model_len: Tokens | None = Field(
+        None,
+        description="most tokens of a request, prompt and answer: one that asks for more is refused; left "
+        "out: that of the model, where it is known",
+    )
+    block_size: Count = Field(16, description="tokens per KV block")
+    num_kv_blocks: Count | None = Field(
         None, description="KV blocks per replica, instead of what the specs and gpu_memory_utilization give"
     )
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -147,7 +199,9 @@ class LatencyConfig(Section):
         None, description="latency.json; left out: a roofline of cluster.model on cluster.gpu, derived"
     )
     outside: Literal["refuse", "extrapolate"] = Field("refuse", description="beyond the calibrated range")
-    noise: Annotated[float, Field(ge=0)] = Field(0.0, description="sigma of a lognormal factor with mean 1")
+    noise: Annotated[float, Field(ge=0, le=3)] = Field(
+        0.0, description="sigma of a lognormal factor with mean 1"
+    )
 
 
 class ClientsConfig(Section):
@@ -158,13 +212,15 @@ class ClientsConfig(Section):
         description="requests arrive at their time; or so many clients send them one after another; or the "
         "first of each `session_id` arrives at its time and the next follows its answer",
     )
-    concurrency: PositiveInt | None = Field(None, description="clients of a closed loop")
+    concurrency: Count | None = Field(None, description="clients of a closed loop")
     think_time: Literal["exponential", "fixed", "trace"] = Field(
         "exponential", description="law of the time from an answer to the next request; trace: the gap there"
     )
     think_time_s: Annotated[float, Field(ge=0)] = Field(0.0, description="its mean")
     grow_context: bool = Field(False, description="prompts repeat the earlier turns of their session")
-    max_retries: NonNegativeInt = Field(0, description="an abandoned request is sent so often again")
+    max_retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="an abandoned request is sent so often again"
+    )
     retry_after_s: PositiveFloat = Field(1.0, description="after so long, then twice as long each time")
 
     @model_validator(mode="after")
@@ -199,10 +255,10 @@ class PolicyConfig(Section):
     """
 
     preset: str = "static_fifo"
-    batch_size: PositiveInt | None = Field(
-        None, description="fixed size, or the upper limit of a dynamic one"
+    batch_size: Count | None = Field(None, description="fixed size, or the upper limit of a dynamic one")
+    num_bins: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None, description="bins of a multi-bin queue"
     )
-    num_bins: PositiveInt | None = Field(None, description="bins of a multi-bin queue")
     queueing: dict[str, Any] = {}
     sizing: dict[str, Any] = {}
     batching: dict[str, Any] = {}
@@ -229,7 +285,7 @@ class MetricsConfig(Section):
 class RunConfig(Section):
     """Everything a run depends on besides the files it names and the version."""
 
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     policy: PolicyConfig = PolicyConfig()
     workload: WorkloadConfig = WorkloadConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -346,7 +402,8 @@ def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
     except ValidationError as error:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"])) or "table"
-        shown = "" if fault["type"] == "missing" else f" is {fault['input']!r}"
+        is_told = fault["type"] == "missing" or isinstance(fault["input"], Mapping)  # of a whole table
+        shown = "" if is_told else f" is {fault['input']!r}"
         raise ConfigError(f"{where}: {key}{shown}: {_lower_first(fault['msg'])}") from error
 
 

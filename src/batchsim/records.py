@@ -24,13 +24,13 @@ REQUEST_COLUMNS: Mapping[str, Any] = {
     "output_tokens": np.int64,
     "predicted_output_tokens": np.int64,
     "bin": np.int16,  # the bin its batch came from (by its predicted length)
-    "gpu_id": np.int16,
+    "gpu_id": np.int32,
     "batch_id": np.int64,
     "batch_size": np.int32,
     "scheduled_s": np.float64,
     "first_token_s": np.float64,
     "finish_s": np.float64,
-    "num_evictions": np.int16,  # times it was thrown out of a batch that outgrew memory
+    "num_evictions": np.int32,  # times it was thrown out of a batch that outgrew memory
     "status": "category",  # one of STATUSES
 }
 
@@ -48,7 +48,7 @@ ITERATION_REQUEST_COLUMNS: Mapping[str, Any] = {
 #: In order of ``finish_s`` within a GPU. Iteration ``j`` of a span takes ``first_iteration_s + j * growth``,
 #: where ``growth`` follows from the duration of the whole span.
 ITERATION_COLUMNS: Mapping[str, Any] = {
-    "gpu_id": np.int16,  # the replica
+    "gpu_id": np.int32,  # the replica
     "start_s": np.float64,
     "finish_s": np.float64,
     "num_iterations": np.int32,
@@ -70,7 +70,7 @@ ITERATION_COLUMNS: Mapping[str, Any] = {
 #: One row per preemption, in order of time.
 PREEMPTION_COLUMNS: Mapping[str, Any] = {
     "request_id": np.int64,
-    "gpu_id": np.int16,
+    "gpu_id": np.int32,
     "time_s": np.float64,
     "mode": "category",  # recompute: its KV is dropped; swap: copied to the host
     "decode_start_s": np.float64,  # of the decode run that ends here; NaN if its prompt was not complete
@@ -80,7 +80,7 @@ PREEMPTION_COLUMNS: Mapping[str, Any] = {
 #: One row per batch, in order of completion; ``batch_id`` numbers them so.
 BATCH_COLUMNS: Mapping[str, Any] = {
     "batch_id": np.int64,
-    "gpu_id": np.int16,
+    "gpu_id": np.int32,
     "bin": np.int16,
     "batch_size": np.int32,  # members that ran to completion
     "num_evicted": np.int32,  # members thrown out because the batch outgrew memory
@@ -100,7 +100,7 @@ BATCH_COLUMNS: Mapping[str, Any] = {
 #: One row per decision of a sizer that has a trajectory.
 CONTROLLER_COLUMNS: Mapping[str, Any] = {
     "time_s": np.float64,
-    "gpu_id": np.int16,  # whose queue it limits; -1: the one that feeds all
+    "gpu_id": np.int32,  # whose queue it limits; -1: the one that feeds all
     "controller": "category",
     "bin": np.int16,  # -1: shared by all bins
     "batch_size": np.int32,  # the size decided
@@ -121,9 +121,9 @@ class Records:
         `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`. Of batches and
         iterations, only those of the simulated world have rows.
     num_gpus
-        GPUs (or replicas) in the cluster, busy or not.
+        Replicas in the cluster, busy or not: as many as GPUs where each has one.
     kv_capacity_tokens
-        KV tokens that fit one GPU; the mean over replicas that differ.
+        KV tokens that fit one replica; the mean over those that differ.
     refusals
         Reason of each refused request, by request id.
     kv_blocks

@@ -193,7 +193,8 @@ def test_capacity_is_what_is_left_beside_weights_and_margin() -> None:
 
 def test_model_that_does_not_fit_is_refused_with_both_sizes() -> None:
     with pytest.raises(
-        ConfigError, match=r"llama-3.1-70b does not fit h100: its weights take 131.4 GiB.*71.7 GiB"
+        ConfigError,
+        match=r"llama-3.1-70b does not fit h100: its weights take 131.4 GiB.*71.7 GiB.*tensor_parallel",
     ):
         kv_capacity_tokens(load_model("llama-3.1-70b"), load_gpu("h100"), 0.1)
 
@@ -228,7 +229,32 @@ def test_hugging_face_config_gives_the_same_model_under_its_folder_name(tmp_path
 
     model = load_model(write(tmp_path / "mine" / "config.json", HUGGING_FACE))
 
-    assert asdict(model) == {**asdict(load_model("llama-3.1-8b")), "name": "mine", "source": ""}
+    assert asdict(model) == {
+        **asdict(load_model("llama-3.1-8b")),
+        "name": "mine",
+        "source": "",
+        "max_model_len": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("scaling", "length"),
+    [
+        (None, 131072),
+        ({"rope_type": "llama3", "factor": 8.0}, 131072),
+        ({"type": "yarn", "factor": 4.0}, None),
+    ],
+)
+def test_hugging_face_config_tells_the_longest_sequence_unless_it_is_stretched(
+    tmp_path: Path, scaling: object, length: int | None
+) -> None:
+    tree = {**HUGGING_FACE, "max_position_embeddings": 131072, "rope_scaling": scaling}
+
+    assert load_model(write(tmp_path / "config.json", tree)).max_model_len == length
+
+
+def test_every_shipped_model_knows_its_longest_sequence() -> None:
+    assert {name for name in MODELS if load_model(name).max_model_len is None} == set()
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def _extrapolated(summary: Mapping[str, Any]) -> tuple[int, int, str]:
 def _headline(summary: Mapping[str, Any]) -> str:
     return (
         f"{summary['num_requests']:,} requests of {summary['workload']} ({summary['workload_kind']}), "
-        f"{summary['num_gpus']} GPU{'s' if summary['num_gpus'] > 1 else ''}, latency "
+        f"{summary['cluster']}, latency "
         f"{summary['latency_model']} ({summary['latency_provenance']}), predictor {summary['predictor']}"
     )
 

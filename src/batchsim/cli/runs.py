@@ -146,7 +146,7 @@ def _echo_differences(comparison: Comparison) -> None:
 
 def _notices(result: SimulationResult) -> None:
     workload = result.manifest["workload"]
-    for notice in workload["notices"]:
+    for notice in [*workload["notices"], *result.manifest["notices"]]:
         click.echo(f"Notice: {notice}", err=True)
     for reason, count in workload["dropped"].items():
         click.echo(f"Notice: {workload['name']}: {count} rows dropped, {reason}", err=True)

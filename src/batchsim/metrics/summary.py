@@ -74,7 +74,7 @@ def summarise(
     finished = covered[covered["status"] == FINISHED]
     summary = {
         **_counts(requests),
-        "num_gpus": records.num_gpus,
+        "num_replicas": records.num_gpus,
         "num_warmup": num_warmup,
         "num_covered": len(covered),
         "num_covered_finished": len(finished),

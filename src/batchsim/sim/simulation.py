@@ -33,12 +33,12 @@ from batchsim.workload.sessions import session_numbers
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Equal GPUs that run one model.
+    """Equal GPUs, or groups of GPUs, that each run one model.
 
     Attributes
     ----------
     num_gpus
-        How many.
+        How many: a group that shares the model counts as one.
     memory
         KV tokens of each.
     latency
@@ -61,6 +61,7 @@ def run_simulation(
     patience_s: float | None = None,
     on_start: Callable[[Recorder], None] | None = None,
     clients: Clients | None = None,
+    max_model_len: int | None = None,
 ) -> Records:
     """Simulate until every request has ended.
 
@@ -77,6 +78,8 @@ def run_simulation(
         Called with the recorder before the first event; its ``num_ended`` tells how far the run is.
     clients
         Who sends the requests, where they do not simply arrive at their time.
+    max_model_len
+        Requests of more tokens, prompt and answer, are refused.
 
     Raises
     ------
@@ -108,7 +111,15 @@ def run_simulation(
     arrivals, routers = _connect(env, policies, schedulers)
     details = _details(workload, prefix_ids(workload))
     source = RequestSource(
-        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, details, clients
+        env,
+        workload,
+        predicted_output_tokens,
+        arrivals,
+        recorder,
+        patience_s,
+        details,
+        clients,
+        max_model_len,
     )
     _run(env, [*gpus, *schedulers, *routers, source], schedulers, recorder, on_start)
     records = recorder.records(
@@ -125,6 +136,7 @@ def run_replicas(
     patience_s: float | None = None,
     on_start: Callable[[Recorder], None] | None = None,
     clients: Clients | None = None,
+    max_model_len: int | None = None,
 ) -> Records:
     """Simulate engines that batch at every iteration, until every request has ended.
 
@@ -132,7 +144,7 @@ def run_replicas(
     ----------
     policies, engines
         One prepared policy for each replica; the first policy's routing spreads the requests.
-    workload, predicted_output_tokens, patience_s, on_start, clients
+    workload, predicted_output_tokens, patience_s, on_start, clients, max_model_len
         As in `run_simulation`, which see for what is raised.
     """
     env = simpy.Environment()
@@ -149,7 +161,15 @@ def run_replicas(
     arrivals, routers = _connect(env, policies, replicas)
     details = _details(workload, prefixes)
     source = RequestSource(
-        env, workload, predicted_output_tokens, arrivals, recorder, patience_s, details, clients
+        env,
+        workload,
+        predicted_output_tokens,
+        arrivals,
+        recorder,
+        patience_s,
+        details,
+        clients,
+        max_model_len,
     )
     _run(env, [*replicas, *routers, source], replicas, recorder, on_start)
     records = recorder.iteration_records(

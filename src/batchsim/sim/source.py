@@ -26,7 +26,8 @@ class RequestSource:
     changes nothing and is no event: what has come by then is brought when somebody looks. Who waits for the
     next one alone sleeps until it is due; who waits for several is woken by this process. With `clients` or
     `patience_s`, processes of their own send the requests, and `arrivals` is closed when none can come any
-    more.
+    more. A request of more than `max_model_len` tokens, its answer included, is refused on the way: engines
+    are told how long an answer may get.
     """
 
     def __init__(
@@ -39,8 +40,11 @@ class RequestSource:
         patience_s: float | None = None,
         details: Mapping[str, Sequence[Any]] | None = None,
         clients: Clients | None = None,
+        max_model_len: int | None = None,
     ) -> None:
         self._env = env
+        self._max_model_len = max_model_len
+        self._too_long = _too_long(workload, max_model_len)
         self._columns = (workload.arrival_s, workload.prompt_tokens, predicted_output_tokens)
         self._rows = self._read_rows()
         self._details = details or {}  # attributes of requests that only some workloads have
@@ -96,9 +100,21 @@ class RequestSource:
         if self._details:
             for request in requests:
                 self._describe(request)
+        if self._too_long:
+            requests = [request for request in requests if not self._refuses(request)]
         self.arrivals.deliver_all(requests)
         if row is None:
             self.arrivals.close()
+
+    def _refuses(self, request: Request) -> bool:
+        """Refuse a request that is longer than the model takes."""
+        tokens = self._too_long.get(request.request_id)
+        if tokens is None:
+            return False
+        self._recorder.refuse(
+            request, f"asks for {tokens} tokens, prompt and answer; max_model_len is {self._max_model_len}"
+        )
+        return True
 
     def _describe(self, request: Request) -> None:
         for name, values in self._details.items():
@@ -133,7 +149,8 @@ class RequestSource:
         _, prompt_tokens, predicted = self._columns
         request = Request(self._env, row, arrival_s, prompt_tokens.item(row), predicted.item(row))
         self._describe(request)
-        self.arrivals.deliver(request)
+        if not self._refuses(request):
+            self.arrivals.deliver(request)
         if attempt == self._clients.max_retries:
             self._settle()
         return request
@@ -151,6 +168,15 @@ class RequestSource:
             block = slice(start, start + _BLOCK_ROWS)
             ids = range(start, min(start + _BLOCK_ROWS, num_rows))
             yield from zip(ids, *(column[block].tolist() for column in self._columns), strict=True)
+
+
+def _too_long(workload: Workload, max_model_len: int | None) -> dict[int, int]:
+    """Tokens of the requests that exceed the limit, by row."""
+    if max_model_len is None:
+        return {}
+    tokens = workload.prompt_tokens + workload.output_tokens
+    rows = np.flatnonzero(tokens > max_model_len)
+    return dict(zip(rows.tolist(), tokens[rows].tolist(), strict=True))
 
 
 _BLOCK_ROWS = 4096

@@ -19,7 +19,7 @@ class ModelSpec:
     """A dense decoder with grouped-query attention and a gated feed-forward block (Llama, Qwen).
 
     Biases and the norms of single heads, below 0.1 % of the weights, are left out everywhere. ``source`` says
-    where the numbers come from.
+    where the numbers come from; ``max_model_len``, most tokens of a sequence, is ``None`` where not known.
     """
 
     name: str
@@ -33,6 +33,7 @@ class ModelSpec:
     tied_embeddings: bool
     bytes_per_weight: float = 2
     bytes_per_kv: float = 2
+    max_model_len: int | None = None
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -195,8 +196,9 @@ def kv_capacity_tokens(model: ModelSpec, gpu: GPUSpec, margin: float) -> int:
     if tokens < 1:
         raise ConfigError(
             f"{model.name} does not fit {gpu.name}: its weights take {model.weight_bytes / 2**30:.1f} GiB, a "
-            f"margin of {margin:.0%} leaves {usable_bytes / 2**30:.1f} GiB; a smaller model, a GPU with more "
-            "memory or an explicit KV capacity is needed"
+            f"margin of {margin:.0%} leaves {usable_bytes / 2**30:.1f} GiB; more GPUs a replica "
+            "(cluster.tensor_parallel), a GPU with more memory, a smaller model or an explicit KV capacity "
+            "is needed"
         )
     return tokens
 
@@ -261,7 +263,16 @@ def _from_hugging_face(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
         if tree.get(key) is None:
             raise ConfigError(f"{where}: {key} is missing")
     found = {ours: tree[theirs] for ours, theirs in _HUGGING_FACE.items()}
+    if _keeps_its_length(tree):
+        found["max_model_len"] = tree["max_position_embeddings"]
     return {"name": tree["name"], **found, "bytes_per_weight": _BYTES[dtype], "bytes_per_kv": _BYTES[dtype]}
+
+
+def _keeps_its_length(tree: Mapping[str, Any]) -> bool:
+    """Whether ``max_position_embeddings`` is what the model takes: some ways of scaling stretch it."""
+    scaling = tree.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else None
+    return tree.get("max_position_embeddings") is not None and kind in ("default", "llama3")
 
 
 def _check(spec: ModelSpec | GPUSpec) -> None:
@@ -270,13 +281,14 @@ def _check(spec: ModelSpec | GPUSpec) -> None:
         value = getattr(spec, one.name)
         if value is None and one.default is None:
             continue
-        if one.type == "str":
+        kind = str(one.type).removesuffix(" | None")
+        if kind == "str":
             fits, needed = isinstance(value, str) and value.isprintable(), "one line of text"
-        elif one.type == "bool":
+        elif kind == "bool":
             fits, needed = isinstance(value, bool), "true or false"
         elif isinstance(value, bool) or not isinstance(value, int | float):
             fits, needed = False, "a number"
-        elif one.type == "int":
+        elif kind == "int":
             fits, needed = isinstance(value, int) and 1 <= value <= 10**18, "a whole number >= 1 (up to 1e18)"
         else:
             fits, needed = 1e-12 <= value <= 1e24, "a finite number > 0 (1e-12 to 1e24)"

@@ -18,7 +18,7 @@ from batchsim.errors import ConfigError
 from batchsim.metrics.statistics import Interval, t_interval
 from batchsim.policies import presets
 from batchsim.streams import stream
-from batchsim.study.cluster import AnyLatency
+from batchsim.study.hardware import AnyLatency, adopt_hardware
 from batchsim.study.run import simulate, training_fraction
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import make_predictor
@@ -96,7 +96,7 @@ def find_capacity(
     ConfigError
         If no limit is configured, an argument is out of range, or the requests do not suffice.
     """
-    loaded = load_config(config)
+    loaded, _ = adopt_hardware(load_config(config), latency)
     if all(limit is None for limit in (loaded.slo.e2e_ms, loaded.slo.ttft_ms, loaded.slo.tpot_ms)):
         raise ConfigError("a capacity needs an SLO: at least one of slo.e2e_ms, slo.ttft_ms, slo.tpot_ms")
     if not 0 < share <= 1:
@@ -183,29 +183,32 @@ class _Search:
         )
 
     def fewest_gpus(self, rate_per_s: float) -> Capacity:
-        """Double the GPUs until they suffice, then bisect."""
+        """Double the replicas until their GPUs suffice, then bisect."""
+        per_replica = self._config.cluster.gpus_per_replica
 
-        def attained(num_gpus: int) -> tuple[bool, Interval]:
+        def attained(num_replicas: int) -> tuple[bool, Interval]:
+            num_gpus = num_replicas * per_replica
             trials = [self._try(part, rate_per_s, num_gpus) for part in range(len(self._parts))]
             attainment = t_interval([trial.slo_attainment for trial in trials])
             return attainment.mean >= self._share and not any(one.saturated for one in trials), attainment
 
-        too_few, num_gpus = 0, 1
-        while not (result := attained(num_gpus))[0]:
-            too_few, num_gpus = num_gpus, 2 * num_gpus
-            if num_gpus > _MOST_GPUS:
+        too_few, num_replicas = 0, 1
+        while not (result := attained(num_replicas))[0]:
+            too_few, num_replicas = num_replicas, 2 * num_replicas
+            if num_replicas * per_replica > _MOST_GPUS:
                 raise ConfigError(
-                    f"{too_few} GPUs do not attain the SLO at {rate_per_s:g} requests per s: "
+                    f"{too_few * per_replica} GPUs do not attain the SLO at {rate_per_s:g} requests per s: "
                     f"{result[1].mean:.1%} of the requests are good; those served alone may miss it too"
                 )
         attainment = result[1]
-        while num_gpus - too_few > 1:
-            between = (too_few + num_gpus) // 2
+        while num_replicas - too_few > 1:
+            between = (too_few + num_replicas) // 2
             suffices, of_fewer = attained(between)
             if suffices:
-                num_gpus, attainment = between, of_fewer
+                num_replicas, attainment = between, of_fewer
             else:
                 too_few = between
+        num_gpus = num_replicas * per_replica
         return Capacity(Interval(rate_per_s, 0.0), num_gpus, attainment, tuple(self._trials))
 
     def _highest_rate_of(self, replication: int, guess_per_s: float, tolerance: float) -> Trial:
@@ -244,7 +247,9 @@ class _Search:
         config = self._config.model_copy(
             update={
                 "workload": paced,
-                "cluster": self._config.cluster.model_copy(update={"num_gpus": num_gpus}),
+                "cluster": self._config.cluster.model_copy(
+                    update={"num_gpus": num_gpus, "num_replicas": None}
+                ),
             }
         )
         summary = simulate(config, part.workload, latency=self._latency).summary

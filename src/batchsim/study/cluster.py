@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from batchsim.config import PolicyConfig, ReplicaConfig, RunConfig
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import NoisyLatency
-from batchsim.latency.base import BatchLatency, IterationLatency
+from batchsim.latency.base import IterationLatency
 from batchsim.latency.families import as_batch_latency, as_iteration_latency
 from batchsim.latency.noise import NoisyIterationLatency
 from batchsim.latency.roofline import RooflineLatency
@@ -28,9 +28,8 @@ from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster
 from batchsim.specs import GPUSpec, ModelSpec, kv_capacity_tokens, load_gpu, load_model
 from batchsim.streams import stream
+from batchsim.study.hardware import AnyLatency
 from batchsim.workload.request import Workload
-
-AnyLatency = BatchLatency | IterationLatency
 
 GIB = 2**30
 
@@ -47,24 +46,21 @@ class Replica:
     tensor_parallel: int = 1
 
 
-def num_queues(config: RunConfig) -> int:
-    """GPUs of the run-to-completion world, replicas of the iteration-level one."""
-    return sum(one.count for one in config.cluster.replicas) or config.cluster.num_gpus
-
-
 def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
-    """Equal GPUs for batches that run to completion; `latency` wins over what is configured."""
+    """Equal replicas for batches that run to completion; `latency` wins over what is configured."""
     cluster = config.cluster
-    if cluster.replicas or cluster.tensor_parallel > 1:
+    if cluster.replicas:
         raise ConfigError(
-            f"policy {config.policy.preset} runs batches to completion on equal GPUs; cluster.replicas and "
-            "cluster.tensor_parallel need a policy that batches at every iteration"
+            f"policy {config.policy.preset} runs batches to completion on equal GPUs; cluster.replicas needs "
+            "a policy that batches at every iteration"
         )
-    model, gpu = load_model(cluster.model), load_gpu(cluster.gpu)
-    capacity = cluster.kv_capacity_tokens or kv_capacity_tokens(model, gpu, cluster.memory_margin)
-    known = as_batch_latency(latency or _latency(config.latency.file, model, gpu, 1))
+    model, gpu, num_gpus = load_model(cluster.model), load_gpu(cluster.gpu), cluster.gpus_per_replica
+    capacity = cluster.kv_capacity_tokens or kv_capacity_tokens(
+        model, _together(gpu, num_gpus), cluster.memory_margin
+    )
+    known = as_batch_latency(latency or _latency(config.latency.file, model, gpu, num_gpus))
     return Cluster(
-        cluster.num_gpus,
+        cluster.num_gpus // num_gpus,
         KVMemory(capacity, cluster.kv_layout),
         known,
         config.latency.outside == "extrapolate",
@@ -81,7 +77,8 @@ def with_noise(config: RunConfig, cluster: Cluster) -> Cluster:
 
 def replicas(config: RunConfig, latency: AnyLatency | None) -> list[Replica]:
     """The replicas of the iteration-level world; `latency` wins over what is configured."""
-    given = config.cluster.replicas or (ReplicaConfig(count=config.cluster.num_gpus),)
+    cluster = config.cluster
+    given = cluster.replicas or (ReplicaConfig(count=cluster.num_gpus // cluster.gpus_per_replica),)
     alike = [(_replica(config, one, latency), one.count) for one in given]
     return [replica for replica, count in alike for _ in range(count)]
 
@@ -190,14 +187,20 @@ def _num_kv_blocks(config: RunConfig, model: ModelSpec, gpu: GPUSpec, tensor_par
     if engine.num_kv_blocks is not None:
         return engine.num_kv_blocks
     if tokens is None:
-        together = replace(gpu, memory_bytes=gpu.memory_bytes * tensor_parallel)
-        tokens = kv_capacity_tokens(model, together, 1 - engine.gpu_memory_utilization)
+        tokens = kv_capacity_tokens(model, _together(gpu, tensor_parallel), 1 - engine.gpu_memory_utilization)
     if tokens < engine.block_size:
         raise ConfigError(
             f"engine.block_size is {engine.block_size}, but the KV cache holds {tokens} tokens; a smaller "
             "block is needed"
         )
     return tokens // engine.block_size
+
+
+def _together(gpu: GPUSpec, num_gpus: int) -> GPUSpec:
+    """What GPUs that share a model hold together."""
+    if num_gpus == 1:
+        return gpu
+    return replace(gpu, name=f"{num_gpus} {gpu.name}", memory_bytes=gpu.memory_bytes * num_gpus)
 
 
 def _latency(file: str | None, model: ModelSpec, gpu: GPUSpec, tensor_parallel: int) -> AnyLatency:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,15 +27,14 @@ from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.streams import stream
 from batchsim.study.cluster import (
-    AnyLatency,
     batch_cluster,
     engines,
     hardware,
-    num_queues,
     prepare_policies,
     replicas,
     with_noise,
 )
+from batchsim.study.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
 from batchsim.workload.request import Workload
@@ -144,12 +143,12 @@ def simulate(
     ConfigError, TraceError, PlanError, StalledSimulation
         Each with one sentence for the user.
     """
-    config = load_config(config, overrides)
+    config, notices = adopt_hardware(load_config(config, overrides), latency)
     policy = presets.build(config.policy)
     predictor = make_predictor(config.predictor)
     training, evaluated = prepare(
         config.workload,
-        num_queues(config),
+        config.cluster.num_gpus,
         stream(config.seed, "workload"),
         workload,
         training_fraction(config, policy, predictor),
@@ -172,7 +171,9 @@ def simulate(
             np.asarray(done.policy.queueing.edges, dtype=np.float64),
         ),
     }
-    return SimulationResult(config, summary, done.records, _manifest(config, done, evaluated), done.hardware)
+    return SimulationResult(
+        config, summary, done.records, _manifest(config, done, evaluated, notices), done.hardware
+    )
 
 
 class _Done(NamedTuple):
@@ -195,7 +196,7 @@ def _run_batches(
     """Batches that run to completion: one central queue, or one for each GPU where the policy routes."""
     cluster = batch_cluster(config, latency)
     is_central = presets.build(config.policy).routing is None
-    queues = 1 if is_central else cluster.num_gpus
+    queues = 1 if is_central else cluster.num_gpus  # of replicas
     policies = prepare_policies(
         config, [config.policy] * queues, [cluster.memory.capacity_tokens] * queues, training
     )
@@ -207,6 +208,7 @@ def _run_batches(
         config.patience_s,
         on_start,
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
+        max_model_len(config, latency),
     )
     return _Done(records, policies[0], cluster.latency)
 
@@ -231,6 +233,7 @@ def _run_engines(
         config.patience_s,
         on_start,
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
+        max_model_len(config, latency),
     )
     return _Done(records, policies[0], cluster[0].latency, hardware(config, cluster))
 
@@ -251,6 +254,8 @@ def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: W
         "combination": policy.describe(),
         "bin_edges": list(policy.queueing.edges),
         "predictor": config.predictor.kind,
+        "cluster": describe_cluster(config),
+        "num_gpus": config.cluster.num_gpus,
         "latency_model": latency.info.name,
         "latency_provenance": latency.info.provenance,
         "workload": source.name,
@@ -262,7 +267,7 @@ def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: W
     }
 
 
-def _manifest(config: RunConfig, done: _Done, evaluated: Workload) -> dict[str, Any]:
+def _manifest(config: RunConfig, done: _Done, evaluated: Workload, notices: Sequence[str]) -> dict[str, Any]:
     source, latency, records = evaluated.source, done.latency, done.records
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -286,6 +291,7 @@ def _manifest(config: RunConfig, done: _Done, evaluated: Workload) -> dict[str, 
             "provenance": latency.info.provenance,
             "details": latency.info.details,
         },
+        "notices": list(notices),
         "kv_capacity_tokens": records.kv_capacity_tokens,
         "refusals": {str(request_id): reason for request_id, reason in records.refusals.items()},
     }

@@ -106,7 +106,7 @@ class Recorder:
             column[members] = batches[name][batch_of_member]
             return column
 
-        evictions = np.zeros(self.num_requests, dtype=np.int16)
+        evictions = np.zeros(self.num_requests, dtype=np.int32)
         evictions[list(self._evictions)] = list(self._evictions.values())
         status = np.frombuffer(self._status, dtype=np.int8)
         columns = {

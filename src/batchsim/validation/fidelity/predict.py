@@ -220,7 +220,7 @@ def _config(settings: EngineSettings) -> dict[str, Any]:
                 "allocate": settings.allocate,
             },
         },
-        "cluster": {"num_gpus": settings.data_parallel // together},
+        "cluster": {"num_replicas": settings.data_parallel // together},
         "engine": {
             "block_size": settings.block_size,
             "num_kv_blocks": together * settings.num_kv_blocks,

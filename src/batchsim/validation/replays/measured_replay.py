@@ -18,7 +18,7 @@ from batchsim.latency.base import RECORDED_FIELDS, BatchShape, IterationShape
 from batchsim.metrics.system import Window, busy_fraction
 from batchsim.policies.presets import find_preset
 from batchsim.results.store import load_run
-from batchsim.study.cluster import AnyLatency
+from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import SimulationResult, simulate
 from batchsim.workload.formats import read_trace
 from batchsim.workload.request import Workload
@@ -155,7 +155,7 @@ def _check_settled(directory: Path, config: RunConfig, world: str) -> None:
     )
     if memory is None:
         raise ConfigError(f"{directory}: its configuration leaves {key} open; the engine's is needed")
-    if config.cluster.num_gpus > 1 or config.cluster.replicas:
+    if config.cluster.num_gpus > config.cluster.gpus_per_replica or config.cluster.replicas:
         raise ConfigError(f"{directory}: a run of several engines; recorded durations are those of one")
 
 

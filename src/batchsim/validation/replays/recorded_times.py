@@ -24,7 +24,7 @@ from batchsim.latency.base import (
     LatencyInfo,
 )
 from batchsim.metrics.requests import e2e_s, ttft_s
-from batchsim.study.cluster import AnyLatency
+from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import SimulationResult
 from batchsim.validation.replays.measured_replay import Recording
 

@@ -16,7 +16,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.families import as_batch_latency, as_iteration_latency
 from batchsim.latency.store import load_latency
 from batchsim.results.store import load_run
-from batchsim.study.cluster import AnyLatency
+from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import SimulationResult
 from batchsim.validation.comparison import THROUGHPUT, Comparison, compare_requests, relative_half_range
 from batchsim.validation.replays.gates import MOST_LOAD, Gate, end_to_end_gate, logic_gate, model_gates

@@ -1,0 +1,153 @@
+"""What a cluster is made of: the hardware that a latency model brings with it, and how a heading names it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from batchsim.config import ReplicaConfig, RunConfig, load_config
+from batchsim.errors import ConfigError
+from batchsim.latency.base import BatchLatency, IterationLatency
+from batchsim.latency.roofline import RooflineLatency
+from batchsim.latency.store import load_latency
+from batchsim.specs import load_gpu, load_model
+from batchsim.specs.names import known_gpu, known_model
+
+AnyLatency = BatchLatency | IterationLatency
+
+#: A GPU with so much more or less memory than the spec is another one of a similar name.
+_SAME_MEMORY = 0.1
+
+
+class _Hardware(NamedTuple):
+    """What a latency model says it is of, as settings of a cluster; None where not said or no spec ships."""
+
+    model: str | None
+    gpu: str | None
+    tensor_parallel: int | None
+
+
+def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tuple[RunConfig, list[str]]:
+    """Let latency files bring their hardware, where the configuration leaves it open.
+
+    Parameters
+    ----------
+    config
+        As given.
+    latency
+        Model that is used instead of the files.
+
+    Returns
+    -------
+    config, notices
+        The configuration with the model, GPU and GPUs per replica that count, and sentences on what was
+        assumed or does not agree.
+    """
+    overrides: dict[str, Any] = {}
+    if latency is None and config.cluster.replicas:
+        overrides["cluster.replicas"] = [_adopted(one) for one in config.cluster.replicas]
+    if latency is None and config.latency.file is not None:
+        latency = load_latency(config.latency.file)
+    if latency is None:
+        return (load_config(config, overrides) if overrides else config), []
+    told = _told(latency)
+    notices = _contradictions(config, latency, told)
+    overrides |= {
+        f"cluster.{key}": value
+        for key, value in told._asdict().items()
+        if value is not None and key not in config.cluster.model_fields_set
+    }
+    config = load_config(config, overrides)
+    return config, notices + _assumptions(config, latency)
+
+
+def max_model_len(config: RunConfig, latency: AnyLatency | None = None) -> int | None:
+    """Most tokens of a request: as configured, else what the replicas' models all take, where known."""
+    cluster = config.cluster
+    if config.engine.max_model_len is not None:
+        return config.engine.max_model_len
+    is_default = latency is not None or config.latency.file is not None
+    if is_default and "model" not in cluster.model_fields_set:
+        return None  # the latency model may be of any
+    names = {one.model or cluster.model for one in cluster.replicas} or {cluster.model}
+    limits = [load_model(name).max_model_len for name in names]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def describe_cluster(config: RunConfig) -> str:
+    """What a heading says of the cluster: its GPUs, and the replicas these make where that differs."""
+    cluster = config.cluster
+    total = _plural(cluster.num_gpus, "GPU")
+    if cluster.replicas:
+        return f"{total} = {' + '.join(_describe(one, config) for one in cluster.replicas)}"
+    per_replica = cluster.gpus_per_replica
+    if per_replica == 1:
+        return total
+    return f"{total} = {_plural(cluster.num_gpus // per_replica, 'replica')} of {per_replica}"
+
+
+def _describe(one: ReplicaConfig, config: RunConfig) -> str:
+    cluster = config.cluster
+    model = f" with {one.model}" if one.model is not None else ""
+    hardware = f"{one.tensor_parallel or cluster.tensor_parallel} {one.gpu or cluster.gpu}"
+    return f"{_plural(one.count, 'replica')} of {hardware}{model}"
+
+
+def _plural(num: int, what: str) -> str:
+    return f"{num} {what}" if num == 1 else f"{num} {what}s"
+
+
+def _told(latency: AnyLatency) -> _Hardware:
+    if isinstance(latency, RooflineLatency):
+        if not _is_shipped(latency):
+            return _Hardware(None, None, latency.tensor_parallel)
+        return _Hardware(latency.model.name, latency.gpu.name, latency.tensor_parallel)
+    details = latency.info.details
+    gpu = known_gpu(str(details.get("gpu")))
+    memory_bytes, degree = details.get("memory_bytes"), details.get("tensor_parallel")
+    if gpu is not None and isinstance(memory_bytes, int | float):
+        spec_bytes = load_gpu(gpu).memory_bytes
+        gpu = gpu if abs(memory_bytes - spec_bytes) <= _SAME_MEMORY * spec_bytes else None
+    tensor_parallel = degree if isinstance(degree, int) and degree >= 1 else None
+    return _Hardware(known_model(str(details.get("model"))), gpu, tensor_parallel)
+
+
+def _is_shipped(latency: RooflineLatency) -> bool:
+    try:
+        return (load_model(latency.model.name), load_gpu(latency.gpu.name)) == (latency.model, latency.gpu)
+    except ConfigError:
+        return False
+
+
+def _adopted(one: ReplicaConfig) -> dict[str, Any]:
+    """A replica's settings, with what its own latency file brings."""
+    given = one.model_dump(exclude_unset=True)
+    if one.latency_file is None:
+        return given
+    told = _told(load_latency(one.latency_file))._asdict()
+    return {**{key: value for key, value in told.items() if value is not None}, **given}
+
+
+def _contradictions(config: RunConfig, latency: AnyLatency, told: _Hardware) -> list[str]:
+    cluster = config.cluster
+    return [
+        f"cluster.{key} is {getattr(cluster, key)}, but latency model {latency.info.name} is of {value}: its "
+        "seconds go with the memory of the other"
+        for key, value in told._asdict().items()
+        if value is not None and key in cluster.model_fields_set and getattr(cluster, key) != value
+    ]
+
+
+def _assumptions(config: RunConfig, latency: AnyLatency) -> list[str]:
+    """What KV memory stands on, where neither the configuration nor the latency model says."""
+    cluster, details = config.cluster, latency.info.details
+    if cluster.kv_capacity_tokens is not None or config.engine.num_kv_blocks is not None:
+        return []
+    open_keys = [key for key in ("model", "gpu") if key not in cluster.model_fields_set]
+    if not open_keys:
+        return []
+    named = " on ".join(str(details[key]) for key in open_keys if details.get(key))
+    reason = (
+        f"is of {named}, of which no spec ships" if named else f"does not say its {' and '.join(open_keys)}"
+    )
+    assumed = " and ".join(f"cluster.{key} = {getattr(cluster, key)}" for key in open_keys)
+    return [f"latency model {latency.info.name} {reason}; KV memory is that of {assumed}"]

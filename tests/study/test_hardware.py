@@ -1,0 +1,243 @@
+"""What counts as a GPU, and which hardware a latency model brings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import batchsim
+from batchsim.config import MOST_GPUS, load_config
+from batchsim.errors import ConfigError
+from batchsim.latency.base import LatencyInfo
+from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.store import default_latency, save_latency
+from batchsim.records import (
+    BATCH_COLUMNS,
+    CONTROLLER_COLUMNS,
+    ITERATION_COLUMNS,
+    ITERATION_REQUEST_COLUMNS,
+    PREEMPTION_COLUMNS,
+    REQUEST_COLUMNS,
+)
+from batchsim.specs import load_gpu, load_model
+from batchsim.study.capacity import find_capacity
+from batchsim.study.hardware import adopt_hardware, describe_cluster
+from tests.study.test_run import workload
+from tests.theory.worlds import AS_LONG_AS_THE_LONGEST, requests_of
+
+LLAMA_4 = {"model": "llama-3.1-70b", "gpu": "h100", "tensor_parallel": 4}
+
+
+def measured(**details: object) -> LinearIterationLatency:
+    info = LatencyInfo("the file", "measured", details)
+    return LinearIterationLatency(0.01, 1e-5, 0.0, 1e-4, 1e-8, info=info)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "heading"),
+    [
+        ({}, "1 GPU"),
+        ({"num_gpus": 4}, "4 GPUs"),
+        ({"tensor_parallel": 4}, "4 GPUs = 1 replica of 4"),
+        ({"tensor_parallel": 2, "num_gpus": 8}, "8 GPUs = 4 replicas of 2"),
+        (
+            {"replicas": [{"gpu": "h100", "tensor_parallel": 4}, {"count": 2, "gpu": "l4"}]},
+            "6 GPUs = 1 replica of 4 h100 + 2 replicas of 1 l4",
+        ),
+        ({"replicas": [{"model": "qwen2.5-7b"}]}, "1 GPU = 1 replica of 1 rtx4080-laptop with qwen2.5-7b"),
+    ],
+)
+def test_a_heading_says_gpus_and_the_replicas_they_make(cluster: dict[str, Any], heading: str) -> None:
+    assert describe_cluster(load_config({"cluster": cluster})) == heading
+
+
+def test_a_run_counts_gpus_and_replicas() -> None:
+    config = {"policy": {"preset": "vllm_v1"}, "cluster": {**LLAMA_4, "num_gpus": 8}}
+
+    result = batchsim.simulate(config, workload(60))
+
+    assert (result.summary["num_gpus"], result.summary["num_replicas"]) == (8, 2)
+    assert result.summary["cluster"] == "8 GPUs = 2 replicas of 4"
+    assert set(result.requests["gpu_id"]) == {0, 1}
+
+
+def test_a_rate_per_gpu_counts_gpus() -> None:
+    config = {
+        "policy": {"preset": "vllm_v1"},
+        "cluster": LLAMA_4,
+        "workload": {"request_rate_per_gpu": 0.5},
+    }
+
+    assert batchsim.simulate(config, workload(60)).summary["request_rate_per_s"] == pytest.approx(2.0)
+
+
+def test_batches_that_run_to_completion_know_gpus_that_share_a_model() -> None:
+    two, four = (
+        batchsim.simulate(
+            {"cluster": {"gpu": "h100", "num_gpus": 4, "tensor_parallel": degree}}, workload(100)
+        )
+        for degree in (2, 4)
+    )
+
+    assert (two.summary["num_replicas"], four.summary["num_replicas"]) == (2, 1)
+    model, gpu = load_model("qwen2.5-1.5b"), load_gpu("h100")
+    in_each = 0.9 * 4 * gpu.memory_bytes - model.weight_bytes
+    assert four.records.kv_capacity_tokens == int(in_each / model.kv_bytes_per_token)
+    assert two.records.kv_capacity_tokens < four.records.kv_capacity_tokens
+
+
+def test_the_fewest_gpus_are_those_of_whole_replicas() -> None:
+    # One request a second, each 2.5 s long: three replicas are needed, of two GPUs each.
+    config = {
+        "policy": {"preset": "static_fifo", "batch_size": 1},
+        "cluster": {"tensor_parallel": 2, "kv_capacity_tokens": 10**9},
+        "workload": {"request_rate": 1.0},
+        "slo": {"e2e_ms": 2500},
+    }
+    requests = requests_of(np.arange(400), np.full(400, 2.5))
+
+    found = find_capacity(config, requests, latency=AS_LONG_AS_THE_LONGEST, share=1.0, num_replications=2)
+
+    assert found.num_gpus == 6
+    assert {trial.num_gpus for trial in found.trials} == {2, 4, 6, 8}
+
+
+def test_a_model_that_does_not_fit_one_gpu_is_told_of_more() -> None:
+    config = {"policy": {"preset": "vllm_v1"}, "cluster": {"model": "llama-3.1-70b", "gpu": "h100"}}
+
+    with pytest.raises(ConfigError, match=r"does not fit h100.*cluster\.tensor_parallel"):
+        batchsim.simulate(config, workload(10))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        REQUEST_COLUMNS,
+        ITERATION_REQUEST_COLUMNS,
+        BATCH_COLUMNS,
+        ITERATION_COLUMNS,
+        PREEMPTION_COLUMNS,
+        CONTROLLER_COLUMNS,
+    ],
+)
+def test_every_table_can_number_the_most_gpus(columns: Mapping[str, Any]) -> None:
+    assert np.iinfo(columns["gpu_id"]).max >= MOST_GPUS
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_latency_file_brings_its_model_and_gpu(tmp_path: Path, is_file: bool) -> None:
+    latency = measured(model="meta-llama/Llama-2-7b-hf", gpu="NVIDIA A100-SXM4-80GB", tensor_parallel=2)
+    given: dict[str, Any] = {"policy": {"preset": "vllm_v1"}}
+    if is_file:
+        save_latency(latency, tmp_path / "latency.json")
+        given["latency"] = {"file": str(tmp_path / "latency.json")}
+
+    result = batchsim.simulate(given, workload(50), latency=None if is_file else latency)
+
+    model, gpu = load_model("llama-2-7b"), load_gpu("a100-80g")
+    tokens = (0.9 * 2 * gpu.memory_bytes - model.weight_bytes) // model.kv_bytes_per_token
+    assert result.records.kv_capacity_tokens == tokens // 16 * 16
+    assert result.summary["cluster"] == "2 GPUs = 1 replica of 2"
+    assert result.manifest["notices"] == []
+    assert result.manifest["config"]["cluster"]["model"] == "llama-2-7b"
+    assert result.summary["mfu"] is not None
+
+
+def test_a_roofline_file_brings_its_specs(tmp_path: Path) -> None:
+    save_latency(default_latency(load_model("qwen3-32b"), load_gpu("h200"), 2), tmp_path / "l.json")
+
+    config, notices = adopt_hardware(load_config({"latency": {"file": str(tmp_path / "l.json")}}))
+
+    assert (config.cluster.model, config.cluster.gpu, config.cluster.num_gpus) == ("qwen3-32b", "h200", 2)
+    assert notices == []
+
+
+def test_what_kv_memory_stands_on_is_said_where_the_file_does_not_tell() -> None:
+    _, unsaid = adopt_hardware(load_config(), measured())
+    _, unknown = adopt_hardware(load_config({"cluster": {"gpu": "h100"}}), measured(model="tiny", gpu="EPYC"))
+
+    assert unsaid == [
+        "latency model the file does not say its model and gpu; KV memory is that of cluster.model = "
+        "qwen2.5-1.5b and cluster.gpu = rtx4080-laptop"
+    ]
+    assert unknown == [
+        "latency model the file is of tiny, of which no spec ships; KV memory is that of "
+        "cluster.model = qwen2.5-1.5b"
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", [{"cluster": {"kv_capacity_tokens": 1000}}, {"engine": {"num_kv_blocks": 100}}]
+)
+def test_nothing_is_assumed_where_the_memory_is_given(given: dict[str, Any]) -> None:
+    assert adopt_hardware(load_config(given), measured())[1] == []
+
+
+def test_settings_that_contradict_the_file_win_and_are_told() -> None:
+    given = {"cluster": {"model": "qwen2.5-7b", "gpu": "h100"}}
+
+    config, notices = adopt_hardware(
+        load_config(given), measured(model="qwen2.5-1.5b", gpu="NVIDIA H100 80GB")
+    )
+
+    assert config.cluster.model == "qwen2.5-7b"
+    assert notices == [
+        "cluster.model is qwen2.5-7b, but latency model the file is of qwen2.5-1.5b: its seconds go with the "
+        "memory of the other"
+    ]
+
+
+def test_a_gpu_of_a_known_name_with_other_memory_is_not_taken_for_it() -> None:
+    nvl = measured(model="qwen2.5-7b", gpu="NVIDIA H100 NVL", memory_bytes=100 * 10**9)
+
+    config, notices = adopt_hardware(load_config(), nvl)
+
+    assert config.cluster.gpu == "rtx4080-laptop"
+    assert "no spec ships" in notices[0]
+
+
+def test_a_replica_takes_the_hardware_of_its_own_latency_file(tmp_path: Path) -> None:
+    save_latency(measured(model="qwen2.5-7b", gpu="NVIDIA L4"), tmp_path / "l4.json")
+    replicas = [{"latency_file": str(tmp_path / "l4.json")}, {"gpu": "h100"}]
+
+    config, _ = adopt_hardware(load_config({"cluster": {"replicas": replicas}}))
+
+    assert describe_cluster(config) == "2 GPUs = 1 replica of 1 l4 with qwen2.5-7b + 1 replica of 1 h100"
+
+
+LENGTHS = pd.DataFrame(
+    {"arrival_s": [0.0, 0.1, 0.2, 0.3], "prompt_tokens": [90, 91, 10, 200], "output_tokens": [10, 10, 10, 1]}
+)
+
+
+@pytest.mark.parametrize("preset", ["static_fifo", "vllm_v1", "orca"])
+@pytest.mark.parametrize("clients", [{}, {"kind": "closed_loop", "concurrency": 1}])
+def test_requests_longer_than_the_model_takes_are_refused(preset: str, clients: dict[str, Any]) -> None:
+    config = {"policy": {"preset": preset}, "engine": {"max_model_len": 100}, "clients": clients}
+
+    result = batchsim.simulate(config, batchsim.Workload.from_frame(LENGTHS))
+
+    assert result.requests["status"].tolist() == ["finished", "refused", "finished", "refused"]
+    assert result.manifest["refusals"]["1"] == "asks for 101 tokens, prompt and answer; max_model_len is 100"
+    assert result.summary["num_refused"] == 2
+
+
+def test_the_model_gives_the_limit_that_is_left_out() -> None:
+    frame = LENGTHS.assign(prompt_tokens=[4000, 4090, 4095, 5000])
+    config = {"policy": {"preset": "vllm_v1"}, "cluster": {"model": "llama-2-7b", "gpu": "h100"}}
+
+    result = batchsim.simulate(config, batchsim.Workload.from_frame(frame))
+
+    assert result.requests["status"].tolist() == ["finished", "refused", "refused", "refused"]
+
+
+def test_a_latency_model_of_nothing_known_has_no_limit() -> None:
+    frame = LENGTHS.assign(prompt_tokens=[40_000, 1, 1, 1])
+    config = {"policy": {"preset": "vllm_v1"}, "engine": {"num_kv_blocks": 10_000}}
+
+    result = batchsim.simulate(config, batchsim.Workload.from_frame(frame), latency=measured())
+
+    assert set(result.requests["status"]) == {"finished"}
