@@ -49,7 +49,7 @@ class WorkloadConfig(Section):
     """Which requests arrive when.
 
     Steps happen in this order: read or generate, filter by ``model`` and ``log_type``, ``window``, set the
-    training part aside, ``num_requests``, then one of ``rate_scale``, ``request_rate``,
+    training part aside, ``num_requests`` (or ``num_requests_per_gpu``), then one of ``rate_scale``, ``request_rate``,
     ``request_rate_per_gpu``.
     """
 
@@ -58,11 +58,14 @@ class WorkloadConfig(Section):
         None, description="`kind` and its parameters, instead of a trace"
     )
     num_requests: Count | None = Field(None, description="keep the first so many")
+    num_requests_per_gpu: Count | None = Field(None, description="the same, times the number of GPUs")
     window: tuple[Finite, Finite] | None = Field(None, description="keep arrivals in [start, end) seconds")
     model: str | None = Field(None, description="keep rows of this model only")
     log_type: str | None = Field(None, description="keep rows of this log type only")
-    rate_scale: Rate | None = Field(None, description="compress time by this factor")
-    request_rate: Rate | None = Field(None, description="rescale time to this mean rate, per second")
+    rate_scale: Rate | None = Field(None, description="compress time by this factor, days and nights with it")
+    request_rate: Rate | None = Field(
+        None, description="requests per second: every hour of the trace is brought to this mean rate"
+    )
     request_rate_per_gpu: Rate | None = Field(None, description="the same, times the number of GPUs")
     training_fraction: Fraction | None = Field(
         None,
@@ -74,6 +77,8 @@ class WorkloadConfig(Section):
     def _one_of_each(self) -> WorkloadConfig:
         if self.trace is not None and self.generator is not None:
             raise ValueError("give trace or generator, not both")
+        if self.num_requests is not None and self.num_requests_per_gpu is not None:
+            raise ValueError("give num_requests or num_requests_per_gpu, not both")
         rates = [self.rate_scale, self.request_rate, self.request_rate_per_gpu]
         if sum(rate is not None for rate in rates) > 1:
             raise ValueError("give at most one of rate_scale, request_rate, request_rate_per_gpu")

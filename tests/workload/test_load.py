@@ -160,3 +160,45 @@ def test_the_embedded_trace_is_found_beside_the_package(
     _, evaluated = prepared(num_requests=10)
 
     assert evaluated.source.kind == "synthetic"
+
+
+def test_a_request_rate_is_that_of_every_hour_and_a_rate_scale_is_not() -> None:
+    (_, evened), (_, squeezed) = (
+        prepared(trace=str(embedded_trace()), num_requests=20_000, **rate)
+        for rate in ({"request_rate": 2.0}, {"rate_scale": 20.0})
+    )
+
+    counts, squeezed_counts = (
+        np.histogram(one.arrival_s, 40, (0, one.arrival_s[-1]))[0] for one in (evened, squeezed)
+    )
+    assert counts.max() < 1.5 * counts.mean()
+    assert squeezed_counts.max() > 5 * squeezed_counts.mean()
+    assert not any("busiest hour" in notice for notice in evened.source.notices)
+    assert any("busiest hour" in notice for notice in squeezed.source.notices)
+
+
+def test_evening_out_keeps_the_bursts_of_the_shipped_trace() -> None:
+    _, evened = prepared(trace=str(embedded_trace()), request_rate=2.0)
+    _, given = prepared(trace=str(embedded_trace()))
+
+    # As many requests in an instant as before.
+    shared = [(np.diff(one.arrival_s) == 0).mean() for one in (given, evened)]
+    assert shared[0] == shared[1]
+    counts = np.histogram(evened.arrival_s, int(evened.arrival_s[-1]))[0]  # windows of a second
+    assert counts.var() / counts.mean() > 2.5
+
+
+@pytest.mark.parametrize("kind", ["poisson", "gamma"])
+def test_generators_of_a_constant_rate_are_only_rescaled(kind: str) -> None:
+    generator = {**POISSON, "kind": kind, "rate_per_s": 0.1, **({"cv": 2.0} if kind == "gamma" else {})}
+    _, plain = prepared(generator=generator, num_requests=5000)
+    _, paced = prepared(generator=generator, num_requests=5000, request_rate=4.0)
+
+    assert paced.arrival_s * 4.0 / plain.mean_rate_per_s == pytest.approx(plain.arrival_s, rel=1e-9)
+
+
+def test_a_number_of_requests_per_gpu_grows_with_the_cluster(trace: Path) -> None:
+    _, of_trace = prepared(num_gpus=3, trace=str(trace), num_requests_per_gpu=2)
+    _, made = prepared(num_gpus=3, generator=POISSON, num_requests_per_gpu=20)
+
+    assert (len(of_trace), len(made)) == (6, 60)

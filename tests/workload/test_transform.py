@@ -1,12 +1,17 @@
 """Cutting and pacing a workload."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
 from batchsim.workload.request import Source, Workload
 from batchsim.workload.transform import (
+    even_out,
     filter_rows,
+    peak_to_mean,
     rescale_time,
     rescale_to_rate,
     split_at,
@@ -105,3 +110,93 @@ def test_split_at_counts_requests() -> None:
     training, evaluated = split_at(workload([0, 1, 2]), 2)
 
     assert (len(training), len(evaluated)) == (2, 1)
+
+
+DAY_S = 86_400.0
+
+Arrivals = Callable[[np.random.Generator], NDArray[np.float64]]
+
+
+def by_day(even_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn arrivals of a constant rate into those of 0.2 to 1.8 times as much over the day, on 10 days."""
+    clock_s = np.linspace(0, 10 * DAY_S, 200_001)
+    passed_s = clock_s - 0.8 * DAY_S / (2 * np.pi) * np.sin(2 * np.pi * clock_s / DAY_S)
+    return np.interp(even_s, passed_s, clock_s)
+
+
+def poisson(rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.sort(rng.uniform(0, 10 * DAY_S, 100_000))
+
+
+def in_bursts(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Clusters of ten requests, spread over a quarter of a minute each."""
+    starts_s = np.repeat(rng.uniform(0, 10 * DAY_S, 10_000), 10)
+    return np.sort(starts_s + rng.exponential(15.0, 100_000)).clip(max=10 * DAY_S)
+
+
+def dispersion(arrival_s: NDArray[np.float64], window_s: float) -> float:
+    """Variance over mean of the counts in windows: 1 for a Poisson process, whatever the window."""
+    num = int((arrival_s[-1] - arrival_s[0]) / window_s)
+    counts, _ = np.histogram(arrival_s, num, (arrival_s[0], arrival_s[0] + num * window_s))
+    return float(counts.var() / counts.mean())
+
+
+@pytest.mark.parametrize("make", [poisson, in_bursts])
+@pytest.mark.parametrize("window_s", [1.0, 10.0, 60.0])
+def test_evened_out_a_daily_rhythm_leaves_the_process_below_it(make: Arrivals, window_s: float) -> None:
+    without = make(np.random.default_rng(1))
+    given = workload(by_day(without).tolist())
+
+    evened = even_out(given)
+
+    assert dispersion(evened.arrival_s, window_s) == pytest.approx(dispersion(without, window_s), rel=0.05)
+    assert evened.mean_rate_per_s == pytest.approx(given.mean_rate_per_s)
+    assert dispersion(given.arrival_s, 3600) > 50
+    assert dispersion(evened.arrival_s, 3600) < 1.05 * dispersion(without, 3600)
+
+
+def test_after_evening_out_every_hour_has_the_mean_rate() -> None:
+    evened = even_out(workload(by_day(poisson(np.random.default_rng(2))).tolist())).arrival_s
+
+    counts, _ = np.histogram(evened, 60, (evened[0], evened[-1]))
+
+    assert abs(counts / counts.mean() - 1).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        lambda rng: rng.exponential(4.0, 20_000),
+        lambda rng: rng.gamma(0.25, 16.0, 20_000),
+        lambda rng: [4.0] * 20_000,
+    ],
+)
+def test_a_stationary_process_keeps_its_clock(gaps: Callable[[np.random.Generator], object]) -> None:
+    for seed in range(5):
+        given = workload(np.cumsum(gaps(np.random.default_rng(seed))).tolist())
+
+        assert even_out(given) is given
+
+
+def test_evening_out_keeps_order_ties_and_requests() -> None:
+    rhythm = by_day(np.round(in_bursts(np.random.default_rng(3)), 1))
+
+    evened = even_out(workload(rhythm.tolist()))
+
+    assert (np.diff(evened.arrival_s) >= 0).all()
+    assert (np.diff(evened.arrival_s)[np.diff(rhythm) == 0] == 0).all()
+    assert evened.arrival_s[0] == rhythm[0]
+    assert len(evened) == len(rhythm)
+
+
+@pytest.mark.parametrize("arrival_s", [[0.0], [3.0, 3.0], [0.0, 10.0], [0.0, 1e9]])
+def test_few_requests_have_no_rhythm(arrival_s: list[float]) -> None:
+    given = workload(arrival_s)
+
+    assert even_out(given) is given
+
+
+def test_the_busiest_hour_of_a_day_is_told() -> None:
+    peak = peak_to_mean(workload(by_day(poisson(np.random.default_rng(4))).tolist()))
+
+    assert peak == pytest.approx(1.8, abs=0.15)

@@ -40,7 +40,7 @@ def run_options(command: F) -> F:
         click.option("--num-requests", type=int, metavar="N", help="Evaluate the first N requests."),
         click.option("--window", metavar="START:END", help="Keep arrivals in [START, END) seconds."),
         click.option("--rate-scale", type=float, metavar="X", help="Compress time by this factor."),
-        click.option("--request-rate", type=float, metavar="PER_S", help="Rescale time to this mean rate."),
+        click.option("--request-rate", type=float, metavar="PER_S", help="Bring every hour to this rate."),
         click.option("--model", metavar="NAME", help="Keep requests to this model of the trace."),
         click.option("--log-type", metavar="NAME", help="Keep requests of this log type of the trace."),
         click.option("--num-gpus", type=int, metavar="N", help="GPUs in the cluster."),

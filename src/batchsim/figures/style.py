@@ -89,6 +89,7 @@ QUANTITIES = {
 _FACET_WORDS = {
     "workload.request_rate_per_gpu": "{} requests/s per GPU",
     "workload.num_requests": "{} requests",
+    "workload.num_requests_per_gpu": "{} requests per GPU",
     "cluster.num_gpus": "{} GPUs",
     "policy.num_bins": "{} bins",
     "policy.batch_size": "batch size {}",

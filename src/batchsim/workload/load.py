@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from batchsim.workload.formats import read_trace
 from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.request import Workload
 from batchsim.workload.transform import (
+    even_out,
     filter_rows,
+    peak_to_mean,
     rescale_time,
     rescale_to_rate,
     split_at,
@@ -23,6 +26,9 @@ from batchsim.workload.transform import (
 )
 
 EMBEDDED_TRACE = Path("workloads") / "burstgpt_like.csv.gz"
+
+#: A busiest hour with so many times the mean rate is told of.
+_PEAK_TO_TELL = 2.0
 
 _MOST_OVERSAMPLING = 64  # a selection that leaves less than 1 in 64 generated requests is taken for a mistake
 
@@ -69,7 +75,7 @@ def prepare(
     config
         What to read or generate, and what to do with it.
     num_gpus
-        Turns ``request_rate_per_gpu`` into a rate.
+        Turns ``request_rate_per_gpu`` into a rate, and ``num_requests_per_gpu`` into a number.
     rng
         For generators; a trace draws nothing.
     workload
@@ -83,13 +89,16 @@ def prepare(
     -------
     training, evaluated
         The training part may be empty; where it is not, the first evaluated request arrives at 0. A
-        ``request_rate`` is the mean rate of the evaluated requests.
+        ``request_rate`` is the mean rate of the evaluated requests, in every hour of the trace (`even_out`).
 
     Raises
     ------
     ConfigError, TraceError
         If the file or a setting cannot be used, or fewer requests are there than ``num_requests``.
     """
+    if config.num_requests_per_gpu is not None:
+        update = {"num_requests": config.num_requests_per_gpu * num_gpus, "num_requests_per_gpu": None}
+        config = config.model_copy(update=update)
     if workload is None and config.generator is not None:
         training, evaluated = _generate(config, config.generator, rng, training_fraction)
     else:
@@ -130,12 +139,25 @@ def _select(workload: Workload, config: WorkloadConfig) -> Workload:
 
 def _set_rate(workload: Workload, config: WorkloadConfig, num_gpus: int) -> Workload:
     if config.rate_scale is not None:
-        return rescale_time(workload, config.rate_scale)
+        return rescale_time(_warn_of_peak(workload), config.rate_scale)
     if config.request_rate is not None:
-        return rescale_to_rate(workload, config.request_rate)
+        return rescale_to_rate(even_out(workload), config.request_rate)
     if config.request_rate_per_gpu is not None:
-        return rescale_to_rate(workload, config.request_rate_per_gpu * num_gpus)
+        return rescale_to_rate(even_out(workload), config.request_rate_per_gpu * num_gpus)
     return workload
+
+
+def _warn_of_peak(workload: Workload) -> Workload:
+    """Say that a squeezed trace has its busiest hour in it, where that stands out."""
+    peak = peak_to_mean(workload)
+    if peak < _PEAK_TO_TELL:
+        return workload
+    notice = (
+        f"workload.rate_scale squeezes days with their nights: the busiest hour of {workload.source.name} "
+        f"has {peak:.1f} times its mean rate, so that a cluster that takes the mean may be overloaded for "
+        "long; workload.request_rate gives every hour the same rate"
+    )
+    return replace(workload, source=replace(workload.source, notices=(*workload.source.notices, notice)))
 
 
 def _check_enough(num_present: int, num_asked: int, name: str, num_training: int) -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 from batchsim.errors import ConfigError
 from batchsim.workload.request import Workload
+
+#: Windows that are evened out: as long, or longer where fewer requests than this would come in one.
+_HOUR_S = 3600.0
+_FEWEST_PER_WINDOW = 100
+_PARTS = 12
+_SIGNIFICANCE = 1e-3
 
 
 def filter_rows(workload: Workload, model: str | None = None, log_type: str | None = None) -> Workload:
@@ -74,6 +82,60 @@ def rescale_to_rate(workload: Workload, rate_per_s: float) -> Workload:
             f"{workload.source.name} arrive at one instant"
         )
     return rescale_time(workload, rate_per_s / mean_rate_per_s)
+
+
+def even_out(workload: Workload) -> Workload:
+    """Give every hour of a trace the same rate: its days and nights go, what happens within an hour stays.
+
+    A change of the clock, ``t -> N(t)``, with N the requests that came by then, linear within each window: so
+    each window lasts as long as its requests take at the mean rate. Windows are of an hour, or as long as 100
+    requests take on average. Where the windows do not differ more than their twelfths explain (one-way
+    analysis of variance, 0.1 %), the process is as stationary as can be told, and nothing is changed.
+
+    Variation of windows and longer is taken out whole: over several of them, even a Poisson process would
+    be left with less than its own.
+    """
+    edges_s = _windows(workload)
+    arrivals_s = workload.arrival_s
+    if not _differ(_counts(arrivals_s, edges_s, _PARTS)):
+        return workload
+    came_before = np.searchsorted(arrivals_s, edges_s).astype(np.float64)
+    came_before[-1] = len(arrivals_s) - 1
+    evened = np.interp(arrivals_s, edges_s, came_before) / workload.mean_rate_per_s
+    return workload.with_arrivals(arrivals_s[0] + evened)
+
+
+def peak_to_mean(workload: Workload) -> float:
+    """Rate of the busiest window (see `even_out`) over the mean rate."""
+    counts = _counts(workload.arrival_s, _windows(workload), 1)
+    return float(counts.max() / counts.mean())
+
+
+def _windows(workload: Workload) -> NDArray[np.float64]:
+    """Edges of equal windows over the trace, in seconds; of one if it is short."""
+    first_s, last_s = workload.arrival_s[[0, -1]]
+    least_s = _FEWEST_PER_WINDOW * (last_s - first_s) / len(workload)
+    num = int((last_s - first_s) // max(_HOUR_S, least_s))
+    return np.linspace(first_s, last_s, max(num, 1) + 1)
+
+
+def _counts(
+    arrivals_s: NDArray[np.float64], edges_s: NDArray[np.float64], num_parts: int
+) -> NDArray[np.int64]:
+    """Requests in equal parts of each window, shape ``(windows, parts)``."""
+    num = len(edges_s) - 1
+    counts, _ = np.histogram(arrivals_s, num * num_parts, (edges_s[0], edges_s[-1]))
+    return counts.reshape(num, num_parts)
+
+
+def _differ(counts: NDArray[np.int64]) -> bool:
+    """Whether windows differ in more than chance explains."""
+    num, num_parts = counts.shape
+    if num < 2:
+        return False
+    between = num_parts * counts.mean(axis=1).var(ddof=1)
+    within = counts.var(axis=1, ddof=1).mean()
+    return bool(between > within * stats.f.isf(_SIGNIFICANCE, num - 1, num * (num_parts - 1)))
 
 
 def split_training(workload: Workload, fraction: float) -> tuple[Workload, Workload]:
