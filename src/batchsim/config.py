@@ -49,8 +49,8 @@ class WorkloadConfig(Section):
     """Which requests arrive when.
 
     Steps happen in this order: read or generate, filter by ``model`` and ``log_type``, ``window``, set the
-    training part aside, ``num_requests`` (or ``num_requests_per_gpu``), then one of ``rate_scale``, ``request_rate``,
-    ``request_rate_per_gpu``.
+    training part aside, ``num_requests`` (or ``num_requests_per_gpu``), then one of ``rate_scale``,
+    ``request_rate``, ``request_rate_per_gpu``.
     """
 
     trace: str | None = Field(None, description="file to replay; the embedded trace if neither is given")
