@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 import batchsim
-from batchsim.config import MOST_GPUS, load_config
+from batchsim.config import load_config
 from batchsim.errors import ConfigError
+from batchsim.hardware_config import MOST_GPUS
 from batchsim.latency.base import LatencyInfo
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.store import default_latency, save_latency

@@ -65,6 +65,7 @@ QUANTITIES = {
     "batch_size_mean": Quantity("Mean batch size (requests)", "log"),
     "padding_waste_output": Quantity("Padding (share of output slots)", "share"),
     "workload.request_rate_per_gpu": Quantity("Request rate (1/s per GPU)"),
+    "workload.load": Quantity("Load (share of what the baseline serves)"),
     "cluster.num_gpus": Quantity("GPUs", "log"),
     "policy.num_bins": Quantity("Bins", "log"),
     "bin_accuracy": Quantity("Requests in the right bin", "share"),
@@ -88,6 +89,7 @@ QUANTITIES = {
 
 _FACET_WORDS = {
     "workload.request_rate_per_gpu": "{} requests/s per GPU",
+    "workload.load": "load {}",
     "workload.num_requests": "{} requests",
     "workload.num_requests_per_gpu": "{} requests per GPU",
     "cluster.num_gpus": "{} GPUs",

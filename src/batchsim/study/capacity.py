@@ -120,12 +120,12 @@ class _Part(NamedTuple):
 def _parts(config: RunConfig, workload: Workload | None, num_parts: int) -> list[_Part]:
     """Cut what is configured into consecutive parts of equal size; all share the training part."""
     given = config.workload
-    fixed = (given.rate_scale, given.request_rate_per_gpu, given.num_requests_per_gpu)
+    fixed = (given.rate_scale, given.request_rate_per_gpu, given.load, given.num_requests_per_gpu)
     if any(one is not None for one in fixed) or config.cluster.replicas:
         raise ConfigError(
             "a capacity is searched over request rates or numbers of equal GPUs: leave out "
-            "workload.rate_scale, workload.request_rate_per_gpu, workload.num_requests_per_gpu and "
-            "cluster.replicas"
+            "workload.rate_scale, workload.request_rate_per_gpu, workload.load, "
+            "workload.num_requests_per_gpu and cluster.replicas"
         )
     is_generated = workload is None and given.generator is not None
     unpaced = given.model_copy(

@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim._version import __version__
-from batchsim.config import RunConfig, load_config
+from batchsim.config import ClientsConfig, PolicyConfig, RunConfig, WorkloadConfig, load_config
+from batchsim.errors import ConfigError
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
@@ -147,7 +148,7 @@ def simulate(
     policy = presets.build(config.policy)
     predictor = make_predictor(config.predictor)
     training, evaluated = prepare(
-        config.workload,
+        paced(config, workload, latency).workload,
         config.cluster.num_gpus,
         stream(config.seed, "workload"),
         workload,
@@ -174,6 +175,58 @@ def simulate(
     return SimulationResult(
         config, summary, done.records, _manifest(config, done, evaluated, notices), done.hardware
     )
+
+
+def paced(config: RunConfig, workload: Workload | None, latency: AnyLatency | None) -> RunConfig:
+    """Put a request rate in place of a load; other configurations stay as they are.
+
+    A load of 1 is what the preset ``load_of`` finishes per second, over the same requests on the same
+    cluster, when they are all there at the start.
+    """
+    given = config.workload
+    if given.load is None:
+        return config
+    unpaced = given.model_copy(update={"load": None, "load_of": None})
+    policy, predictor = presets.build(config.policy), make_predictor(config.predictor)
+    is_engine = presets.find_preset(config.policy.preset).is_iteration_level
+    baseline = config.model_copy(
+        update={
+            "policy": PolicyConfig(preset=given.load_of or ("vllm_v1" if is_engine else "static_fifo")),
+            "workload": unpaced.model_copy(
+                update={"training_fraction": training_fraction(config, policy, predictor)}
+            ),
+            "clients": ClientsConfig(grow_context=config.clients.grow_context),
+            "patience_s": None,
+        }
+    )
+    if workload is None and latency is None:
+        key = baseline.model_dump_json()
+        rate_per_s = _full_rates.get(key) or _full_rate_per_s(baseline, None, None)
+        _full_rates[key] = rate_per_s
+    else:
+        rate_per_s = _full_rate_per_s(baseline, workload, latency)
+    update = {"request_rate": given.load * rate_per_s}
+    return config.model_copy(update={"workload": unpaced.model_copy(update=update)})
+
+
+#: What baselines serve, by configuration: the runs of a sweep ask for the same again and again.
+_full_rates: dict[str, float] = {}
+
+
+def _full_rate_per_s(config: RunConfig, workload: Workload | None, latency: AnyLatency | None) -> float:
+    """Requests per second when all are there at the start."""
+    given = config.workload
+    rng = stream(config.seed, "workload")
+    _, evaluated = prepare(given, config.cluster.num_gpus, rng, workload, given.training_fraction or 0.0)
+    at_once = evaluated.with_arrivals(np.zeros(len(evaluated)))
+    alone = config.model_copy(update={"workload": WorkloadConfig()})
+    rate_per_s = simulate(alone, at_once, latency=latency).summary["whole_run_request_throughput_per_s"]
+    if not rate_per_s:
+        raise ConfigError(
+            f"workload.load is a share of what {config.policy.preset} serves, and it serves none of the "
+            f"{len(evaluated)} requests"
+        )
+    return float(rate_per_s)
 
 
 class _Done(NamedTuple):

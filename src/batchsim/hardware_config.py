@@ -1,0 +1,151 @@
+"""The half of a run's configuration that is hardware: GPUs and replicas, engines, how long they take.
+
+Also what all sections share: their base, and the types of counts and shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+#: Most GPUs (and replicas) of a cluster, and most of anything else that is counted: far beyond what can be
+#: simulated, so that a slip of the keyboard is told from a wish.
+MOST_GPUS = 65_536
+MOST = 10**12
+NumGPUs = Annotated[int, Field(ge=1, le=MOST_GPUS)]
+#: What a column of the results holds in four bytes.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Tokens = Annotated[int, Field(ge=1, le=MOST)]
+Rate = Annotated[float, Field(ge=1e-9, le=1e9)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ReplicaConfig(Section):
+    """Replicas that differ from the rest of the cluster; what is left out is as the cluster has it."""
+
+    count: NumGPUs = Field(1, description="so many alike")
+    gpu: str | None = None
+    model: str | None = None
+    latency_file: str | None = None
+    tensor_parallel: NumGPUs | None = None
+    num_kv_blocks: Count | None = None
+    batch_size: Count | None = Field(None, description="limit on running requests (max_num_seqs)")
+    max_num_batched_tokens: Count | None = Field(None, description="token budget of an iteration")
+
+
+class ClusterConfig(Section):
+    """The hardware: GPUs in equal replicas of one model; or, at the iteration level, replicas that differ.
+
+    ``num_gpus`` holds the GPUs of the cluster, whichever way they were given.
+    """
+
+    gpu: str = Field(
+        "rtx4080-laptop", description="GPU spec: its memory, and its speed where no latency file is given"
+    )
+    model: str = Field(
+        "qwen2.5-1.5b", description="model spec: weights and KV bytes per token, and its speed likewise"
+    )
+    memory_margin: Fraction = Field(0.1, description="share of GPU memory kept free of weights and KV")
+    kv_capacity_tokens: Tokens | None = Field(
+        None, description="KV tokens per replica, instead of the specs' value"
+    )
+    kv_layout: Literal["padded", "paged"] = Field(
+        "padded",
+        description="a batch holds size * (longest prompt + longest output) tokens, or the plain sum",
+    )
+    tensor_parallel: NumGPUs = Field(1, description="GPUs of each replica, which share its model")
+    replicas: tuple[ReplicaConfig, ...] = Field(
+        (), description="instead of equal replicas: tables of what differs; iteration level only"
+    )
+    num_replicas: NumGPUs | None = Field(None, description="equal replicas; or num_gpus")
+    num_gpus: NumGPUs = Field(
+        default_factory=lambda given: _num_gpus(given),
+        description="GPUs, a multiple of tensor_parallel; left out: those of the replicas, by default of one",
+    )
+
+    @model_validator(mode="after")
+    def _whole_replicas(self) -> ClusterConfig:
+        made = _num_gpus(self.__dict__)
+        if self.replicas and self.num_replicas is not None:
+            raise ValueError("give cluster.replicas or cluster.num_replicas, not both")
+        if (self.replicas or self.num_replicas is not None) and self.num_gpus != made:
+            raise ValueError(
+                f"cluster.num_gpus is {self.num_gpus}, but the replicas have {made} GPUs together; leave one "
+                "of them out"
+            )
+        if made > MOST_GPUS:
+            raise ValueError(f"the replicas have {made} GPUs together; at most {MOST_GPUS} are possible")
+        per_replica, left = self.tensor_parallel, self.num_gpus % self.tensor_parallel
+        if left and not self.replicas:
+            raise ValueError(
+                f"cluster.num_gpus is {self.num_gpus}, which replicas of {per_replica} GPUs "
+                f"(cluster.tensor_parallel) do not divide; {self.num_gpus - left + per_replica} would be "
+                "a whole number of replicas"
+            )
+        return self
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs of each of the equal replicas: the step in which a cluster grows."""
+        return self.tensor_parallel
+
+
+def _num_gpus(given: Mapping[str, Any]) -> int:
+    """GPUs of the replicas that are given, or of one."""
+    tensor_parallel: int = given.get("tensor_parallel", 1)
+    if replicas := given.get("replicas"):
+        return sum(one.count * (one.tensor_parallel or tensor_parallel) for one in replicas)
+    return (given.get("num_replicas") or 1) * tensor_parallel
+
+
+class EngineConfig(Section):
+    """The engine of a replica; all but ``max_model_len`` for presets that batch at every iteration."""
+
+    max_model_len: Tokens | None = Field(
+        None,
+        description="most tokens of a request, prompt and answer: one that asks for more is refused; left "
+        "out: that of the model, where it is known",
+    )
+    block_size: Count = Field(16, description="tokens per KV block")
+    num_kv_blocks: Count | None = Field(
+        None, description="KV blocks per replica, instead of what the specs and gpu_memory_utilization give"
+    )
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="share of GPU memory for weights and KV blocks"
+    )
+    prefix_caching: bool | None = Field(
+        None,
+        description="find again the KV of prompts whose block hashes the trace carries, and of preempted "
+        "requests; left out: where the engine that the policy follows does so by default (vLLM V1)",
+    )
+    launch_s: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="host seconds per iteration that the latency model does not contain"
+    )
+    async_scheduling: bool = Field(
+        False, description="the host prepares the next iteration while the GPU runs, one iteration behind"
+    )
+    swap_bytes_per_s: PositiveFloat = Field(
+        25e9, description="between GPU and host memory, for preemption by swapping"
+    )
+    exact_iterations: bool = Field(False, description="one event per iteration instead of one per span")
+
+
+class LatencyConfig(Section):
+    """How long a batch or an iteration takes."""
+
+    file: str | None = Field(
+        None, description="latency.json; left out: a roofline of cluster.model on cluster.gpu, derived"
+    )
+    outside: Literal["refuse", "extrapolate"] = Field("refuse", description="beyond the calibrated range")
+    noise: Annotated[float, Field(ge=0, le=3)] = Field(
+        0.0, description="sigma of a lognormal factor with mean 1"
+    )
