@@ -45,7 +45,7 @@ def test_every_preset_serves_a_real_trace(
     check(comparison)
     first = next(iter(comparison.results.values()))
     assert len(first.requests) + first.summary["num_training"] == num_rows
-    assert first.summary["workload_kind"] == "real"
+    assert first.summary["workload_kind"] == "published format, origin not known"
 
 
 @pytest.mark.parametrize("is_iteration_level", [True, False], ids=["engines", "batches"])

@@ -48,6 +48,19 @@ class WorkloadConfig(Section):
     generator: dict[str, Any] | None = Field(
         None, description="`kind` and its parameters, instead of a trace"
     )
+    time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        None,
+        description="of the trace's arrivals, where its columns do not say it; left out: that of its format",
+    )
+    hash_block_tokens: Count | None = Field(
+        None, description="prompt tokens that a prefix id of the trace covers; left out: as its lengths say"
+    )
+    max_trace_bytes: Count | None = Field(
+        None, description="unpacked size from which on a trace is not read; left out: 268435456"
+    )
+    max_trace_rows: Count | None = Field(
+        None, description="rows from which on a trace is not read; left out: 5000000"
+    )
     num_requests: Count | None = Field(None, description="keep the first so many")
     num_requests_per_gpu: Count | None = Field(None, description="the same, times the number of GPUs")
     window: tuple[Finite, Finite] | None = Field(None, description="keep arrivals in [start, end) seconds")

@@ -76,7 +76,7 @@ def leftovers(folder: Path) -> list[str]:
 def test_a_whole_file_lands_under_its_name_with_its_statistics(server: Server, tmp_path: Path) -> None:
     said: list[str] = []
 
-    path = download_burstgpt(tmp_path / "data", urls=[server.url()], notify=said.append)
+    path = download_burstgpt(tmp_path / "data", urls=[server.url()], notify=said.append, accept_unknown=True)
 
     assert path == tmp_path / "data" / FILE_NAME
     assert path.read_bytes() == TRACE
@@ -90,7 +90,7 @@ def test_a_whole_file_lands_under_its_name_with_its_statistics(server: Server, t
 def test_a_cut_connection_is_resumed_where_it_broke(server: Server, tmp_path: Path) -> None:
     server.cut_after = [1_000, 2_000]
 
-    path = download_burstgpt(tmp_path, urls=[server.url()])
+    path = download_burstgpt(tmp_path, urls=[server.url()], accept_unknown=True)
 
     assert path.read_bytes() == TRACE
     assert server.ranges == [None, "bytes=1000-", "bytes=3000-"]
@@ -101,7 +101,7 @@ def test_a_later_call_resumes_what_an_earlier_one_left(server: Server, tmp_path:
     with pytest.raises(TraceError, match=r"the connection ended after 300 of"):
         download_burstgpt(tmp_path, urls=[server.url()])
 
-    path = download_burstgpt(tmp_path, urls=[server.url()])
+    path = download_burstgpt(tmp_path, urls=[server.url()], accept_unknown=True)
 
     assert path.read_bytes() == TRACE
     assert server.ranges[-1] == "bytes=300-"
@@ -112,7 +112,7 @@ def test_a_server_without_ranges_sends_all_of_it_again(server: Server, tmp_path:
     server.supports_ranges = False
     server.cut_after = [1_000]
 
-    path = download_burstgpt(tmp_path, urls=[server.url()])
+    path = download_burstgpt(tmp_path, urls=[server.url()], accept_unknown=True)
 
     assert path.read_bytes() == TRACE
 
@@ -120,7 +120,7 @@ def test_a_server_without_ranges_sends_all_of_it_again(server: Server, tmp_path:
 def test_a_part_as_long_as_the_file_is_fetched_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / f"{FILE_NAME}.1.part").write_bytes(b"x" * len(TRACE))
 
-    path = download_burstgpt(tmp_path, urls=[server.url()])
+    path = download_burstgpt(tmp_path, urls=[server.url()], accept_unknown=True)
 
     assert path.read_bytes() == TRACE
 
@@ -128,7 +128,9 @@ def test_a_part_as_long_as_the_file_is_fetched_anew(server: Server, tmp_path: Pa
 def test_the_second_address_is_asked_when_the_first_has_nothing(server: Server, tmp_path: Path) -> None:
     server.missing = ("gone.csv",)
 
-    path = download_burstgpt(tmp_path, urls=[server.url("gone.csv"), server.url("here.csv")])
+    path = download_burstgpt(
+        tmp_path, urls=[server.url("gone.csv"), server.url("here.csv")], accept_unknown=True
+    )
 
     assert path.read_bytes() == TRACE
 
@@ -136,7 +138,9 @@ def test_the_second_address_is_asked_when_the_first_has_nothing(server: Server, 
 def test_pieces_from_two_addresses_are_never_joined(server: Server, tmp_path: Path) -> None:
     server.cut_after = [100, 100, 100]
 
-    path = download_burstgpt(tmp_path, urls=[server.url("one.csv"), server.url("two.csv")])
+    path = download_burstgpt(
+        tmp_path, urls=[server.url("one.csv"), server.url("two.csv")], accept_unknown=True
+    )
 
     assert path.read_bytes() == TRACE
     assert server.ranges[3] is None
@@ -164,7 +168,7 @@ def test_a_page_instead_of_the_trace_is_refused_and_not_resumed(server: Server, 
     server.content = b"<html>Please sign in</html>"
 
     with pytest.raises(TraceError, match="missing"):
-        download_burstgpt(tmp_path, urls=[server.url()])
+        download_burstgpt(tmp_path, urls=[server.url()], accept_unknown=True)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -173,7 +177,7 @@ def test_a_file_put_there_by_hand_is_checked_and_not_downloaded(tmp_path: Path) 
     (tmp_path / FILE_NAME).write_bytes(TRACE)
     said: list[str] = []
 
-    path = download_burstgpt(tmp_path, urls=[], notify=said.append)
+    path = download_burstgpt(tmp_path, urls=[], notify=said.append, accept_unknown=True)
 
     assert path.read_bytes() == TRACE
     assert "is there already" in said[0]

@@ -8,7 +8,7 @@ import pytest
 
 from batchsim.errors import ConfigError, TraceError
 from batchsim.workload.formats import FAILED, NO_PROMPT, read_trace, write_trace
-from batchsim.workload.request import Source, Workload
+from batchsim.workload.request import PUBLISHED_FORMAT, Source, Workload
 from tests.shared_data import shared_path
 
 BURSTGPT = """\
@@ -35,7 +35,7 @@ def test_burstgpt_starts_at_zero_and_counts_what_it_drops(tmp_path: Path) -> Non
     assert workload.extra["model"].tolist() == ["ChatGPT", "GPT-4"]
     assert workload.extra["log_type"].tolist() == ["Conversation log", "API log"]
     assert workload.source.dropped == {FAILED: 1, NO_PROMPT: 1}
-    assert workload.source.kind == "real"
+    assert workload.source.kind == "published format, origin not known"
 
 
 def test_time_starts_at_the_first_request_kept(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_same_workload_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_lists_go_to_parquet_and_not_to_csv(tmp_path: Path) -> None:
-    text = '{"timestamp": 0, "input_length": 2, "output_length": 1, "hash_ids": [0, 1]}\n'
+    text = '{"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [0, 1]}\n'
     workload = read_trace(written(tmp_path, text))
 
     write_trace(workload, tmp_path / "own.parquet")
@@ -207,18 +207,18 @@ JSON = '{"timestamp": 0, "input_length": 1, "output_length": 1}\n'
         (OWN, r"trace.csv: a header but no rows"),
         ("Timestamp,Model,Request tokens\n1,a,2\n", r"column Response tokens missing, .* understood are"),
         ("a,b\n1,2\n", r"missing, found a, b; understood are batchsim \(arrival_s"),
-        (OWN + "0,1,1\n1,-2,1\n", r"trace.csv, row 3: prompt_tokens is .*-2.*; a number >= 0"),
+        (OWN + "0,1,1\n1,-2,1\n", r"trace.csv, row 3: prompt_tokens is -2; a number >= 1 and <= 1e\+09"),
         (OWN + "0,1,1\n1,,1\n", r"trace.csv, row 3: prompt_tokens is missing"),
         (OWN + "0,1,1\n1,nan,1\n", r"row 3: prompt_tokens is missing"),
         (OWN + "0,1,1\n1,many,1\n", r"row 3: prompt_tokens is 'many'"),
         (OWN + "0,1,1\n1,1e300,1\n", r"row 3: prompt_tokens is .*1e\+300"),
         (OWN + "0,1,1\n1,1.5,1\n", r"row 3: prompt_tokens is .*1.5.*; a whole number"),
-        (OWN + "0,1,1\n1,1,0\n", r"row 3: output_tokens is .*0.*; a number >= 1"),
+        (OWN + "0,1,1\n1,1,0\n", r"row 3: output_tokens is 0; a number >= 1"),
         (OWN + "0,1,1\n-1,1,1\n", r"row 3: arrival_s is .*-1"),
         (OWN + "0,1,1\ninf,1,1\n", r"row 3: arrival_s is .*inf"),
         (OWN + "0,1,1\n\n2,1,1\n", r"row 3: arrival_s is missing"),
         (OWN + "0,1,1\n1,1,1,1\n", r"row 3: 4 fields where the header has 3"),
-        (OWN + "0,1,1,5\n1,1,1,5\n", r"row 2: more fields than the header has"),
+        (OWN + "0,1,1,5\n1,1,1,5\n", r"row 2: 4 fields where the header has 3"),
         ("# synthetic: x\n" + OWN + "0,1,1\n1,1,1,1\n", r"row 4: 4 fields where the header has 3"),
         ("# synthetic: x\n" + OWN + "0,1,1\n1,no,1\n", r"row 4: prompt_tokens is 'no'"),
         (BURSTGPT + "x,GPT-4,1,1,2,API log\n", r"row 6: Timestamp is 'x'"),
@@ -229,7 +229,7 @@ JSON = '{"timestamp": 0, "input_length": 1, "output_length": 1}\n'
             r"row 2: TIMESTAMP is 'yesterday'; a date",
         ),
         (JSON + '{"timest\n', r"row 2: not valid JSON"),
-        (JSON + "7\n", r"row 2: a JSON object is needed, found '7'"),
+        (JSON + "7\n", r"row 2: a JSON object is needed, found 7"),
         (JSON + '{"timestamp": 1}\n', r"row 2: input_length is missing"),
     ],
 )
@@ -287,10 +287,10 @@ def test_only_known_suffixes_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "num_rows", "num_failed", "span_s", "kind"),
     [
-        ("burstgpt1_head400.csv", 383, 17, 37_269, "real"),
-        ("azure_llm_2023_code.csv", 8_819, 0, 3_435.9, "real"),
-        ("azure_llm_2023_conv.csv", 19_366, 0, 3_501.7, "real"),
-        ("mooncake_conversation.jsonl.gz", 12_031, 0, 3_537.0, "real"),
+        ("burstgpt1_head400.csv", 383, 17, 37_269, PUBLISHED_FORMAT),
+        ("azure_llm_2023_code.csv", 8_819, 0, 3_435.9, PUBLISHED_FORMAT),
+        ("azure_llm_2023_conv.csv", 19_366, 0, 3_501.7, PUBLISHED_FORMAT),
+        ("mooncake_conversation.jsonl.gz", 12_031, 0, 3_537.0, PUBLISHED_FORMAT),
         ("mooncake_synthetic.jsonl.gz", 3_993, 0, 1_022.0, "synthetic"),
         ("sharegpt_llama31_8b_300_lengths.csv", 300, 0, 29.1, "synthetic"),
     ],

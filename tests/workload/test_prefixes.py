@@ -68,12 +68,12 @@ def test_ids_come_back_from_parquet_as_plain_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (float("nan"), "a trace, request 1: hash_ids is nan; a list of whole numbers is needed"),
+        (float("nan"), "a trace, request 1: hash_ids is missing; a list of whole numbers is needed"),
         ([0.5], "a trace, request 1: hash_ids is [0.5]; a list of whole numbers is needed"),
         ("[1]", "a trace, request 1: hash_ids is '[1]'; a list of whole numbers is needed"),
         (
-            [1, 2, 3],
-            "a trace, request 1: hash_ids has 3 ids for 600 prompt tokens; "
+            [1, 2, 3, 4, 5],
+            "a trace, request 1: hash_ids has 5 ids for 600 prompt tokens; "
             "at 512 tokens each, 2 are possible",
         ),
     ],

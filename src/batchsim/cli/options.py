@@ -19,6 +19,10 @@ OUTPUT_PATH = click.Path(path_type=Path)
 #: Options that set one configuration key as they are.
 _PLAIN = {
     "trace": "workload.trace",
+    "time_unit": "workload.time_unit",
+    "hash_block_tokens": "workload.hash_block_tokens",
+    "max_trace_bytes": "workload.max_trace_bytes",
+    "max_trace_rows": "workload.max_trace_rows",
     "num_requests": "workload.num_requests",
     "rate_scale": "workload.rate_scale",
     "request_rate": "workload.request_rate",
@@ -32,11 +36,30 @@ _PLAIN = {
 }
 
 
+#: How a trace is read, where its columns do not say it all.
+_READING = (
+    click.option("--time-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Of the trace's arrivals."),
+    click.option(
+        "--hash-block-tokens", type=int, metavar="N", help="Prompt tokens per prefix id of the trace."
+    ),
+    click.option("--max-trace-bytes", type=int, metavar="N", help="Read traces of so many bytes, unpacked."),
+    click.option("--max-trace-rows", type=int, metavar="N", help="Read traces of so many rows."),
+)
+
+
+def reading_options(command: F) -> F:
+    """Add what says how a trace is read."""
+    for option in reversed(_READING):
+        command = option(command)
+    return command
+
+
 def run_options(command: F) -> F:
     """Add what describes a run: workload, cluster, latency, predictor, SLO, seed."""
     options = [
         click.argument("config_file", type=INPUT_FILE, required=False),
-        click.option("--trace", metavar="FILE", help="BurstGPT, Azure, Mooncake or our own format."),
+        click.option("--trace", metavar="FILE", help="BurstGPT, Azure, Mooncake, Bailian or our own format."),
+        *_READING,
         click.option("--num-requests", type=int, metavar="N", help="Evaluate the first N requests."),
         click.option("--window", metavar="START:END", help="Keep arrivals in [START, END) seconds."),
         click.option("--rate-scale", type=float, metavar="X", help="Compress time by this factor."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsim.cli.groups import Group
-from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, parse_spec
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides, parse_spec, reading_options
 from batchsim.cli.output import echo_json, echo_table
 
 if TYPE_CHECKING:
+    from batchsim.workload.formats import Reading
     from batchsim.workload.request import Workload
 
 _DEFAULT_LENGTHS = {
@@ -29,14 +29,14 @@ def trace() -> None:
 
 @trace.command()
 @click.argument("file", type=INPUT_FILE, required=False)
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(file: Path | None, as_json: bool) -> None:
+def info(file: Path | None, as_json: bool, **given: Any) -> None:
     """Describe a trace (by default the embedded one): size, rate, burstiness, lengths."""
     from batchsim.workload.describe import trace_info
-    from batchsim.workload.formats import read_trace
-    from batchsim.workload.load import embedded_trace
+    from batchsim.workload.load import embedded_trace, load_trace
 
-    workload = read_trace(file or embedded_trace())
+    workload = load_trace(file or embedded_trace(), _reading(given))
     if as_json:
         echo_json(trace_info(workload))
     else:
@@ -81,23 +81,35 @@ def synth(
 @trace.command()
 @click.argument("source", type=INPUT_FILE)
 @click.argument("target", type=OUTPUT_PATH)
-def convert(source: Path, target: Path) -> None:
+@reading_options
+def convert(source: Path, target: Path, **given: Any) -> None:
     """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet)."""
-    from batchsim.workload.formats import read_trace, write_trace
+    from batchsim.workload.formats import write_trace
+    from batchsim.workload.load import load_trace
 
-    workload = read_trace(source)
+    workload = load_trace(source, _reading(given))
     write_trace(workload, target)
     _describe(workload)
 
 
 @trace.command()
 @click.option("-o", "--output-dir", type=OUTPUT_PATH, default=Path("data"), show_default=True)
-def download(output_dir: Path) -> None:
+@click.option("--accept-unknown", is_flag=True, help="Take a version whose hash is not known.")
+def download(output_dir: Path, accept_unknown: bool) -> None:
     """Download the public BurstGPT trace from its authors, resuming, and check it."""
     from batchsim.workload.download import download_burstgpt
 
-    path = download_burstgpt(output_dir, notify=lambda text: click.echo(text, err=True))
+    path = download_burstgpt(
+        output_dir, notify=lambda text: click.echo(text, err=True), accept_unknown=accept_unknown
+    )
     click.echo(str(path))
+
+
+def _reading(given: dict[str, Any]) -> Reading:
+    from batchsim.config import load_config
+    from batchsim.workload.load import reading_of
+
+    return reading_of(load_config(None, overrides(given)).workload)
 
 
 def _describe(workload: Workload) -> None:
@@ -105,13 +117,16 @@ def _describe(workload: Workload) -> None:
 
     for notice in workload.source.notices:
         click.echo(f"Notice: {notice}", err=True)
-    rows = [row for key, value in trace_info(workload).items() for row in _rows(key, value)]
+    info = {key: value for key, value in trace_info(workload).items() if key != "notices"}
+    rows = [row for key, value in info.items() for row in _rows(key, value)]
     echo_table(f"{workload.source.name} ({workload.source.kind})", ("", "value"), rows)
 
 
 def _rows(key: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
         return [row for part, inner in value.items() for row in _rows(f"{key} {part}", inner)]
+    if value is None:
+        return [(key, "-")]
     if isinstance(value, float):
-        return [(key, "-" if math.isnan(value) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}")]
+        return [(key, f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}")]
     return [(key, f"{value:,}" if isinstance(value, int) else str(value))]

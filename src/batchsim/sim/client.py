@@ -16,7 +16,7 @@ from batchsim.sim.mailbox import ProcessGen
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
-from batchsim.workload.sessions import gaps_to_next_turn_s, session_rows
+from batchsim.workload.sessions import DELAY_COLUMN, check_sessions, gaps_to_next_turn_s, session_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +48,8 @@ def make_clients(config: ClientsConfig, workload: Workload, rng: np.random.Gener
     """Turn a configuration into clients of this workload; None where requests simply arrive at their time."""
     if config.kind == "open_loop" and not config.max_retries:
         return None
+    if config.kind == "sessions":
+        check_sessions(workload)
     return Clients(
         concurrency=config.concurrency or 0,
         sessions=session_rows(workload) if config.kind == "sessions" else None,
@@ -117,7 +119,8 @@ class Client:
 def _think_s(
     config: ClientsConfig, workload: Workload, rng: np.random.Generator
 ) -> NDArray[np.float64] | None:
-    if config.think_time == "trace":
+    has_delays = config.kind == "sessions" and DELAY_COLUMN in workload.extra
+    if config.think_time == "trace" or (has_delays and not config.think_time_s):
         return gaps_to_next_turn_s(workload)
     if not config.think_time_s:
         return None

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batchsim.workload.request import Workload
+from batchsim.workload.sessions import session_numbers
 
 
 def trace_info(workload: Workload) -> dict[str, Any]:
@@ -16,13 +17,14 @@ def trace_info(workload: Workload) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``name``, ``kind``, ``sha256``, ``rows``, ``dropped`` (by reason);
+        ``name``, ``kind``, ``sha256``, ``rows``, ``dropped`` (by reason), ``notices``;
+        ``sessions``, how many, None where the trace has none;
         ``span_s`` from first to last arrival and ``mean_rate_per_s``, ``(rows - 1) / span_s``;
         ``iat_cv``, the coefficient of variation of the gaps between arrivals;
         ``dispersion_1s``, variance / mean of the arrivals per second (1 for Poisson);
         ``busiest_minute_s``, its start, and ``busiest_minute_rate_per_s``;
         ``prompt_tokens`` and ``output_tokens`` with ``mean``, ``p50``, ``p90``, ``p99``, ``max``, and their
-        ``length_correlation``. What too few requests cannot tell is NaN.
+        ``length_correlation``. What too few requests, or all alike, cannot tell is None.
     """
     arrival_s = workload.arrival_s
     gaps_s = np.diff(arrival_s)
@@ -35,9 +37,11 @@ def trace_info(workload: Workload) -> dict[str, Any]:
         "sha256": workload.source.sha256,
         "rows": len(workload),
         "dropped": dict(workload.source.dropped),
+        "notices": list(workload.source.notices),
+        "sessions": int(session_numbers(workload).max()) + 1 or None,
         "span_s": float(since_first_s[-1]),
-        "mean_rate_per_s": workload.mean_rate_per_s,
-        "iat_cv": float(gaps_s.std() / gaps_s.mean()) if since_first_s[-1] > 0 else float("nan"),
+        "mean_rate_per_s": workload.mean_rate_per_s if since_first_s[-1] > 0 else None,
+        "iat_cv": float(gaps_s.std() / gaps_s.mean()) if since_first_s[-1] > 0 else None,
         "dispersion_1s": _dispersion(since_first_s),
         "busiest_minute_s": float(minutes[busiest] * 60),
         "busiest_minute_rate_per_s": float(per_minute[busiest] / 60),
@@ -66,7 +70,7 @@ def _spread(tokens: NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def _correlation(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-    if first.std() == 0 or second.std() == 0:
-        return float("nan")
+def _correlation(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:
+    if first.min() == first.max() or second.min() == second.max():
+        return None
     return float(np.corrcoef(first, second)[0, 1])

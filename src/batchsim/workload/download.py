@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from batchsim.errors import TraceError
+from batchsim.workload.columns import shown
 from batchsim.workload.describe import trace_info
-from batchsim.workload.formats import read_trace
+from batchsim.workload.formats import KNOWN_FILES, read_trace
+from batchsim.workload.tables import Limits
 
 FILE_NAME = "BurstGPT_1.csv"
 URLS = (
@@ -20,8 +23,10 @@ URLS = (
     "https://github.com/HPMLL/BurstGPT/releases/download/v1.1/BurstGPT_1.csv",
 )
 KNOWN_NUM_BYTES = 52_283_111
-KNOWN_SHA256 = "4bb3783693d0a435686fbfc885615d2349bd067239079fa4b749f2e679e12122"
+KNOWN_SHA256 = next(sha256 for sha256, name in KNOWN_FILES.items() if name == FILE_NAME)
 KNOWN_GIT_BLOB = "f95dd2c84454b067fdd0973858c55ecfe31bdad7"
+
+MOST_BYTES = Limits().max_bytes  # what came is read, too
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
@@ -35,6 +40,8 @@ def download_burstgpt(
     opener: Opener = urllib.request.urlopen,
     urls: Sequence[str] = URLS,
     notify: Callable[[str], None] = lambda text: None,
+    *,
+    accept_unknown: bool = False,
 ) -> Path:
     """Download ``BurstGPT_1.csv`` into a folder and return its path; a file that is there is only checked.
 
@@ -48,25 +55,27 @@ def download_burstgpt(
         Tried in order.
     notify
         Told, in sentences, what happens and whether the file is the known version.
+    accept_unknown
+        Take another version of the file, too, if it is a BurstGPT trace.
 
     Raises
     ------
     TraceError
-        If no URL gives the whole file (with what to do by hand), or what came is not a BurstGPT trace.
+        If no URL gives the whole file (with what to do by hand), or what came is not the known version.
     """
     target = Path(target_dir) / FILE_NAME
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         part = _fetch_any(urls, target, opener, notify)
         try:
-            _check(part, notify)
+            _check(part, notify, accept_unknown=accept_unknown)
         except TraceError:
             part.unlink()  # whatever came, it is nothing to resume
             raise
         part.replace(target)
     else:
         notify(f"{target} is there already")
-        _check(target, notify)
+        _check(target, notify, accept_unknown=accept_unknown)
     return target
 
 
@@ -104,17 +113,24 @@ def _fetch(url: str, part: Path, opener: Opener, notify: Callable[[str], None]) 
         if not is_resumed:
             num_present = 0  # the server sends all of it
         length = answer.headers.get("Content-Length")
+        if length is not None and not re.fullmatch(r"\d{1,15}", length.strip()):
+            raise ConnectionError(f"it answered with a Content-Length of {shown(length)}")
         num_bytes = None if length is None else num_present + int(length)
+        if num_bytes is not None and num_bytes > MOST_BYTES:
+            raise TraceError(f"{url} has {num_bytes:,} bytes; at most {MOST_BYTES:,} are downloaded")
         notify(f"downloading {url}" + (f" from byte {num_present:,} on" if is_resumed else ""))
         with part.open("ab" if is_resumed else "wb") as file:
             while chunk := answer.read(_CHUNK_BYTES):
                 file.write(chunk)
                 num_present += len(chunk)
+                if num_present > MOST_BYTES:
+                    part.unlink()
+                    raise TraceError(f"{url} has more than the {MOST_BYTES:,} bytes that are downloaded")
     if num_bytes is not None and num_present < num_bytes:
         raise ConnectionError(f"the connection ended after {num_present:,} of {num_bytes:,} bytes")
 
 
-def _check(path: Path, notify: Callable[[str], None]) -> None:
+def _check(path: Path, notify: Callable[[str], None], *, accept_unknown: bool) -> None:
     num_bytes = path.stat().st_size
     sha256, git_blob = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % num_bytes, usedforsecurity=False)
     with path.open("rb") as file:
@@ -124,6 +140,12 @@ def _check(path: Path, notify: Callable[[str], None]) -> None:
     if sha256.hexdigest() == KNOWN_SHA256 or git_blob.hexdigest() == KNOWN_GIT_BLOB:
         notify(f"{path.name}: {num_bytes:,} bytes, the known version")
         return
+    if not accept_unknown:
+        raise TraceError(
+            f"{path}: {num_bytes:,} bytes with sha256 {sha256.hexdigest()} are not the known version "
+            f"({KNOWN_NUM_BYTES:,} bytes, {KNOWN_SHA256}); `batchsim trace download --accept-unknown` takes "
+            "another"
+        )
     info = trace_info(read_trace(path, format="burstgpt"))
     notify(
         f"{path.name}: {num_bytes:,} bytes, not the known version ({KNOWN_NUM_BYTES:,} bytes) but a BurstGPT "

@@ -6,84 +6,45 @@ Which format a file has is seen from its columns, never from its name; how table
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError, TraceError
-from batchsim.workload.request import REQUIRED_COLUMNS, Kind, Source, Workload
+from batchsim.records import ITERATION_REQUEST_COLUMNS
+from batchsim.workload.columns import MOST_TOKENS, arrivals_s, listed, numbers, whole_numbers
+from batchsim.workload.prefixes import id_column
+from batchsim.workload.published import (
+    FAILED,
+    FORMATS,
+    NO_PROMPT,
+    OWN_FORMAT,
+    Reading,
+    TraceFormat,
+    convert,
+    delays_s,
+    ids_of,
+)
+from batchsim.workload.request import REQUIRED_COLUMNS, Source, Workload
+from batchsim.workload.sessions import DELAY_COLUMN, session_ids
 from batchsim.workload.tables import read_table, write_parquet, write_text
 
-FAILED = "failed (0 output tokens)"
-NO_PROMPT = "0 prompt tokens"
-
-_MAX_WHOLE = 2.0**53  # the largest range in which float64 holds every whole number
+__all__ = ["FAILED", "FORMATS", "KNOWN_FILES", "NO_PROMPT", "Reading", "read_trace", "write_trace"]
 
 
-@dataclass(frozen=True, slots=True)
-class TraceFormat:
-    """Where a kind of trace keeps what we need.
-
-    Attributes
-    ----------
-    arrival, prompt, output
-        Column names, the case as in the file.
-    units_per_s
-        Arrival units in a second; ``None`` for wall-clock timestamps.
-    kind
-        What a file of this format is taken for unless it is labelled.
-    extra
-        Columns kept besides, with our names for them.
-    """
-
-    name: str
-    arrival: str
-    prompt: str
-    output: str
-    units_per_s: float | None = 1.0
-    kind: Kind = "real"
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def columns(self) -> tuple[str, str, str]:
-        """The columns a file of this format must have."""
-        return (self.arrival, self.prompt, self.output)
-
-
-OWN_FORMAT = TraceFormat("batchsim", "arrival_s", "prompt_tokens", "output_tokens", kind="unknown")
-FORMATS: Mapping[str, TraceFormat] = {
-    known.name: known
-    for known in (
-        OWN_FORMAT,
-        TraceFormat(
-            "burstgpt",
-            "Timestamp",
-            "Request tokens",
-            "Response tokens",
-            extra={"Model": "model", "Log Type": "log_type", "Session ID": "session_id"},
-        ),
-        TraceFormat("azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", units_per_s=None),
-        TraceFormat(
-            "mooncake", "timestamp", "input_length", "output_length", 1e3, extra={"hash_ids": "hash_ids"}
-        ),
-        # its generator draws the arrivals, whatever the prompts are
-        TraceFormat(
-            "llmservingsim",
-            "arrival_time_ns",
-            "input_toks",
-            "output_toks",
-            1e9,
-            kind="synthetic",
-            extra={"hash_ids_16": "hash_ids_16"},
-        ),
-    )
+#: Files known by the SHA-256 of their bytes: those that are what their columns look like.
+KNOWN_FILES: Mapping[str, str] = {
+    "4bb3783693d0a435686fbfc885615d2349bd067239079fa4b749f2e679e12122": "BurstGPT_1.csv",
 }
 
+# Columns that a run adds to its requests, and those it takes over.
+_RESULTS = {*ITERATION_REQUEST_COLUMNS, "num_retries"} - {*REQUIRED_COLUMNS, "request_id"}
 
-def read_trace(path: str | Path, format: str | None = None) -> Workload:
+
+def read_trace(path: str | Path, format: str | None = None, reading: Reading | None = None) -> Workload:
     """Read a trace file: CSV, JSON lines (either may be gzipped) or Parquet.
 
     Parameters
@@ -92,26 +53,40 @@ def read_trace(path: str | Path, format: str | None = None) -> Workload:
         The file.
     format
         A key of `FORMATS` where the columns must be read as that format; found from the columns if left out.
+    reading
+        Units and limits other than the usual ones.
 
     Notes
     -----
     Foreign formats are shifted so that the first request kept arrives at 0; rows with 0 response tokens
     (failures) and with 0 prompt tokens are dropped and counted in ``source.dropped``. Our own format is not
     shifted (a notice says so where the first arrival is not 0), and a zero in it is an error. A file is
-    ``synthetic`` if a ``# synthetic`` line stands at its top or its name says so.
+    ``synthetic`` if a ``# synthetic`` line stands at its top or its name says so, and ``real`` if such a line
+    or its hash says so. What was inferred, and which columns were left out, are notices.
 
     Raises
     ------
     TraceError
-        One sentence with file and row (the line in the file, for text) for anything that cannot be read.
+        One sentence with file and row (the line in the file, for text) for anything that cannot be read, and
+        where the unit of the arrivals cannot be told.
+    ConfigError
+        For a format, unit or block size that does not go with the columns.
     """
-    path = Path(path)
-    table, label, sha256 = read_table(path)
+    path, reading = Path(path), reading or Reading()
+    table, label, sha256 = read_table(path, reading.limits)
     known = _find_format(table, path.name, format)
     if "synthetic" in path.name.lower():
         label = "synthetic"
+    elif sha256 in KNOWN_FILES:
+        label = "real"
     source = Source(path.name, label or known.kind, sha256)
-    return _own(table, source) if known is OWN_FORMAT else _foreign(table, known, source)
+    if reading.time_unit is not None and known.has_named_unit:
+        raise ConfigError(
+            f"--time-unit (workload.time_unit) is {reading.time_unit}, but {known.arrival} of {path.name} "
+            "says its unit itself"
+        )
+    read = _own if known is OWN_FORMAT else convert
+    return read(table, known, source, reading)
 
 
 def write_trace(workload: Workload, path: str | Path) -> None:
@@ -140,7 +115,7 @@ def write_trace(workload: Workload, path: str | Path) -> None:
     ]
     if lists:
         raise ConfigError(f"{path}: column {lists[0]} holds lists, which CSV cannot; write .parquet instead")
-    label = "" if kind == "unknown" else f"# {kind}: {name}\n"
+    label = f"# {kind}: {name}\n" if kind in ("real", "synthetic") else ""
     write_text(path, label + frame.to_csv(index=False, lineterminator="\n"))
 
 
@@ -156,80 +131,31 @@ def _find_format(table: pd.DataFrame, where: str, asked: str | None) -> TraceFor
     closest = max(candidates, key=lambda known: len(set(known.columns) & set(table.columns)))
     missing = [name for name in closest.columns if name not in table.columns]
     raise TraceError(
-        f"{where}: column {', '.join(missing)} missing, found {', '.join(map(str, table.columns))}; "
+        f"{where}: column {', '.join(missing)} missing, found {listed(table.columns) or 'none'}; "
         f"{_understood()}"
     )
 
 
-def _own(table: pd.DataFrame, source: Source) -> Workload:
-    for name in (*REQUIRED_COLUMNS, "request_id"):
-        if name in table:
-            _numbers(table, name, source.name, least=0)
-    workload = Workload.from_frame(table, source)
-    first_s = float(workload.arrival_s[0])
-    if first_s == 0:
-        return workload
-    notice = f"{source.name}: the first request arrives at {first_s:g} s, not at 0; times are kept"
-    return workload.with_source(replace(workload.source, notices=(*workload.source.notices, notice)))
-
-
-def _foreign(table: pd.DataFrame, known: TraceFormat, source: Source) -> Workload:
-    if known.units_per_s is None:
-        arrival_s = _wall_clock_s(table, known.arrival, source.name)
-    else:
-        # less the first row before scaling: large offsets would cost digits
-        arrival = _numbers(table, known.arrival, source.name, least=0)
-        arrival_s = (arrival - arrival.min()) / known.units_per_s
-    prompt_tokens = _numbers(table, known.prompt, source.name, least=0)
-    output_tokens = _numbers(table, known.output, source.name, least=0)
-    has_failed = output_tokens == 0
-    has_no_prompt = (prompt_tokens == 0) & ~has_failed
-    keep = ~(has_failed | has_no_prompt)
-    counts = {FAILED: int(has_failed.sum()), NO_PROMPT: int(has_no_prompt.sum())}
-    source = Source(
-        source.name, source.kind, source.sha256, {reason: num for reason, num in counts.items() if num}
-    )
-    if not keep.any():
-        raise TraceError(f"{source.name}: no row has prompt and output tokens; at least one is needed")
-    frame = pd.DataFrame(
-        {
-            "arrival_s": arrival_s - arrival_s[keep].min(),
-            "prompt_tokens": prompt_tokens,
-            "output_tokens": output_tokens,
-            **{ours: table[theirs] for theirs, ours in known.extra.items() if theirs in table},
-        },
-        index=table.index,
-    )
-    return Workload.from_frame(frame[keep], source)
-
-
-def _numbers(table: pd.DataFrame, name: str, where: str, least: float) -> NDArray[np.float64]:
-    column = table[name]
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~((values >= least) & (values <= _MAX_WHOLE))
-    if bad.any():
-        _refuse(column, int(np.argmax(bad)), where, f"a number >= {least:g} is needed")
-    return values
-
-
-def _wall_clock_s(table: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
-    times = pd.to_datetime(table[name], format="ISO8601", utc=True, errors="coerce")
-    bad = times.isna().to_numpy()
-    if bad.any():
-        _refuse(
-            table[name],
-            int(np.argmax(bad)),
-            where,
-            "a date and time such as 2023-11-16 18:15:46.6805900 is needed",
-        )
-    ticks = times.dt.as_unit("ns").astype("int64").to_numpy()
-    return np.asarray((ticks - ticks.min()) / 1e9)
-
-
-def _refuse(column: pd.Series, position: int, where: str, needed: str) -> None:
-    value = column.iloc[position]
-    shown = "missing" if value is None or value is pd.NA or value != value else repr(value)
-    raise TraceError(f"{where}, row {column.index[position]}: {column.name} is {shown}; {needed}")
+def _own(table: pd.DataFrame, known: TraceFormat, source: Source, reading: Reading) -> Workload:
+    where, notices = source.name, []
+    if {"status", "finish_s"} <= set(table.columns):
+        table = table.drop(columns=[name for name in table if name in _RESULTS])
+        notices.append(f"{where}: the requests of a run; what became of them is left out")
+    columns: dict[str, Any] = {known.arrival: arrivals_s(table, known.arrival, where)}
+    columns |= {name: whole_numbers(table, name, where) for name in (known.prompt, known.output)}
+    if "session_id" in table:
+        columns["session_id"] = session_ids(table["session_id"], where)
+    if "priority" in table:
+        numbers(table, "priority", where, least=-MOST_TOKENS)
+    if DELAY_COLUMN in table:
+        columns[DELAY_COLUMN] = delays_s(table, DELAY_COLUMN, where, 1.0)
+    ids, remarks = ids_of(table, columns[known.prompt], known, where, reading)
+    if remarks:
+        notices.append(f"{where}: {', '.join(remarks)}; --hash-block-tokens says otherwise")
+    if (first_s := float(columns[known.arrival].min())) != 0:
+        notices.append(f"{where}: the first request arrives at {first_s:g} s, not at 0; times are kept")
+    table = table.drop(columns=id_column(table.columns) or []).assign(**columns, **ids)
+    return Workload.from_frame(table, replace(source, notices=tuple(notices)))
 
 
 def _understood() -> str:

@@ -11,9 +11,10 @@ import numpy as np
 
 from batchsim.config import WorkloadConfig
 from batchsim.errors import ConfigError, TraceError
-from batchsim.workload.formats import read_trace
+from batchsim.workload.formats import Reading, read_trace
 from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.request import Workload
+from batchsim.workload.tables import Limits
 from batchsim.workload.transform import (
     even_out,
     filter_rows,
@@ -33,14 +34,14 @@ _PEAK_TO_TELL = 2.0
 _MOST_OVERSAMPLING = 64  # a selection that leaves less than 1 in 64 generated requests is taken for a mistake
 
 
-def load_trace(path: str | Path) -> Workload:
+def load_trace(path: str | Path, reading: Reading | None = None) -> Workload:
     """Read a trace as `read_trace` does, once per process while the file stays the same."""
     path = Path(path)
     try:
         stat = path.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise TraceError(f"{path}: no such file") from error
-    return _read_once(path.absolute(), stat.st_mtime_ns, stat.st_size)
+    return _read_once(path.absolute(), stat.st_mtime_ns, stat.st_size, reading or Reading())
 
 
 def embedded_trace() -> Path:
@@ -103,12 +104,19 @@ def prepare(
         training, evaluated = _generate(config, config.generator, rng, training_fraction)
     else:
         if workload is None:
-            workload = load_trace(config.trace if config.trace is not None else embedded_trace())
+            workload = load_trace(config.trace or embedded_trace(), reading_of(config))
         training, evaluated = split_training(_select(workload, config), training_fraction)
         if config.num_requests is not None:
             _check_enough(len(evaluated), config.num_requests, workload.source.name, len(training))
             evaluated = evaluated.take(slice(0, config.num_requests))
     return training, _set_rate(evaluated, config, num_gpus)
+
+
+def reading_of(config: WorkloadConfig) -> Reading:
+    """Return how a configuration wants its trace read."""
+    usual = Limits()
+    limits = Limits(config.max_trace_bytes or usual.max_bytes, config.max_trace_rows or usual.max_rows)
+    return Reading(config.time_unit, config.hash_block_tokens, limits)
 
 
 def _generate(
@@ -169,6 +177,6 @@ def _check_enough(num_present: int, num_asked: int, name: str, num_training: int
 
 
 @lru_cache(maxsize=2)
-def _read_once(path: Path, mtime_ns: int, num_bytes: int) -> Workload:
+def _read_once(path: Path, mtime_ns: int, num_bytes: int, reading: Reading) -> Workload:
     """Time and size serve as the key: a file that changes is read again."""
-    return read_trace(path)
+    return read_trace(path, reading=reading)

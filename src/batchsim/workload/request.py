@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -11,8 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.errors import TraceError
+from batchsim.workload.columns import arrivals_s, listed, whole_numbers
 
-Kind = Literal["real", "synthetic", "unknown"]
+Kind = Literal["real", "synthetic", "published format, origin not known", "unknown"]
+
+PUBLISHED_FORMAT: Kind = "published format, origin not known"
 
 REQUIRED_COLUMNS = ("arrival_s", "prompt_tokens", "output_tokens")
 
@@ -26,7 +30,8 @@ class Source:
     name
         File name or generator, as a person would call it.
     kind
-        ``synthetic`` for anything a generator made; never upgraded to ``real``.
+        ``synthetic`` for anything a generator made; ``real`` only where the file is known or labelled so,
+        never because its columns look like it.
     sha256
         Hash of the file's bytes, or ``None`` for a workload made in memory.
     dropped
@@ -82,21 +87,20 @@ class Workload:
         TraceError
             For a missing column, an empty table, or a value that is not a finite number >= 0 (arrival) or a
             whole number >= 1 (tokens). The row named is the index label of the frame. Unsorted arrivals are
-            sorted and a notice is added to the source.
+            sorted and a notice is added to the source; equal ones come in the order of their ids.
         """
         source = source or Source()
         missing = [name for name in REQUIRED_COLUMNS if name not in frame.columns]
         if missing:
             raise TraceError(
-                f"{source.name}: column {', '.join(missing)} missing; "
-                f"found {', '.join(map(str, frame.columns))}"
+                f"{source.name}: column {', '.join(missing)} missing; found {listed(frame.columns)}"
             )
         if frame.empty:
             raise TraceError(f"{source.name}: no requests in it; at least one row is needed")
-        arrival_s = _numbers(frame, "arrival_s", source.name, least=0)
-        tokens = {name: _whole_numbers(frame, name, source.name) for name in REQUIRED_COLUMNS[1:]}
+        arrival_s = arrivals_s(frame, "arrival_s", source.name)
+        tokens = {name: whole_numbers(frame, name, source.name) for name in REQUIRED_COLUMNS[1:]}
         if "request_id" in frame.columns:
-            ids = _whole_numbers(frame, "request_id", source.name, least=0)
+            ids = whole_numbers(frame, "request_id", source.name, least=0, most=math.inf)
             if len(np.unique(ids)) != len(ids):
                 raise TraceError(f"{source.name}: request_id must be unique")
         else:
@@ -104,11 +108,13 @@ class Workload:
         known = {*REQUIRED_COLUMNS, "request_id"}
         extra = {str(name): frame[name].to_numpy() for name in frame.columns if name not in known}
 
-        num_backwards = int(np.count_nonzero(np.diff(arrival_s) < 0))
+        gaps_s = np.diff(arrival_s)
+        num_backwards = int(np.count_nonzero(gaps_s < 0))
         workload = cls(ids, arrival_s, tokens["prompt_tokens"], tokens["output_tokens"], extra, source)
         if num_backwards:
             notice = f"{source.name}: {num_backwards} rows go back in time; sorted by arrival"
             workload = workload.with_source(replace(source, notices=(*source.notices, notice)))
+        if num_backwards or ((gaps_s == 0) & (np.diff(ids) < 0)).any():
             workload = workload.take(np.lexsort((ids, arrival_s)))
         return workload
 
@@ -151,27 +157,3 @@ class Workload:
         """Mean request rate, ``(n - 1) / (last - first arrival)``; NaN where all arrive at once."""
         span_s = float(self.arrival_s[-1] - self.arrival_s[0])
         return (len(self) - 1) / span_s if span_s > 0 else float("nan")
-
-
-def _numbers(frame: pd.DataFrame, name: str, where: str, least: float) -> NDArray[np.float64]:
-    column = frame[name]
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
-    bad = ~(np.isfinite(values) & (values >= least))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise TraceError(
-            f"{where}, row {frame.index[row]}: {name} is {column.iloc[row]!r}; "
-            f"a number >= {least:g} is needed"
-        )
-    return values
-
-
-def _whole_numbers(frame: pd.DataFrame, name: str, where: str, least: int = 1) -> NDArray[np.int64]:
-    values = _numbers(frame, name, where, least)
-    bad = values != np.floor(values)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise TraceError(
-            f"{where}, row {frame.index[row]}: {name} is {values[row]!r}; a whole number is needed"
-        )
-    return values.astype(np.int64)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from batchsim.errors import ConfigError, TraceError
 from batchsim.workload.checks import is_number, positive, require
-from batchsim.workload.prefixes import TOKENS_PER_ID
+from batchsim.workload.columns import numbers, refuse
+from batchsim.workload.prefixes import TOKENS_PER_ID, id_column
 from batchsim.workload.request import Workload
 
 PREFIX_COLUMN = "prefix_ids"
+DELAY_COLUMN = "delay_s"
 
 
 def session_numbers(workload: Workload) -> NDArray[np.int64]:
@@ -29,13 +33,29 @@ def session_rows(workload: Workload) -> list[list[int]]:
 
 
 def gaps_to_next_turn_s(workload: Workload) -> NDArray[np.float64]:
-    """Seconds from each arrival to that of the session's next turn, 0 for its last; ``(num_requests,)``."""
+    """Seconds from each arrival to that of the session's next turn, 0 for its last; ``(num_requests,)``.
+
+    Where the trace says how long after an answer the next turn comes (column ``delay_s``), it is that.
+    """
     order, starts = _by_session(workload)
     arrival_s = workload.arrival_s[order]
+    to_next_s = np.diff(arrival_s)
+    if DELAY_COLUMN in workload.extra:
+        delay_s = np.asarray(workload.extra[DELAY_COLUMN], dtype=np.float64)[order][1:]
+        to_next_s = np.where(delay_s >= 0, delay_s, to_next_s)
     gaps_s = np.zeros(len(order))
-    gaps_s[order[:-1]] = np.diff(arrival_s)
+    gaps_s[order[:-1]] = to_next_s
     gaps_s[order[np.append(starts[1:], len(order)) - 1]] = 0.0
     return gaps_s
+
+
+def check_sessions(workload: Workload) -> None:
+    """Raise `ConfigError` where no request belongs to a session."""
+    if not (session_numbers(workload) >= 0).any():
+        raise ConfigError(
+            f'clients.kind is "sessions", but {workload.source.name} has none: a column session_id, or '
+            "chat_id and parent_chat_id, is needed"
+        )
 
 
 def grow_context(workload: Workload) -> Workload:
@@ -44,7 +64,18 @@ def grow_context(workload: Workload) -> Workload:
     The extra column ``prefix_ids`` names the full blocks of the prompts that result: one id per block, the
     same in all turns of a session and in no other. Sessions that a cut of the trace begins in the middle grow
     from there. An abandoned turn counts like one that was answered.
+
+    Raises
+    ------
+    ConfigError
+        For a workload with prefix ids: its prompts hold the earlier turns already.
     """
+    name = id_column(workload.extra)
+    if name is not None:
+        raise ConfigError(
+            f"clients.grow_context: prompts of {workload.source.name} repeat earlier turns already, as its "
+            f"column {name} says"
+        )
     order, starts = _by_session(workload)
     num_turns = np.diff(np.append(starts, len(order)))
     prompts, outputs = workload.prompt_tokens[order], workload.output_tokens[order]
@@ -68,6 +99,69 @@ def grow_context(workload: Workload) -> Workload:
         extra={**workload.extra, PREFIX_COLUMN: ids},
         source=replace(source, notices=(*source.notices, notice)),
     )
+
+
+def session_ids(column: pd.Series, where: str) -> pd.Series:
+    """Return ids that are all numbers or all text, as the file has them; what is neither is refused.
+
+    Raises
+    ------
+    TraceError
+        For a list, an object and the like.
+    """
+    if column.dtype.kind in "iuf" or isinstance(column.dtype, pd.CategoricalDtype):
+        return column
+    is_known = column.notna()
+    kinds = set(map(type, column[is_known].to_list()))
+    if not kinds <= {str, int, float}:
+        is_odd = is_known & ~column.map(lambda value: isinstance(value, str | int | float))
+        if is_odd.any():
+            refuse(column, int(np.argmax(is_odd)), where, "text or a number is needed")
+    return column if len(kinds) < 2 else column.astype(object).where(~is_known, column.map(str))
+
+
+def sessions_of_chats(table: pd.DataFrame, where: str) -> NDArray[Any]:
+    """Return the first chat of each chat's line of parents (columns ``chat_id``, ``parent_chat_id``).
+
+    A parent that is not in the table is the first of its line; one below 0, or none, stands for no parent.
+
+    Raises
+    ------
+    TraceError
+        For a chat that stands twice, or is its own parent, be it through others.
+    """
+    chats, parents = (_chat_numbers(table, name, where) for name in ("chat_id", "parent_chat_id"))
+    known = pd.Index(chats)
+    if known.has_duplicates:
+        row = int(np.argmax(known.duplicated()))
+        raise TraceError(f"{where}, row {table.index[row]}: chat_id {chats[row]:g} stands twice")
+    rows = np.arange(len(chats))
+    before = known.get_indexer(pd.Index(parents))
+    first = np.where(before >= 0, before, rows)
+    # each step goes twice as far as the one before
+    for _ in range(len(chats).bit_length()):
+        first = first[first]
+    if (before[first] >= 0).any():
+        row = int(np.argmax(before[first] >= 0))
+        raise TraceError(f"{where}, row {table.index[row]}: chat_id {chats[row]:g} is its own parent")
+    is_cut = parents[first] >= 0
+    return np.where(is_cut, parents[first], chats[first]).astype(np.int64)
+
+
+def turns_after_delays(
+    arrival_s: NDArray[np.float64], delay_s: NDArray[np.float64], sessions: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Fill in arrivals that are NaN: so long after the session's turn before, as if its answer took no time.
+
+    Turns stand in the order of the table. Where a session begins with one that has no arrival, it stays NaN.
+    """
+    filled = arrival_s.copy()
+    last_s: dict[Any, float] = {}
+    for row, session in enumerate(sessions.tolist()):
+        if filled[row] != filled[row]:
+            filled[row] = last_s.get(session, np.nan) + delay_s[row]
+        last_s[session] = filled[row]
+    return filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +203,14 @@ class Sessions:
         arrival_s = start_s[session] + since_s - since_s[first][session]
         order = np.lexsort((session, arrival_s))[:num]
         return arrival_s[order], session[order]
+
+
+def _chat_numbers(table: pd.DataFrame, name: str, where: str) -> NDArray[np.float64]:
+    """Chats as numbers; -1 for none."""
+    is_known = table[name].notna().to_numpy()
+    values = np.full(len(table), -1.0)
+    values[is_known] = numbers(table[is_known], name, where, least=-(2**53))
+    return np.asarray(np.maximum(values, -1.0))
 
 
 def _by_session(workload: Workload) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

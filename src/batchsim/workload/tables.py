@@ -1,32 +1,64 @@
 """Files to tables and back: compression, encoding, comment lines, CSV, JSON lines and Parquet.
 
 What the columns mean is for `formats`. Tables are indexed by the row a person would look at: the line number
-in text files, counted from 1.
+in text files, counted from 1. No file, however small it is packed, is unpacked beyond `Limits`.
 """
 
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import hashlib
 import io
 import json
-import re
-import warnings
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pc
 
 from batchsim.errors import ConfigError, TraceError
-from batchsim.files import write_whole
+from batchsim.files import read_bytes, write_whole
+from batchsim.workload.columns import listed, shown
 from batchsim.workload.request import Kind
 
-_ROW_IN_PARSER_MESSAGE = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
+# Text that repeats on every row: one Python object per distinct value instead of one per row, and ids that
+# look like numbers stay text.
+_CATEGORIES = ("Model", "Log Type", "Session ID", "model", "log_type")
 
-# text that repeats on every row: one Python object per distinct value instead of one per row
-_CATEGORIES = dict.fromkeys(("Model", "Log Type", "Session ID", "model", "log_type"), "category")
+_CHUNK_BYTES = 1 << 20
+_MOST_COLUMNS = 1_000
+_MOST_LINE_BYTES = 16 << 20
+_BLOCK_ROWS = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a file may be, unpacked; a person who wants more says so."""
+
+    max_bytes: int = 256 << 20
+    max_rows: int = 5_000_000
+
+    def check_bytes(self, num_bytes: int, where: str, remark: str = "") -> None:
+        """Raise `TraceError` beyond the limit."""
+        if num_bytes > self.max_bytes:
+            raise TraceError(
+                f"{where}: more than {self.max_bytes:,} bytes{remark}; --max-trace-bytes "
+                "(workload.max_trace_bytes) raises the limit"
+            )
+
+    def check_rows(self, num_rows: int, where: str) -> None:
+        """Raise `TraceError` beyond the limit."""
+        if num_rows > self.max_rows:
+            raise TraceError(
+                f"{where}: more than {self.max_rows:,} rows; --max-trace-rows (workload.max_trace_rows) "
+                "raises the limit"
+            )
 
 
 class LabelledTable(NamedTuple):
@@ -37,16 +69,20 @@ class LabelledTable(NamedTuple):
     sha256: str
 
 
-def read_table(path: Path) -> LabelledTable:
+def read_table(path: Path, limits: Limits | None = None) -> LabelledTable:
     """Read any table file; `TraceError` with one sentence if it cannot be read as one."""
-    data = _read_bytes(path)
+    limits = limits or Limits()
+    data = _read_bytes(path, limits)
     parse = _parse_parquet if data.startswith(b"PAR1") else _parse_text
-    return LabelledTable(*parse(data, path.name), hashlib.sha256(data).hexdigest())
+    try:
+        table, label = parse(data, path.name, limits)
+    except (RecursionError, OverflowError, MemoryError, UnicodeError, pa.ArrowException) as error:
+        raise TraceError(f"{path.name}: cannot be read as a table ({_first_line(error)})") from error
+    return LabelledTable(table, label, hashlib.sha256(data).hexdigest())
 
 
 def write_parquet(path: Path, frame: pd.DataFrame, kind: Kind, name: str) -> None:
     """Write a table with its provenance as metadata."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     arrow = pa.Table.from_pandas(frame, preserve_index=False)
@@ -69,94 +105,238 @@ def write_text(path: Path, text: str) -> None:
                           "use .csv, .csv.gz or .parquet")  # fmt: skip
 
 
-def _read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise TraceError(f"{path}: is a folder; a trace file is needed")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise TraceError(f"{path}: no such file") from error
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror})") from error
+def _read_bytes(path: Path, limits: Limits) -> bytes:
+    if path.is_file():
+        limits.check_bytes(path.stat().st_size, str(path))
+    return read_bytes(path, max_bytes=limits.max_bytes, error=TraceError)
 
 
-def _parse_parquet(data: bytes, where: str) -> tuple[pd.DataFrame, Kind | None]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _parse_parquet(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, Kind | None]:
+    import pyarrow.parquet as pq  # which few traces need
 
     try:
-        arrow = pq.read_table(pa.BufferReader(data))
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_parquet(file, where, limits)
+        schema = file.schema_arrow
+        # a text that is stored once and repeated a million times takes no more room in memory either
+        texts = [one.name for one in schema if pa.types.is_string(one.type) or pa.types.is_binary(one.type)]
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+        batches, num_bytes = [], 0
+        for batch in file.iter_batches(batch_size=_BLOCK_ROWS):
+            batches.append(batch)
+            num_bytes += batch.nbytes - sum(
+                column.dictionary.nbytes for column in batch.columns if pa.types.is_dictionary(column.type)
+            )
+            limits.check_bytes(num_bytes, where, " when unpacked")
+        table = _to_pandas(pa.Table.from_batches(batches, file.schema_arrow))
     except (pa.ArrowException, OSError) as error:
         raise TraceError(f"{where}: broken Parquet file ({_first_line(error)})") from error
-    table = arrow.to_pandas(ignore_metadata=True)
     table.index = pd.RangeIndex(1, len(table) + 1)
-    label = json.loads((arrow.schema.metadata or {}).get(b"batchsim", b"{}")).get("kind")
-    return table, label if label in ("real", "synthetic") else None
+    return table, _parquet_label((schema.metadata or {}).get(b"batchsim", b"{}"))
 
 
-def _parse_text(data: bytes, where: str) -> tuple[pd.DataFrame, Kind | None]:
+def _check_parquet(file: Any, where: str, limits: Limits) -> None:
+    """Hold a file to the limits by what it says of itself, before anything is unpacked."""
+    metadata = file.metadata
+    _check_names(file.schema_arrow.names, where)
+    limits.check_rows(metadata.num_rows, where)
+    stored_bytes = unpacked_bytes = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        stored_bytes += group.total_byte_size
+        for number in range(group.num_columns):
+            width = max(8, metadata.schema.column(number).length or 0)
+            unpacked_bytes += group.column(number).num_values * width
+    limits.check_bytes(max(stored_bytes, unpacked_bytes), where, " when unpacked")
+
+
+def _parquet_label(metadata: bytes) -> Kind | None:
+    try:
+        kind = json.loads(metadata).get("kind")
+    except (ValueError, AttributeError, RecursionError):
+        return None  # somebody else's
+    return kind if kind in ("real", "synthetic") else None
+
+
+def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, Kind | None]:
     """Return the table, indexed by line number, and the kind that the comment lines at the top claim."""
     if data.startswith(b"\x1f\x8b"):
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise TraceError(f"{where}: broken gzip file ({_first_line(error)})") from error
+        data = _gunzip(data, where, limits)
     data = data.removeprefix(codecs.BOM_UTF8).rstrip()
+    if b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
+    _check_text(data, where, limits)
+    start, first_row, label = _find_first_row(data)
+    if start == len(data):
+        raise TraceError(f"{where}: empty file; a header and at least one row are needed")
+    body = memoryview(data)[start:]
+    if data.startswith(b"[", start):
+        raise TraceError(f"{where}: a JSON array; one object a line is needed, as `jq -c '.[]'` writes them")
+    if data.startswith(b"{", start):
+        return _parse_json_lines(body, where, first_row, limits), label
+    return _parse_csv(body, where, first_row), label
+
+
+def _gunzip(data: bytes, where: str, limits: Limits) -> bytes:
+    pieces, num_bytes = [], 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while piece := file.read(_CHUNK_BYTES):
+                pieces.append(piece)
+                num_bytes += len(piece)
+                limits.check_bytes(num_bytes, where, " when unpacked")
+                if b"\0" in piece:
+                    break  # no text, as `_check_text` will say
+    except (EOFError, OSError, zlib.error) as error:
+        raise TraceError(f"{where}: broken gzip file ({_first_line(error)})") from error
+    return b"".join(pieces)
+
+
+def _check_text(data: bytes, where: str, limits: Limits) -> None:
+    """Refuse what is no text, or no table of sensible lines, before a parser chokes on it."""
+    for what, mark in (("a zero byte", b"\0"), ("a byte-order mark within the text", codecs.BOM_UTF8)):
+        position = data.find(mark)
+        if position >= 0:
+            row = data.count(b"\n", 0, position) + 1
+            raise TraceError(f"{where}, row {row}: {what}; plain text is needed")
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
         raise TraceError(f"{where}, row {row}: not UTF-8 text (byte {data[error.start]:#04x})") from error
-    comments: list[str] = []
-    while data.startswith(b"#"):
-        line, _, data = data.partition(b"\n")
-        comments.append(line.decode().lstrip("# ").lower())
-    if not data:
-        raise TraceError(f"{where}: empty file; a header and at least one row are needed")
-    first_row = len(comments) + 1
-    parse = _parse_json_lines if data.startswith(b"{") else _parse_csv
+    limits.check_rows(data.count(b"\n"), where)
+    position = 0
+    while len(data) - position > _MOST_LINE_BYTES:
+        end = data.rfind(b"\n", position, position + _MOST_LINE_BYTES)
+        if end < 0:
+            row = data.count(b"\n", 0, position) + 1
+            raise TraceError(f"{where}, row {row}: longer than {_MOST_LINE_BYTES:,} bytes")
+        position = end + 1
+
+
+def _find_first_row(data: bytes) -> tuple[int, int, Kind | None]:
+    """Return where the table begins after blank and comment lines, its row, and what the comments claim."""
+    start, row = 0, 1
+    claims: set[Kind] = set()
     labels: tuple[Kind, ...] = ("synthetic", "real")
-    label = next((kind for kind in labels if any(line.startswith(kind) for line in comments)), None)
-    return parse(data, where, first_row), label
+    while start < len(data):
+        end = data.find(b"\n", start) % (len(data) + 1)  # the end where there is none
+        line = data[start:end].strip()
+        if line and not line.startswith(b"#"):
+            break
+        text = line.decode().lstrip("# ").lower()
+        claims.update(kind for kind in labels if text.startswith(kind))
+        start, row = min(end + 1, len(data)), row + 1
+    return start, row, next((kind for kind in labels if kind in claims), None)
 
 
-def _parse_csv(data: bytes, where: str, first_row: int) -> pd.DataFrame:
+def _parse_csv(data: memoryview, where: str, first_row: int) -> pd.DataFrame:
+    header, _, _ = bytes(data[:_MOST_LINE_BYTES]).partition(b"\n")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # all rows longer than the header
+        fields = next(csv.reader([header.decode().strip()]))
+    except csv.Error as error:
+        raise TraceError(f"{where}, row {first_row}: no CSV header ({error})") from error
+    names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(fields, 1)]
+    _check_names(names, where)
+    rows = data[len(header) + 1 :]
+    if not rows:
+        return pd.DataFrame(columns=names)
+    types = {name: pa.dictionary(pa.int32(), pa.string()) for name in _CATEGORIES if name in names}
+    table = _read_rows(rows, names, types, where, first_row + 1)
+    dates = [one.name for one in table.schema if pa.types.is_temporal(one.type)]
+    if dates:  # left to those who know which column is one
+        types |= dict.fromkeys(dates, pa.string())
+        table = _read_rows(rows, names, types, where, first_row + 1)
+    frame = _to_pandas(table)
+    frame.index = pd.RangeIndex(first_row + 1, first_row + 1 + len(frame))
+    return frame
+
+
+def _read_rows(
+    rows: memoryview, names: Sequence[str], types: dict[str, Any], where: str, first_row: int
+) -> pa.Table:
+    """Parse CSV rows, none of which may have more or fewer fields than the header."""
+    invalid: list[pc.InvalidRow] = []
+
+    def note(row: pc.InvalidRow) -> str:
+        invalid.append(row)
+        return "error"
+
+    def read(*, use_threads: bool) -> pa.Table:
+        return pc.read_csv(
+            pa.py_buffer(rows),
+            pc.ReadOptions(column_names=names, use_threads=use_threads),
             # blank lines are kept, so that row numbers are line numbers
-            table = pd.read_csv(
-                io.BytesIO(data), dtype=_CATEGORIES, index_col=False, low_memory=False, skip_blank_lines=False
-            )
-    except pd.errors.ParserWarning as error:
-        raise TraceError(f"{where}, row {first_row + 1}: more fields than the header has") from error
-    except pd.errors.ParserError as error:
-        found = _ROW_IN_PARSER_MESSAGE.search(str(error))
-        if found is None:
+            pc.ParseOptions(ignore_empty_lines=False, invalid_row_handler=note),
+            pc.ConvertOptions(column_types=types, strings_can_be_null=True),
+        )
+
+    try:
+        return read(use_threads=True)
+    except pa.ArrowException as error:
+        if not invalid:
             raise TraceError(f"{where}: not a CSV table ({_first_line(error)})") from error
-        expected, row, num_fields = map(int, found.groups())
+    invalid.clear()
+    try:
+        read(use_threads=False)  # rows are counted by a single thread only
+    except pa.ArrowException as error:
+        one = invalid[0]
+        row = first_row - 1 + one.number
+        fields = "1 field" if one.actual_columns == 1 else f"{one.actual_columns} fields"
         raise TraceError(
-            f"{where}, row {row + first_row - 1}: {num_fields} fields where the header has {expected}"
+            f"{where}, row {row}: {fields} where the header has {one.expected_columns}"
         ) from error
-    table.columns = table.columns.str.strip()
-    for name in table.columns.intersection(list(_CATEGORIES)):
-        table[name] = table[name].cat.rename_categories(str)  # ids that look like numbers stay text
-    table.index = pd.RangeIndex(first_row + 1, first_row + 1 + len(table))
-    return table
+    raise AssertionError("what was refused once is refused again")
 
 
-def _parse_json_lines(data: bytes, where: str, first_row: int) -> pd.DataFrame:
+def _parse_json_lines(data: memoryview, where: str, first_row: int, limits: Limits) -> pd.DataFrame:
+    blocks: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(data.splitlines(), first_row):
+    names: dict[str, None] = {}  # a set that keeps its order
+    num_rows = 0
+    for number, line in enumerate(io.BytesIO(data), first_row):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TraceError(f"{where}, row {number}: not valid JSON ({_first_line(error)})") from error
         if not isinstance(row, dict):
-            raise TraceError(f"{where}, row {number}: a JSON object is needed, found {line[:40].decode()!r}")
+            raise TraceError(f"{where}, row {number}: a JSON object is needed, found {shown(row)}")
+        names |= dict.fromkeys(row)
         rows.append(row)
-    return pd.DataFrame(rows, index=pd.RangeIndex(first_row, first_row + len(rows)))
+        if len(rows) == _BLOCK_ROWS:
+            num_rows += len(rows)
+            _check_names(list(names), where)
+            limits.check_bytes(num_rows * len(names), where, " when unpacked")
+            blocks.append(pd.DataFrame(rows))
+            rows = []
+    _check_names(list(names), where)
+    blocks.append(pd.DataFrame(rows, index=range(len(rows))))
+    frame = blocks[0] if len(blocks) == 1 else pd.concat(blocks)
+    frame.index = pd.RangeIndex(first_row, first_row + len(frame))
+    return frame
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    for one in table.schema:
+        if pa.types.is_null(one.type):
+            frame[one.name] = float("nan")
+        elif pa.types.is_dictionary(one.type):
+            # Python's own strings: pandas takes its time to make them of Arrow's, row by row
+            values = pd.Index(frame[one.name].cat.categories.to_list(), dtype=object)
+            frame[one.name] = frame[one.name].cat.rename_categories(values)
+    return frame
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    if len(names) > _MOST_COLUMNS:
+        raise TraceError(f"{where}: {len(names):,} columns; at most {_MOST_COLUMNS:,} are read")
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise TraceError(
+                f"{where}: two columns are called {listed([name])}; each needs a name of its own"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    strerror = getattr(error, "strerror", None)
+    return (str(strerror or error).strip() or type(error).__name__).partition("\n")[0][:200]
