@@ -38,12 +38,16 @@ from batchsim.study.cluster import (
 from batchsim.study.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
+from batchsim.workload.prefixes import id_column, tokens_per_id
 from batchsim.workload.request import Workload
-from batchsim.workload.sessions import grow_context
+from batchsim.workload.sessions import DELAY_COLUMN, grow_context
 
 #: Share of the workload set aside where a policy or predictor learns and the configuration does not say how
 #: much.
 DEFAULT_TRAINING_FRACTION = 0.1
+
+# Columns of a workload that decide about a run, besides prefix ids.
+_REPLAYED = ("session_id", "priority", DELAY_COLUMN)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +167,7 @@ def simulate(
         return predictor.predict(evaluated, training, edges, stream(config.seed, "predictor"))
 
     done = run(config, latency, training, evaluated, predict, on_start)
+    done = done._replace(records=_with_replayed(done.records, evaluated))
     summary = {
         **_conditions(config, done, training, evaluated),
         **summarise(done.records, config.slo, config.metrics.warmup, done.hardware),
@@ -289,6 +294,22 @@ def _run_engines(
         max_model_len(config, latency),
     )
     return _Done(records, policies[0], cluster[0].latency, hardware(config, cluster))
+
+
+def _with_replayed(records: Records, workload: Workload) -> Records:
+    """Put what a run heeded besides lengths into its requests: whose turn, which prefix, how urgent.
+
+    So the table of a run is a trace that can be replayed as it was.
+    """
+    names = {name: name for name in workload.extra if name in _REPLAYED}
+    id_name = id_column(workload.extra)
+    if id_name is not None:
+        names[id_name] = f"hash_ids_{tokens_per_id(id_name)}"  # which leaves nothing to be inferred
+    if not names:
+        return records
+    rows = pd.Index(workload.request_id).get_indexer(pd.Index(records.requests["request_id"]))
+    columns = {saved: workload.extra[name][rows] for name, saved in names.items()}
+    return replace(records, requests=records.requests.assign(**columns))
 
 
 def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -> float:

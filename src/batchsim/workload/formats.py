@@ -128,8 +128,9 @@ def _find_format(table: pd.DataFrame, where: str, asked: str | None) -> TraceFor
             if table.empty:
                 raise TraceError(f"{where}: a header but no rows")
             return known
-    closest = max(candidates, key=lambda known: len(set(known.columns) & set(table.columns)))
-    missing = [name for name in closest.columns if name not in table.columns]
+    found = set(table.columns)
+    closest = max(candidates, key=lambda known: (len(found & {*known.columns}), -len(known.columns)))
+    missing = [name for name in closest.columns if name not in found]
     raise TraceError(
         f"{where}: column {', '.join(missing)} missing, found {listed(table.columns) or 'none'}; "
         f"{_understood()}"

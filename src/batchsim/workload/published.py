@@ -229,10 +229,8 @@ def _check_unit(column: pd.Series, arrival_s: NDArray[np.float64], known: TraceF
     fastest = _FASTEST_IN_FRACTIONS_PER_S if has_fractions and known.unit == "ms" else _FASTEST_PER_S
     if (num_gaps <= fastest * span_s and span_s <= _LONGEST_GAP[known.unit] * num_gaps) or not span_s:
         return
-    units = span_s * UNITS_PER_S[known.unit]
-    choices = " or ".join(
-        f"--time-unit {unit} ({units / per_s:,.4g} s)" for unit, per_s in UNITS_PER_S.items() if unit != "ns"
-    )
+    spans_s = {unit: span_s * UNITS_PER_S[known.unit] / per_s for unit, per_s in UNITS_PER_S.items()}
+    choices = " or ".join(f"--time-unit {unit} ({span:,.4g} s)" for unit, span in spans_s.items())
     raise TraceError(
         f"{where}: {len(arrival_s):,} requests within {span_s:,.4g} s, if {known.arrival} is in {known.unit} "
         f"as {known.name} has it, are not believed; say what it is in: {choices}, or workload.time_unit"

@@ -33,6 +33,7 @@ _CATEGORIES = ("Model", "Log Type", "Session ID", "model", "log_type")
 
 _CHUNK_BYTES = 1 << 20
 _MOST_COLUMNS = 1_000
+_MOST_COMMENT_LINES = 10_000
 _MOST_LINE_BYTES = 16 << 20
 _BLOCK_ROWS = 8_192
 
@@ -122,11 +123,9 @@ def _parse_parquet(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFram
         texts = [one.name for one in schema if pa.types.is_string(one.type) or pa.types.is_binary(one.type)]
         file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
         batches, num_bytes = [], 0
-        for batch in file.iter_batches(batch_size=_BLOCK_ROWS):
+        for batch in file.iter_batches(batch_size=8 * _BLOCK_ROWS):
             batches.append(batch)
-            num_bytes += batch.nbytes - sum(
-                column.dictionary.nbytes for column in batch.columns if pa.types.is_dictionary(column.type)
-            )
+            num_bytes += batch.nbytes
             limits.check_bytes(num_bytes, where, " when unpacked")
         table = _to_pandas(pa.Table.from_batches(batches, file.schema_arrow))
     except (pa.ArrowException, OSError) as error:
@@ -165,7 +164,7 @@ def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, 
     if b"\n" not in data:
         data = data.replace(b"\r", b"\n")
     _check_text(data, where, limits)
-    start, first_row, label = _find_first_row(data)
+    start, first_row, label = _find_first_row(data, where)
     if start == len(data):
         raise TraceError(f"{where}: empty file; a header and at least one row are needed")
     body = memoryview(data)[start:]
@@ -173,7 +172,7 @@ def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, 
         raise TraceError(f"{where}: a JSON array; one object a line is needed, as `jq -c '.[]'` writes them")
     if data.startswith(b"{", start):
         return _parse_json_lines(body, where, first_row, limits), label
-    return _parse_csv(body, where, first_row), label
+    return _parse_csv(body, where, first_row, data.count(b"\n", start)), label
 
 
 def _gunzip(data: bytes, where: str, limits: Limits) -> bytes:
@@ -213,7 +212,7 @@ def _check_text(data: bytes, where: str, limits: Limits) -> None:
         position = end + 1
 
 
-def _find_first_row(data: bytes) -> tuple[int, int, Kind | None]:
+def _find_first_row(data: bytes, where: str) -> tuple[int, int, Kind | None]:
     """Return where the table begins after blank and comment lines, its row, and what the comments claim."""
     start, row = 0, 1
     claims: set[Kind] = set()
@@ -224,12 +223,14 @@ def _find_first_row(data: bytes) -> tuple[int, int, Kind | None]:
         if line and not line.startswith(b"#"):
             break
         text = line.decode().lstrip("# ").lower()
+        if row > _MOST_COMMENT_LINES:
+            raise TraceError(f"{where}: more than {_MOST_COMMENT_LINES:,} lines before the table")
         claims.update(kind for kind in labels if text.startswith(kind))
         start, row = min(end + 1, len(data)), row + 1
     return start, row, next((kind for kind in labels if kind in claims), None)
 
 
-def _parse_csv(data: memoryview, where: str, first_row: int) -> pd.DataFrame:
+def _parse_csv(data: memoryview, where: str, first_row: int, num_rows: int) -> pd.DataFrame:
     header, _, _ = bytes(data[:_MOST_LINE_BYTES]).partition(b"\n")
     try:
         fields = next(csv.reader([header.decode().strip()]))
@@ -246,9 +247,20 @@ def _parse_csv(data: memoryview, where: str, first_row: int) -> pd.DataFrame:
     if dates:  # left to those who know which column is one
         types |= dict.fromkeys(dates, pa.string())
         table = _read_rows(rows, names, types, where, first_row + 1)
+    if len(table) != num_rows:
+        raise _unclosed(rows, where, first_row + 1)
     frame = _to_pandas(table)
     frame.index = pd.RangeIndex(first_row + 1, first_row + 1 + len(frame))
     return frame
+
+
+def _unclosed(rows: memoryview, where: str, first_row: int) -> TraceError:
+    """Name the row whose quotation mark swallows the rows after it."""
+    lines = enumerate(io.BytesIO(rows), first_row)
+    row = next((number for number, line in lines if line.count(b'"') % 2), first_row)
+    return TraceError(
+        f"{where}, row {row}: a value does not end on its line; every row needs a line of its own"
+    )
 
 
 def _read_rows(
@@ -308,6 +320,8 @@ def _parse_json_lines(data: memoryview, where: str, first_row: int, limits: Limi
             limits.check_bytes(num_rows * len(names), where, " when unpacked")
             blocks.append(pd.DataFrame(rows))
             rows = []
+            if not names:
+                break  # nothing but empty objects
     _check_names(list(names), where)
     blocks.append(pd.DataFrame(rows, index=range(len(rows))))
     frame = blocks[0] if len(blocks) == 1 else pd.concat(blocks)
