@@ -226,6 +226,10 @@ class SweepConfig(GridConfig):
     full: GridConfig = Field(GridConfig(), description="what `--full` puts in place of base and grid entries")
 
 
+#: Settings that name a file, and those that may.
+_FILE_KEYS = ("workload.trace", "latency.file", "cluster.replicas.latency_file")
+_SPEC_KEYS = ("cluster.gpu", "cluster.model", "cluster.replicas.gpu", "cluster.replicas.model")
+
 S = TypeVar("S", bound=Section)
 
 
@@ -238,7 +242,8 @@ def load_config(
     Parameters
     ----------
     given
-        A `RunConfig`, a (nested) mapping, or the path of a TOML file; defaults alone if ``None``.
+        A `RunConfig`, a (nested) mapping, or the path of a TOML file, in whose folder the files that it names
+        are; defaults alone if ``None``.
     overrides
         Dotted keys to values that win over ``given``, e.g. ``{"cluster.num_gpus": 4}``.
 
@@ -257,6 +262,9 @@ def load_config(
     else:
         where = str(given)
         tree = read_toml(Path(given))
+        for key, value in flat(tree).items():
+            if (found := anchored(key, value, Path(given).parent)) is not value:
+                set_dotted(tree, key, found)
     for key, value in (overrides or {}).items():
         set_dotted(tree, key, value)
     return validate(RunConfig, tree, where)
@@ -270,6 +278,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error})") from error
+
+
+def anchored(key: str, value: Any, folder: Path) -> Any:
+    """Return the value of a dotted key of a file in ``folder``, with the files it names sought from there.
+
+    A GPU or model is a file where it ends in ``.json`` or names a folder; all others are shipped.
+    """
+    if key == "cluster.replicas" and isinstance(value, list):
+        return [
+            {name: anchored(f"{key}.{name}", one, folder) for name, one in replica.items()}
+            if isinstance(replica, Mapping)
+            else replica
+            for replica in value
+        ]
+    names_spec = key in _SPEC_KEYS and isinstance(value, str)
+    is_file = key in _FILE_KEYS or (names_spec and (value.endswith(".json") or Path(value).name != value))
+    return str(folder / value) if is_file and isinstance(value, str) else value
 
 
 def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:

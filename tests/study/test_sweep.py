@@ -214,11 +214,18 @@ def test_an_interrupted_sweep_says_so_and_goes_on_where_it_stopped(tmp_path: Pat
     assert states[-1].num_ended == 4
 
 
-def test_a_killed_process_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_a_process_that_dies_takes_the_run_it_was_at_and_no_other(tmp_path: Path) -> None:
     text = SMALL.replace('"multi_bin"', '"tests.study.test_sweep:DEADLY"')
 
-    with pytest.raises(BatchsimError, match=r"a worker process was killed; \d of 4 runs are saved"):
+    with pytest.raises(
+        BatchsimError, match=r"2 of 4 runs failed.*DEADLY.*its process ended with exit code 1"
+    ):
         run_sweep(sweep_file(tmp_path, text), tmp_path, jobs=2)
+
+    assert pd.read_csv(tmp_path / "small" / "results.csv")["policy"].tolist() == ["static_fifo"] * 2
+    failures = list((tmp_path / "small" / "runs").glob("*/failure.json"))
+    assert len(failures) == 2
+    assert "exit code 1" in json.loads(failures[0].read_text(encoding="utf-8"))["failure"]
 
 
 def test_shards_share_the_runs_and_the_last_completes_the_results(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ nothing one run learns reaches another.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from types import ModuleType
@@ -238,14 +240,26 @@ def find_preset(name: str) -> Preset:
     if not colon:
         raise ConfigError(f"policy {name!r} is unknown; {nearest(name, PRESETS)}")
     try:
-        preset = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"policy {name!r} cannot be imported ({error})") from error
+        with _no_bytecode():
+            preset = getattr(importlib.import_module(module_name), attribute)
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"policy {name!r} cannot be imported ({said})") from error
     if not isinstance(preset, Preset):
         raise ConfigError(
             f"policy {name!r} is a {type(preset).__name__}; a batchsim.policies.presets.Preset is needed"
         )
     return preset
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Keep no compiled code of what is imported: that outlives a change of equal length within a second."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _parameters(answer: object) -> list[str]:

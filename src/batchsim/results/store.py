@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ ITERATION_TABLES = {
     "controllers": CONTROLLER_COLUMNS,
 }
 
+#: All that a run directory may hold; one with anything else is never replaced.
+_FILES = {
+    "manifest.json",
+    "summary.json",
+    "workload.csv",
+    "failure.json",
+    *(f"{name}.parquet" for name in (*TABLES, *ITERATION_TABLES)),
+}
+
 
 def save_run(
     directory: Path,
@@ -46,7 +56,8 @@ def save_run(
     """Write ``manifest.json``, ``summary.json`` and a parquet file per table into a new directory.
 
     A workload that is given is ``workload.csv``: what a measured run needs to be simulated again. All is
-    written beside the directory first and then renamed, so that a reader never meets half a run.
+    written beside the directory first and then renamed, so that a reader never meets half a run. The manifest
+    comes last and says under ``files`` how long each of the others is and what it hashes to.
 
     Raises
     ------
@@ -55,22 +66,52 @@ def save_run(
     ValueError
         For a NaN or infinity in the manifest or summary; JSON has none, None is the value to use.
     """
-    directory = Path(directory)
-    partial = sibling(directory)
-    with cleanly(directory, partial):
-        _refuse_if_taken(directory, overwrite=overwrite)
-        partial.mkdir(parents=True)
-        (partial / "manifest.json").write_bytes(_json_bytes(manifest))
+    with _new_directory(directory, overwrite=overwrite) as partial:
         (partial / "summary.json").write_bytes(_json_bytes(summary))
         if workload is not None:
             write_trace(workload, partial / "workload.csv")
         for name, frame in tables.items():
             _write_table(partial / f"{name}.parquet", frame)
-        _move_into_place(partial, directory)
+        files = {file.name: _fingerprint(file) for file in sorted(partial.iterdir())}
+        (partial / "manifest.json").write_bytes(_json_bytes({**manifest, "files": files}))
+
+
+def save_failure(directory: Path, failure: Mapping[str, Any]) -> None:
+    """Write ``failure.json``, why there is no run in a directory, instead of what is there; as `save_run`."""
+    with _new_directory(directory, overwrite=True) as partial:
+        (partial / "failure.json").write_bytes(_json_bytes(failure))
+
+
+def read_summary(directory: Path, tables: Iterable[str] = ()) -> dict[str, Any] | None:
+    """Read the summary of a run that is whole and has these tables; None if there is no run.
+
+    Raises
+    ------
+    ConfigError
+        For a run of which a file is missing, cut short or not what was written; it says which.
+    """
+    manifest = directory / "manifest.json"
+    if not manifest.exists():
+        return None
+    files = _read_object(manifest).get("files")
+    if not isinstance(files, dict) or "summary.json" not in files:
+        raise ConfigError(f"{manifest}: does not say which files belong to the run")
+    wanted = [f"{table}.parquet" for table in tables]
+    if not files.keys() >= set(wanted):
+        return None
+    for name in wanted:  # by their size alone: to read all tables of a sweep takes long
+        if not (directory / name).is_file() or (directory / name).stat().st_size != files[name]["bytes"]:
+            raise ConfigError(f"{directory / name}: is missing or cut short")
+    summary = directory / "summary.json"
+    content = _read_object(summary)
+    if _fingerprint(summary) != files["summary.json"]:
+        raise ConfigError(f"{summary}: is not what was written")
+    return content
 
 
 def check_vacant(directory: Path, *, overwrite: bool) -> None:
     """Raise before a long run what `save_run` would raise after it: a directory taken or not writable."""
+    directory = Path(directory)
     partial = sibling(directory)
     with cleanly(directory, partial):
         _refuse_if_taken(directory, overwrite=overwrite)
@@ -96,6 +137,7 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
         }
     except (OSError, ValueError, ArrowException) as error:
         raise ConfigError(f"{directory}: the run cannot be read ({reason(error)})") from error
+    manifest.pop("files", None)  # of the directory, not of the run
     return manifest, summary, tables
 
 
@@ -124,16 +166,52 @@ def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
     return frame.astype({name: columns[name] for name in frame.columns if name in columns})
 
 
+@contextmanager
+def _new_directory(directory: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Where to write what becomes the directory, at once and whole, when the block ends well."""
+    directory = Path(directory)
+    partial = sibling(directory)
+    with cleanly(directory, partial):
+        _refuse_if_taken(directory, overwrite=overwrite)
+        partial.mkdir(parents=True)
+        yield partial
+        _move_into_place(partial, directory)
+
+
 def _refuse_if_taken(directory: Path, *, overwrite: bool) -> None:
-    if (directory / "manifest.json").exists():
-        if not overwrite:
-            raise ConfigError(
-                f"{directory}: holds a run already; choose another directory or allow overwriting"
-            )
-    elif directory.is_dir() and any(directory.iterdir()):
-        raise ConfigError(f"{directory}: holds files that are no run; choose a new or empty directory")
-    elif directory.exists() and not directory.is_dir():
+    if directory.is_symlink():
+        raise ConfigError(f"{directory}: is a symbolic link; name the folder that it leads to")
+    if not directory.exists():
+        return
+    if not directory.is_dir():
         raise ConfigError(f"{directory}: is a file; choose a directory")
+    if directory.samefile(Path.cwd()):
+        raise ConfigError(f"{directory}: is the current folder, which cannot be replaced; choose another")
+    names = {file.name for file in directory.iterdir()}
+    if others := names - _FILES:
+        raise ConfigError(
+            f"{directory}: holds files that are no run ({min(others)}); choose a new or empty directory"
+        )
+    if names and not names & {"manifest.json", "failure.json"}:
+        raise ConfigError(f"{directory}: holds files that are no run; choose a new or empty directory")
+    if "manifest.json" in names and not overwrite:
+        raise ConfigError(f"{directory}: holds a run already; choose another directory or allow overwriting")
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"bytes": stream.tell(), "sha256": digest}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: is missing, empty or cut short") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: holds no object")
+    return tree
 
 
 def _move_into_place(partial: Path, directory: Path) -> None:

@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.files import read_json
@@ -203,8 +205,18 @@ def kv_capacity_tokens(model: ModelSpec, gpu: GPUSpec, margin: float) -> int:
     return tokens
 
 
+def is_shipped(name: str, kind: Literal["models", "gpus"]) -> bool:
+    """Whether a name is one of the package's own specs; else it is that of a file."""
+    return name in _shipped(kind)
+
+
+@cache
+def _shipped(folder: str) -> dict[str, Traversable]:
+    return {entry.name.removesuffix(".json"): entry for entry in (files(__name__) / folder).iterdir()}
+
+
 def _read(name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], str]:
-    shipped = {entry.name.removesuffix(".json"): entry for entry in (files(__name__) / folder).iterdir()}
+    shipped = _shipped(folder)
     if str(name) in shipped:
         return json.loads(shipped[str(name)].read_text(encoding="utf-8")), str(name)
     path = Path(name)

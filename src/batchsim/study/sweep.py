@@ -1,59 +1,28 @@
-"""Many runs from one file: plan the grid, run it in processes, keep what is finished, collect one table."""
+"""Many runs from one file: do what is not finished in processes, keep what is, collect one table."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from copy import deepcopy
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from joblib import Parallel, delayed, parallel_config
 
 from batchsim._version import __version__
-from batchsim.config import RunConfig, SweepConfig, flat, read_toml, set_dotted, validate
+from batchsim.config import SweepConfig
 from batchsim.errors import BatchsimError, ConfigError
-from batchsim.files import write_whole
-from batchsim.policies import presets
-from batchsim.results.store import run_id, save_run
-from batchsim.study.run import simulate, training_fraction
-from batchsim.workload.load import embedded_trace
-from batchsim.workload.predictor import make_predictor
+from batchsim.files import remove_dead_partials, write_whole
+from batchsim.results.store import read_summary, save_failure
+from batchsim.study.plan import PlannedRun, load_sweep, parse_shard, plan, take_shard
+from batchsim.study.processes import run_all
+from batchsim.study.worker import Failure, Task
 
-#: Settings that name a file.
-_FILE_KEYS = ("workload.trace", "latency.file")
+__all__ = ["PlannedRun", "SweepProgress", "load_sweep", "parse_shard", "plan", "run_sweep"]
 
-
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
-    """One run of a sweep.
-
-    Attributes
-    ----------
-    run_id
-        The same for the same configuration, version and content of the files it names, wherever these lie.
-    case
-        Label of the case; empty where the sweep has none.
-    varied
-        Dotted keys that the sweep varies, with the values of this run.
-    """
-
-    run_id: str
-    config: RunConfig
-    case: str
-    varied: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        shown = [self.case] if self.case else []
-        return ", ".join(
-            shown + [f"{key}={value}" for key, value in self.varied.items() if value is not None]
-        )
+Summaries = dict[str, dict[str, Any]]
 
 
 class SweepProgress(NamedTuple):
@@ -65,55 +34,6 @@ class SweepProgress(NamedTuple):
     failure: str | None
 
 
-def load_sweep(path: str | Path, *, full: bool = False) -> SweepConfig:
-    """Read a sweep file; with ``full``, the entries of its ``full`` table win.
-
-    A file that it names is sought in the sweep file's own folder, then in the current one.
-    """
-    path = Path(path)
-    sweep = validate(SweepConfig, read_toml(path), str(path))
-    base, grid = flat(sweep.base), dict(sweep.grid)
-    if full:
-        base |= flat(sweep.full.base)
-        grid |= sweep.full.grid
-    cases = [flat(case) for case in sweep.cases]
-    for settings in (base, *cases):
-        for key in settings.keys() & set(_FILE_KEYS):
-            settings[key] = _beside(path, settings[key])
-    for key in grid.keys() & set(_FILE_KEYS):
-        grid[key] = [_beside(path, name) for name in grid[key]]
-    return sweep.model_copy(update={"base": base, "grid": grid, "cases": cases})
-
-
-def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
-    """List the runs, in the order of the file: cases outermost, the last key of the grid innermost.
-
-    Raises
-    ------
-    ConfigError
-        For a setting that no run can have, a key set by both a case and the grid, or policies and predictors
-        that would meet different requests; ``where`` begins the sentence.
-    """
-    cases = [dict(case) for case in sweep.cases]
-    labels = [str(case.pop("label", "")) for case in cases]
-    varied = list(dict.fromkeys([key for case in cases for key in case] + list(sweep.grid)))
-    content_hash = cache(_sha256)
-    runs = []
-    for case, label in zip(cases, labels, strict=True):
-        if both := case.keys() & sweep.grid.keys():
-            raise ConfigError(
-                f"{where}: {min(both)} is set by a case and by the grid; one of them has to leave it"
-            )
-        for values in product(*sweep.grid.values()):
-            chosen = {**case, **dict(zip(sweep.grid, values, strict=True))}
-            config = _configure({**flat(sweep.base), **chosen}, where)
-            shown = flat(config.model_dump(mode="json"))
-            used = {key: chosen.get(key, shown.get(key)) for key in varied}
-            runs.append(PlannedRun(_identify(config, content_hash), config, label, used))
-    _check_same_requests(runs, where)
-    return runs
-
-
 def run_sweep(
     path: str | Path,
     output_dir: str | Path,
@@ -122,42 +42,51 @@ def run_sweep(
     full: bool = False,
     overwrite: bool = False,
     shard: tuple[int, int] = (1, 1),
+    overrides: Mapping[str, Any] | None = None,
+    figures: Container[str] | None = None,
     on_progress: Callable[[SweepProgress], None] | None = None,
+    on_notice: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """Run what is not yet finished of a sweep and collect all that is.
 
-    Each run is saved as soon as it ends, as ``output_dir/<name>/runs/<run id>``. In ``output_dir/<name>``,
-    ``results.csv`` gets a row for each finished run, what was varied and its summary, and ``sweep.json``
-    tells what the sweep was.
+    Each run is saved as soon as it ends, as ``output_dir/<name>/runs/<run id>``, or ``failure.json`` there
+    says why there is none. In ``output_dir/<name>``, ``results.csv`` gets a row for each finished run, what
+    was varied, its summary and ``num_runs_planned``, how many rows it will have; ``sweep.json`` tells what
+    the sweep was. What is finished is run again if any file, policy or code that decides it has changed, or
+    if its files are no longer whole.
 
     Parameters
     ----------
     jobs
         Processes.
     overwrite
-        Run again what is finished.
+        Run again what is finished; take the folder over from another sweep file of the same name.
     shard
         ``(k, n)``: only every n-th run from the k-th on, for n machines that share the folder; then
         ``results.csv`` holds what all of them have finished so far.
+    overrides, figures
+        As for `load_sweep`.
     on_progress
         Called at the start and whenever a run ends.
+    on_notice
+        Called with a sentence on what has changed or is no longer whole, and on what is not yet there.
 
     Raises
     ------
     ConfigError
-        For a sweep that cannot be planned; nothing was run.
+        For a sweep that cannot be planned, or whose name another one has taken; nothing was run.
     BatchsimError
-        If runs failed (the others are finished and collected), the sweep was interrupted, or a worker process
-        was killed.
+        If runs failed (the others are finished and collected), or the sweep was interrupted.
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; a whole number >= 1 is needed")
-    sweep = load_sweep(path, full=full)
+    sweep = load_sweep(path, full=full, overrides=overrides, figures=figures)
     runs = plan(sweep, path)
-    folder = Path(output_dir) / sweep.name
-    mine = {run.run_id: run for run in _take_shard(runs, shard)}
-    to_do = [run for run in mine.values() if overwrite or not _is_finished(folder, run, sweep)]
-    write_whole(folder / "sweep.json", _sweep_json(sweep, full=full))
+    mine = {run.run_id: run for run in take_shard(runs, shard)}
+    folder = _Folder(Path(output_dir) / sweep.name, sweep)
+    before = folder.claim(Path(path), runs, full=full, overwrite=overwrite)
+    damaged = [] if overwrite else folder.read(mine.values())
+    to_do = [run for run in mine.values() if run.run_id not in folder.finished]
 
     failures: list[str] = []
     num_ended = len(mine) - len(to_do)
@@ -166,142 +95,165 @@ def run_sweep(
         if on_progress is not None:
             on_progress(SweepProgress(sweep.name, num_ended, len(mine), failure))
 
+    def say(sentence: str) -> None:
+        if on_notice is not None:
+            on_notice(f"{sweep.name}: {sentence}")
+
+    for notice in [*damaged, *folder.changes(before, to_do)]:
+        say(notice)
     report()
     try:
-        for run, error in _run_all(to_do, folder, sweep, jobs):
+        for run, failure in folder.run(to_do, jobs):
             num_ended += 1
-            failure = None if error is None else f"{run}: {error}"
-            failures += [failure] if failure else []
-            report(failure)
-    except (KeyboardInterrupt, BrokenProcessPool) as error:
-        what = "a worker process was killed" if isinstance(error, BrokenProcessPool) else "interrupted"
-        saved = num_ended - len(failures)
+            failures += [] if failure is None else [f"{run}: {failure.sentence}"]
+            report(None if failure is None else failures[-1])
+    except KeyboardInterrupt as error:
         raise BatchsimError(
-            f"{sweep.name}: {what}; {saved} of {len(mine)} runs are saved in {folder}, "
-            "the same command does the rest"
+            f"{sweep.name}: interrupted; {num_ended - len(failures)} of {len(mine)} runs are saved in "
+            f"{folder.path}, the same command does the rest"
         ) from error
-    results = _collect(folder, runs)
-    write_whole(folder / "results.csv", results.to_csv(index=False, lineterminator="\n"))
+    results = folder.collect(runs)
     if failures:
         raise BatchsimError(
-            f"{sweep.name}: {len(failures)} of {len(mine)} runs failed, the others are in {folder}; "
+            f"{sweep.name}: {len(failures)} of {len(mine)} runs failed, the others are in {folder.path}; "
             f"the first: {failures[0]}"
         )
+    if len(results) < len(runs):
+        say(f"{len(results)} of {len(runs)} runs are finished")
     return results
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read ``K/N``."""
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise ConfigError(f"shard {text!r}: write K/N with 1 <= K <= N, e.g. 2/4")
-    return int(part), int(parts)
+class _Folder:
+    """What is there of a sweep: `sweep.json`, `results.csv`, and the runs.
 
+    Attributes
+    ----------
+    finished
+        Summaries of the runs that are known to be whole, by run id.
+    """
 
-def _configure(settings: Mapping[str, Any], where: str | Path) -> RunConfig:
-    tree: dict[str, Any] = {}
-    for key, value in settings.items():
-        set_dotted(tree, key, deepcopy(value))
-    config = validate(RunConfig, tree, str(where))
-    try:
-        presets.build(config.policy)
-        make_predictor(config.predictor)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    return config
+    def __init__(self, path: Path, sweep: SweepConfig) -> None:
+        self.path = path
+        self.finished: Summaries = {}
+        self._sweep = sweep
+        self._tables = ["requests"] if sweep.save == "tables" else []
 
-
-def _check_same_requests(runs: Iterable[PlannedRun], where: str | Path) -> None:
-    """Refuse runs that differ in policy or predictor alone, yet set different shares aside for training."""
-    fractions: dict[str, float] = {}
-    for run in runs:
-        config = run.config
-        fraction = training_fraction(config, presets.build(config.policy), make_predictor(config.predictor))
-        rest = config.model_dump_json(exclude={"policy", "predictor"})
-        if fractions.setdefault(rest, fraction) != fraction:
+    def claim(
+        self, file: Path, runs: Sequence[PlannedRun], *, full: bool, overwrite: bool
+    ) -> Mapping[str, Any]:
+        """Write ``sweep.json``; return what was in it, of this sweep's last time."""
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        before = _object(self.path / "sweep.json")
+        # A sweep file may be edited, or lie elsewhere on the machines that share the folder.
+        is_ours = before.get("file") in (None, str(file.resolve())) or before.get("sha256") == content
+        if not (is_ours or overwrite):
             raise ConfigError(
-                f"{where}: policies or predictors that learn would be evaluated on other requests than those "
-                "that do not; set workload.training_fraction, e.g. to 0.1"
+                f"{self.path}: holds the results of {before['file']}, which has the name {self._sweep.name} "
+                f"as well as {file}; give one of them another name or output folder, or allow overwriting"
             )
+        for folder in (self.path, self.path / "runs"):
+            remove_dead_partials(folder)
+        shown = {
+            "batchsim": __version__,
+            "is_full": full,
+            "sweep": self._sweep.model_dump(mode="json"),
+            "file": str(file.resolve()),
+            "sha256": content,
+            "inputs": {name: digest for run in runs for name, digest in run.inputs.items()},
+            "runs": {run.key: run.run_id for run in runs},
+        }
+        write_whole(self.path / "sweep.json", json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+        return before
+
+    def read(self, runs: Iterable[PlannedRun]) -> list[str]:
+        """Look which of the runs are finished; say which were, but are no longer whole."""
+        damaged = []
+        for run in runs:
+            try:
+                summary = read_summary(self._place(run), self._tables)
+            except ConfigError as error:
+                damaged.append(f"{error}: the run is run again")
+                continue
+            if summary is not None:
+                self.finished[run.run_id] = summary
+        return damaged
+
+    def changes(self, before: Mapping[str, Any], to_do: Iterable[PlannedRun]) -> list[str]:
+        """Say what has changed since the last time, if finished runs have to be run again for it."""
+        names, ids = before.get("inputs"), before.get("runs")
+        if not (isinstance(names, dict) and isinstance(ids, dict)):
+            return []
+        again = [
+            run
+            for run in to_do
+            if ids.get(run.key, run.run_id) != run.run_id
+            and (self.path / "runs" / str(ids[run.key]) / "manifest.json").exists()
+        ]
+        changed = {name for run in again for name, digest in run.inputs.items() if names.get(name) != digest}
+        shown = ", ".join(sorted(Path(name).name for name in changed))
+        return [f"{shown} changed: {len(again)} runs are run again"] if again else []
+
+    def run(self, runs: Sequence[PlannedRun], jobs: int) -> Iterable[tuple[PlannedRun, Failure | None]]:
+        """Do these runs; each is saved, or why it failed."""
+        tasks = [Task(run, self._place(run), bool(self._tables)) for run in runs]
+        try:
+            for task, failure in run_all(tasks, jobs):
+                if failure is not None:
+                    self._save_failure(task, failure)
+                yield task.run, failure
+        finally:
+            remove_dead_partials(self.path / "runs")
+
+    def collect(self, runs: Sequence[PlannedRun]) -> pd.DataFrame:
+        """Write ``results.csv`` from all runs that are finished, whoever did them, and return it.
+
+        Others may end at the same time and write as well: whoever writes last has seen the runs of all.
+        """
+        self._read_missing(runs)
+        while True:
+            num_finished = len(self.finished)
+            results = _table(runs, self.finished)
+            content = results.to_csv(index=False, lineterminator="\n")
+            write_whole(self.path / "results.csv", content)
+            self._read_missing(runs)
+            if len(self.finished) == num_finished:
+                return results
+
+    def _read_missing(self, runs: Iterable[PlannedRun]) -> None:
+        self.read([run for run in runs if run.run_id not in self.finished])
+
+    def _save_failure(self, task: Task, failure: Failure) -> None:
+        told = {
+            "failure": failure.sentence,
+            "varied": dict(task.run.varied),
+            "config": task.run.config.model_dump(mode="json"),
+            "traceback": failure.traceback,
+        }
+        with suppress(ConfigError):  # where nothing can be written, the run itself has said so
+            save_failure(task.directory, told)
+
+    def _place(self, run: PlannedRun) -> Path:
+        return self.path / "runs" / run.run_id
 
 
-def _identify(config: RunConfig, content_hash: Callable[[Path], str]) -> str:
-    """Name a run; files count by content, so that the same run has the same name on another machine."""
-    settings = config.model_dump(mode="json")
-    settings["latency"]["file"] = config.latency.file and content_hash(Path(config.latency.file))
-    settings["workload"]["trace"] = None
-    trace_hash = None
-    if config.workload.generator is None:
-        trace_hash = content_hash(Path(config.workload.trace) if config.workload.trace else embedded_trace())
-    return run_id(settings, __version__, trace_hash)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _beside(sweep_file: Path, name: str) -> str:
-    beside = sweep_file.parent / str(name)
-    return str(beside) if beside.is_file() else name
-
-
-def _take_shard(runs: Sequence[PlannedRun], shard: tuple[int, int]) -> Sequence[PlannedRun]:
-    part, parts = shard
-    if not 1 <= part <= parts:
-        raise ConfigError(f"shard is {part}/{parts}; K/N with 1 <= K <= N is needed")
-    return runs[part - 1 :: parts]
-
-
-def _run_all(
-    runs: Sequence[PlannedRun], folder: Path, sweep: SweepConfig, jobs: int
-) -> Iterable[tuple[PlannedRun, str | None]]:
-    tasks = (delayed(_run)(run, _run_folder(folder, run), save_tables=sweep.save == "tables") for run in runs)
-    with parallel_config("loky", inner_max_num_threads=1):
-        # One run a task: what a killed process takes with it is the run it was at.
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(tasks)
-
-
-def _run(run: PlannedRun, directory: Path, *, save_tables: bool) -> tuple[PlannedRun, str | None]:
-    """Simulate and save in a worker process; return what went wrong instead of raising it."""
-    try:
-        result = simulate(run.config)
-        tables = result.tables if save_tables else {}
-        save_run(directory, result.manifest, result.summary, tables, overwrite=True)
-    except BatchsimError as error:
-        return run, str(error)
-    except Exception as error:  # a fault of one run, ours or a plug-in's, must not take the others with it
-        return run, f"{type(error).__name__}: {error}"
-    return run, None
-
-
-def _run_folder(folder: Path, run: PlannedRun) -> Path:
-    return folder / "runs" / run.run_id
-
-
-def _is_finished(folder: Path, run: PlannedRun, sweep: SweepConfig) -> bool:
-    wanted = ["summary.json", *(["requests.parquet"] if sweep.save == "tables" else [])]
-    return all((_run_folder(folder, run) / name).is_file() for name in wanted)
-
-
-def _collect(folder: Path, runs: Iterable[PlannedRun]) -> pd.DataFrame:
-    rows = []
-    for run in runs:
-        file = _run_folder(folder, run) / "summary.json"
-        if file.is_file():
-            summary = json.loads(file.read_text(encoding="utf-8"))
-            rows.append({"run_id": run.run_id, "case": run.case, **run.varied, **summary})
+def _table(runs: Sequence[PlannedRun], summaries: Summaries) -> pd.DataFrame:
+    rows = [
+        {"run_id": run.run_id, "case": run.case, **run.varied, **summaries[run.run_id]}
+        for run in runs
+        if run.run_id in summaries
+    ]
     results = pd.DataFrame(rows)
     nested = [
         name for name in results if results[name].map(lambda value: isinstance(value, list | dict)).any()
     ]
     for name in nested:
         results[name] = results[name].map(json.dumps)
-    return results
+    return results.assign(num_runs_planned=len(runs))
 
 
-def _sweep_json(sweep: SweepConfig, *, full: bool) -> str:
-    shown = {"batchsim": __version__, "is_full": full, "sweep": sweep.model_dump(mode="json")}
-    return json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
+def _object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none, or none that can be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        tree = json.loads(file.read_bytes())
+        return tree if isinstance(tree, dict) else {}
+    return {}

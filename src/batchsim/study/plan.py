@@ -1,0 +1,182 @@
+"""From a sweep file to the list of its runs: which configurations, under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from batchsim.config import RunConfig, SweepConfig, anchored, flat, read_toml, set_dotted, validate
+from batchsim.errors import ConfigError, nearest
+from batchsim.policies import presets
+from batchsim.policies.presets import Policy
+from batchsim.study.identity import identify, refresh_policy
+from batchsim.study.run import training_fraction
+from batchsim.workload.predictor import Predictor, make_predictor
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of a sweep.
+
+    Attributes
+    ----------
+    run_id
+        The same for the same configuration, code and content of the files it names, wherever these lie.
+    case
+        Label of the case; empty where the sweep has none.
+    varied
+        Dotted keys that the sweep varies, with the values of this run.
+    key
+        The same for the same configuration, whatever its files hold.
+    inputs
+        What it was named after, see `identity.Identity`.
+    """
+
+    run_id: str
+    config: RunConfig
+    case: str
+    varied: Mapping[str, Any]
+    key: str
+    inputs: Mapping[str, str]
+
+    def __str__(self) -> str:
+        shown = [self.case] if self.case else []
+        return ", ".join(
+            shown + [f"{key}={value}" for key, value in self.varied.items() if value is not None]
+        )
+
+
+def load_sweep(
+    path: str | Path,
+    *,
+    full: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    figures: Container[str] | None = None,
+) -> SweepConfig:
+    """Read a sweep file, in whose folder the files that it names are.
+
+    Parameters
+    ----------
+    full
+        Let the entries of its ``full`` table win.
+    overrides
+        Dotted keys to values that win over all that the file says of them, the grid and cases included.
+    figures
+        Names of figures there are, if its own is to be one of them.
+    """
+    path = Path(path)
+    sweep = validate(SweepConfig, read_toml(path), str(path))
+    if figures is not None and sweep.figure not in figures:
+        known = figures if isinstance(figures, Iterable) else ()
+        raise ConfigError(f"{path}: figure {sweep.figure!r} is unknown; {nearest(sweep.figure, known)}")
+    base, grid = flat(sweep.base), dict(sweep.grid)
+    if full:
+        base |= flat(sweep.full.base)
+        grid |= sweep.full.grid
+    base = _beside(path, base)
+    cases = [_beside(path, flat(case)) for case in sweep.cases]
+    grid = {key: [anchored(key, value, path.parent) for value in values] for key, values in grid.items()}
+    if overrides:
+        given = flat(overrides)
+        base |= given
+        cases = [_without(case, given) for case in cases]
+        grid = _without(grid, given)
+    return sweep.model_copy(update={"base": base, "grid": grid, "cases": cases})
+
+
+def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
+    """List the runs, in the order of the file: cases outermost, the last key of the grid innermost.
+
+    Raises
+    ------
+    ConfigError
+        For a setting that no run can have, a file or an own policy that is not there, a key set by both a
+        case and the grid, or policies and predictors that would meet different requests; ``where`` begins
+        the sentence.
+    """
+    cases = [dict(case) for case in sweep.cases]
+    labels = [str(case.pop("label", "")) for case in cases]
+    varied = list(dict.fromkeys([key for case in cases for key in case] + list(sweep.grid)))
+    check = _Checks(where)
+    runs = []
+    for case, label in zip(cases, labels, strict=True):
+        if both := case.keys() & sweep.grid.keys():
+            raise ConfigError(
+                f"{where}: {min(both)} is set by a case and by the grid; one of them has to leave it"
+            )
+        for values in product(*sweep.grid.values()):
+            chosen = {**case, **dict(zip(sweep.grid, values, strict=True))}
+            config = _configure({**flat(sweep.base), **chosen}, where)
+            check(config)
+            shown = flat(config.model_dump(mode="json"))
+            used = {key: chosen.get(key, shown.get(key)) for key in varied}
+            key, run_id, inputs = identify(config)
+            runs.append(PlannedRun(run_id, config, label, used, key, inputs))
+    return runs
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read ``K/N``."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ConfigError(f"shard {text!r}: write K/N with 1 <= K <= N, e.g. 2/4")
+    return int(part), int(parts)
+
+
+def take_shard(runs: Sequence[PlannedRun], shard: tuple[int, int]) -> Sequence[PlannedRun]:
+    """Every N-th run from the K-th on, for a shard ``(K, N)``."""
+    part, parts = shard
+    if not 1 <= part <= parts:
+        raise ConfigError(f"shard is {part}/{parts}; K/N with 1 <= K <= N is needed")
+    return runs[part - 1 :: parts]
+
+
+def _configure(settings: Mapping[str, Any], where: str | Path) -> RunConfig:
+    tree: dict[str, Any] = {}
+    try:
+        for key, value in settings.items():
+            set_dotted(tree, key, deepcopy(value))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return validate(RunConfig, tree, str(where))
+
+
+class _Checks:
+    """Holds configurations to what their policies and predictors ask, each of these built once."""
+
+    def __init__(self, where: str | Path) -> None:
+        self._where = where
+        self._built: dict[str, tuple[Policy, Predictor]] = {}
+        self._fractions: dict[str, float] = {}
+
+    def __call__(self, config: RunConfig) -> None:
+        """Refuse what no run can have, and other shares set aside where only policy or predictor differ."""
+        asked = config.model_dump_json(include={"policy", "predictor"})
+        if asked not in self._built:
+            self._built[asked] = self._build(config)
+        fraction = training_fraction(config, *self._built[asked])
+        rest = config.model_dump_json(exclude={"policy", "predictor"})
+        if self._fractions.setdefault(rest, fraction) != fraction:
+            raise ConfigError(
+                f"{self._where}: policies or predictors that learn would be evaluated on other requests than "
+                "those that do not; set workload.training_fraction, e.g. to 0.1"
+            )
+
+    def _build(self, config: RunConfig) -> tuple[Policy, Predictor]:
+        try:
+            refresh_policy(config.policy.preset)
+            return presets.build(config.policy), make_predictor(config.predictor)
+        except ConfigError as error:
+            raise ConfigError(f"{self._where}: {error}") from error
+
+
+def _beside(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: anchored(key, value, path.parent) for key, value in settings.items()}
+
+
+def _without(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in given}

@@ -1,0 +1,126 @@
+"""Runs of a sweep in processes, each at one run at a time: one that dies takes that run alone with it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+
+from batchsim.errors import BatchsimError
+from batchsim.study.worker import Failure, Task, attempt
+
+#: Numerical libraries start threads of their own; the processes are all the cores are asked for.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | None]]:
+    """Do all tasks, in so many processes (1: in this one), and hand each back with how it failed, if it did.
+
+    A process that dies fails its run and is replaced.
+
+    Raises
+    ------
+    BatchsimError
+        If no process can be started.
+    """
+    if jobs == 1 or len(tasks) < 2:
+        yield from ((task, attempt(task)) for task in tasks)
+        return
+    pool = _Pool()
+    with ThreadPoolExecutor(min(jobs, len(tasks))) as threads:
+        futures = {threads.submit(pool.do, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            pool.close()
+
+
+class _Process:
+    """A process that finds the same modules as this one; it reads nothing of the main script."""
+
+    def __init__(self) -> None:
+        path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 -- as Python itself reads it
+        code = f"import sys; sys.path[:] = {path!r}; from batchsim.study.worker import serve; serve()"
+        pipe, environment = subprocess.PIPE, os.environ | _ONE_THREAD
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=environment
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._tasks, self._answers = self._process.stdin, self._process.stdout
+
+    def answer(self) -> Failure | None:
+        """Wait for what it says next; EOFError if it says nothing any more."""
+        failure: Failure | None = pickle.load(self._answers)
+        return failure
+
+    def do(self, task: Task) -> Failure | None:
+        """Do a task; EOFError or OSError if it ends instead."""
+        pickle.dump(task, self._tasks)
+        self._tasks.flush()
+        return self.answer()
+
+    def kill(self) -> None:
+        """End it, whatever it is at."""
+        self._process.kill()
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code."""
+        code = self._process.wait()
+        with suppress(OSError):  # of what it did not take
+            self._tasks.close()
+        self._answers.close()
+        return code
+
+
+class _Pool:
+    """A process for each thread that asks."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._processes: list[_Process] = []
+        self._is_closed = False
+
+    def do(self, task: Task) -> Failure | None:
+        process = getattr(self._own, "process", None) or self._start()
+        try:
+            return process.do(task)
+        except (EOFError, OSError):
+            self._own.process = None
+            return Failure(f"its process {_end(process.wait())}")
+
+    def close(self) -> None:
+        """End all processes."""
+        with self._lock:
+            self._is_closed = True
+            for process in self._processes:
+                process.kill()
+
+    def _start(self) -> _Process:
+        with self._lock:
+            if self._is_closed:
+                raise BatchsimError("interrupted")
+            process = _Process()
+            self._processes.append(process)
+        try:
+            process.answer()  # it is ready
+        except EOFError as error:
+            raise BatchsimError(f"a worker process cannot start: it {_end(process.wait())}") from error
+        self._own.process = process
+        return process
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"

@@ -1,0 +1,93 @@
+"""One run of a sweep, where what goes wrong is told instead of raised; and a process that does such runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO, NamedTuple
+
+from batchsim.errors import BatchsimError
+from batchsim.results.store import save_run
+from batchsim.study.identity import check_unchanged
+from batchsim.study.plan import PlannedRun
+from batchsim.study.run import simulate
+
+
+class Task(NamedTuple):
+    """A run, where it is saved, and whether with its tables."""
+
+    run: PlannedRun
+    directory: Path
+    save_tables: bool
+
+
+class Failure(NamedTuple):
+    """Why a run did not end well: a sentence, and where in the code it happened."""
+
+    sentence: str
+    traceback: str = ""
+
+
+def attempt(task: Task) -> Failure | None:
+    """Simulate and save. A fault of one run, ours or a policy's, must not take the others with it."""
+    try:
+        check_unchanged(task.run.inputs)
+        result = simulate(task.run.config)
+        check_unchanged(task.run.inputs)
+        tables = result.tables if task.save_tables else {}
+        save_run(task.directory, result.manifest, result.summary, tables, overwrite=True)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a policy may call sys.exit
+        return _failure(error)
+    return None
+
+
+def serve() -> None:
+    """Do what comes in pickled on stdin, answer pickled on stdout, and end as soon as stdin does.
+
+    That is when the parent closed it, or is no more: then nothing is to go on writing, not even the run under
+    way. What runs print goes to stderr.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it as well, and closes stdin
+    tasks, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    inbox: SimpleQueue[Task] = SimpleQueue()
+    threading.Thread(target=_receive, args=(tasks, inbox), daemon=True).start()
+    _send(answers, None)  # ready
+    while True:
+        task = inbox.get()
+        try:
+            answer = attempt(task)
+        except KeyboardInterrupt as error:  # raised by a policy: nobody interrupts us
+            answer = _failure(error)
+        _send(answers, answer)
+
+
+def _receive(tasks: BinaryIO, inbox: SimpleQueue[Task]) -> None:
+    try:
+        while True:
+            inbox.put(pickle.load(tasks))
+    except EOFError:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _send(answers: BinaryIO, answer: Failure | None) -> None:
+    pickle.dump(answer, answers)
+    answers.flush()
+
+
+def _failure(error: BaseException) -> Failure:
+    said = " ".join(str(error).split())
+    if not isinstance(error, BatchsimError):
+        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return Failure(said, "".join(traceback.format_exception(error)))
