@@ -194,6 +194,18 @@ class RunConfig(Section):
         None, description="a request still waiting after this long is abandoned"
     )
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files it names; a GPU or model that is shipped is none, but stands here as well."""
+        alike: list[ClusterConfig | ReplicaConfig] = [self.cluster, *self.cluster.replicas]
+        named = [
+            self.workload.trace,
+            self.latency.file,
+            *(one.latency_file for one in self.cluster.replicas),
+            *(name for one in alike for name in (one.gpu, one.model)),
+        ]
+        return tuple(name for name in named if name is not None)
+
     @model_validator(mode="after")
     def _gives_up_before_it_retries(self) -> RunConfig:
         if self.clients.max_retries and self.patience_s is None:

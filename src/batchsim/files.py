@@ -199,7 +199,7 @@ def check_file(path: Path, *, inputs: Iterable[Path | str | None] = (), overwrit
     """
     path = Path(path)
     _refuse_folder(path)
-    if any(one is not None and _is_same(path, Path(one)) for one in inputs):
+    if any(one is not None and _holds(Path(one), path) for one in inputs):
         raise ConfigError(f"{path}: is an input; an input is never replaced, choose another name")
     if path.is_symlink():
         raise ConfigError(f"{path}: is a symbolic link; name the file itself")
@@ -264,11 +264,12 @@ def _refuse_folder(path: Path) -> None:
         raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; the name of a file is needed")
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _holds(given: Path, path: Path) -> bool:
+    """Whether an input, a file or a folder, is what lies at a path, or holds it."""
     try:
-        return one.samefile(other)
-    except OSError:
-        return one.resolve() == other.resolve()
+        return given.samefile(path) or (given.is_dir() and path.resolve().is_relative_to(given.resolve()))
+    except OSError:  # one of them is not there
+        return given.resolve() == path.resolve()
 
 
 def _remove(partial: Path) -> None:

@@ -24,6 +24,7 @@ from batchsim.cli import (
     validation,
 )
 from batchsim.cli.groups import Group
+from batchsim.cli.output import printable
 from batchsim.errors import BatchsimError, ConfigError, TraceError
 
 
@@ -34,7 +35,7 @@ class _Commands(Group):
         try:
             return super().invoke(ctx)
         except BatchsimError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {printable(str(error))}", err=True)
             ctx.exit(2 if isinstance(error, ConfigError | TraceError) else 1)
         except OSError as error:
             click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)

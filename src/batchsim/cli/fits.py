@@ -51,10 +51,12 @@ def fit(
 ) -> None:
     """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
     from batchsim.figures.fit import plot_fit
+    from batchsim.files import check_file
     from batchsim.latency.fitting.fit import ITERATION_FAMILIES, compare_families
     from batchsim.latency.store import save_latency
     from batchsim.latency.table import read_calibration
 
+    check_file(output_file, inputs=[calibration])
     if output_file.resolve() == calibration.with_suffix(".json").resolve():
         raise ConfigError(
             f"{output_file}: is where the provenance of {calibration.name} lies; choose another name"

@@ -14,7 +14,18 @@ from batchsim.errors import ConfigError
 F = TypeVar("F", bound=Callable[..., Any])
 
 INPUT_FILE = click.Path(dir_okay=False, path_type=Path)
-OUTPUT_PATH = click.Path(path_type=Path)
+
+
+class _OutputPath(click.Path):
+    """A path to write to; an empty one, as from a variable that is not set, would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) == "":
+            self.fail("a path is needed, not an empty text", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+OUTPUT_PATH = _OutputPath(path_type=Path)
 
 #: Options that set one configuration key as they are.
 _PLAIN = {

@@ -68,7 +68,7 @@ def stderr() -> Console:
     """Where progress and warnings go: one console, so that they do not write over each other."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, emoji=False)
 
 
 def echo_json(content: Mapping[str, Any]) -> None:
@@ -76,9 +76,26 @@ def echo_json(content: Mapping[str, Any]) -> None:
     click.echo(json.dumps(content, indent=2, allow_nan=False))
 
 
+def printable(text: str) -> str:
+    """Text of a file, an option or a policy on one line, without what steers a terminal."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text.strip())
+
+
+def plain(text: str) -> str:
+    """The same for rich: none of it is markup."""
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
 def warn(message: str) -> None:
     """Print a warning, which a person should not miss, on stderr."""
-    stderr().print(f"[bold yellow]Warning:[/] {message}", highlight=False, soft_wrap=True)
+    stderr().print(f"[bold yellow]Warning:[/] {plain(message)}", highlight=False, soft_wrap=True)
+
+
+def notice(message: str) -> None:
+    """Print what is good to know on stderr."""
+    click.echo(f"Notice: {printable(message)}", err=True)
 
 
 def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
@@ -87,11 +104,15 @@ def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
 
     first = next(iter(summaries.values()))
     table = Table(
-        title=_headline(first), title_justify="left", caption=_caption(summaries), caption_justify="left"
+        title=plain(_headline(first)),
+        title_justify="left",
+        caption=_caption(summaries),
+        caption_justify="left",
     )
     table.add_column("")
     for name, summary in summaries.items():
-        table.add_column(f"{name} [red](saturated)[/]" if summary["saturated"] else name, justify="right")
+        mark = " [red](saturated)[/]" if summary["saturated"] else ""
+        table.add_column(f"{plain(name)}{mark}", justify="right")
     table.add_column("unit")
     worlds = [str(summary["world"]) for summary in summaries.values()]
     if len(set(worlds)) > 1:
@@ -118,11 +139,11 @@ def echo_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     """Print a plain table."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=plain(title), title_justify="left")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(plain(column), overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(plain(str(cell)) for cell in row))
     _stdout().print(table)
 
 
@@ -164,7 +185,7 @@ def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         )
         lines.setdefault(line, []).append(name)
     return "\n".join(
-        line if len(lines) == 1 else f"{', '.join(names)}: {line}" for line, names in lines.items()
+        plain(line if len(lines) == 1 else f"{', '.join(names)}: {line}") for line, names in lines.items()
     )
 
 
@@ -175,9 +196,9 @@ def _number(value: float | None, factor: float, digits: int) -> str:
 def _stdout() -> Console:
     from rich.console import Console
 
-    console = Console()
+    console = Console(emoji=False)
     # A pipe has no width; tables cut at 80 columns would lose numbers.
-    return console if console.is_terminal else Console(width=160)
+    return console if console.is_terminal else Console(width=160, emoji=False)
 
 
 class ProgressWatch:
@@ -208,7 +229,7 @@ class ProgressWatch:
             return
         with self._bars:
             progress = self._progress = self._progress or _bars()
-        task = progress.add_task(title, total=watched.num_requests)
+        task = progress.add_task(plain(title), total=watched.num_requests)
         while not self._stop.wait(0.2) and watched.num_ended < watched.num_requests:
             progress.update(task, completed=watched.num_ended)
         progress.update(task, completed=watched.num_ended)

@@ -52,6 +52,7 @@ def import_profile(
     as_json: bool,
 ) -> None:
     """Make a latency file of an operator profile, of DistServe's coefficients or of splitwise-sim's table."""
+    from batchsim.files import check_file
     from batchsim.latency.profiles.importing import (
         Wanted,
         import_distserve,
@@ -61,6 +62,7 @@ def import_profile(
     )
     from batchsim.latency.store import save_latency
 
+    check_file(output_file, inputs=[source, model_config])
     kind = kind or kind_of(source)
     wanted = Wanted(model, hardware, tensor_parallel)
     imported: Model

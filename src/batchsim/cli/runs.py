@@ -12,6 +12,7 @@ from batchsim.cli.output import (
     echo_json,
     echo_summaries,
     echo_table,
+    notice,
     progress_watch,
     warn,
     warn_about,
@@ -37,13 +38,17 @@ def run(
 ) -> None:
     """Simulate one configuration (a TOML file, options, or both) and print its metrics."""
     from batchsim.config import load_config
+    from batchsim.files import check_file
     from batchsim.results.store import check_vacant
     from batchsim.results.timeline import write_timeline
     from batchsim.study.run import simulate
 
-    if output_dir is not None:
-        check_vacant(output_dir, overwrite=overwrite)
     config = load_config(config_file, overrides(given))
+    inputs = (config_file, *config.files)
+    if output_dir is not None:
+        check_vacant(output_dir, overwrite=overwrite, inputs=inputs)
+    if timeline is not None:
+        check_file(timeline, inputs=inputs, overwrite=overwrite)
     with progress_watch() as watch:
         result = simulate(config, on_start=lambda recorder: watch.follow(config.policy.preset, recorder))
     _notices(result)
@@ -84,7 +89,7 @@ def compare_(
 ) -> None:
     """Simulate several policies on the same arrivals; print their metrics and paired differences."""
     from batchsim.config import load_config
-    from batchsim.files import write_whole
+    from batchsim.files import check_file, write_whole
     from batchsim.policies.presets import find_preset, names_of
     from batchsim.results.store import check_vacant
     from batchsim.study.compare import compare
@@ -93,8 +98,10 @@ def compare_(
     config = load_config(config_file, overrides(given))
     names = names or names_of(is_iteration_level=find_preset(config.policy.preset).is_iteration_level)
     if output_dir is not None:
+        inputs = (config_file, *config.files)
+        check_file(output_dir / "differences.csv", inputs=inputs, overwrite=overwrite)
         for name in names:
-            check_vacant(output_dir / _folder(name), overwrite=overwrite)
+            check_vacant(output_dir / _folder(name), overwrite=overwrite, inputs=inputs)
     with progress_watch() as watch:
         comparison = compare(config, names, on_start=watch.follow)
     results = comparison.results
@@ -146,11 +153,11 @@ def _echo_differences(comparison: Comparison) -> None:
 
 def _notices(result: SimulationResult) -> None:
     workload = result.manifest["workload"]
-    for notice in [*workload["notices"], *result.manifest["notices"]]:
-        click.echo(f"Notice: {notice}", err=True)
+    for sentence in [*workload["notices"], *result.manifest["notices"]]:
+        notice(sentence)
     for reason, count in workload["dropped"].items():
-        click.echo(f"Notice: {workload['name']}: {count} rows dropped, {reason}", err=True)
+        notice(f"{workload['name']}: {count} rows dropped, {reason}")
     refusals = list(result.manifest["refusals"].items())
     if refusals:
         request_id, reason = refusals[0]
-        click.echo(f"Notice: {len(refusals)} requests refused; request {request_id}: {reason}", err=True)
+        notice(f"{len(refusals)} requests refused; request {request_id}: {reason}")

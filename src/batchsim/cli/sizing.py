@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsim.cli.options import overrides, run_options
-from batchsim.cli.output import echo_json, echo_table, stderr, warn
+from batchsim.cli.output import echo_json, echo_table, plain, stderr, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,14 +61,14 @@ def capacity(
     base = load_config(config_file, overrides(given))
     names = [name for given_names in policies for name in given_names.split(",")] or [base.policy.preset]
     if output_dir is not None:
-        check_vacant(output_dir, overwrite=overwrite)
+        check_vacant(output_dir, overwrite=overwrite, inputs=(config_file, *base.files))
     found: dict[str, Capacity] = {}
     with stderr().status("") as status:
         for name, config in for_policies(base, names).items():
 
             def show(trial: Trial, name: str = name) -> None:
                 status.update(
-                    f"{name}: {trial.slo_attainment:.1%} good at {trial.request_rate_per_s:.4g} requests/s "
+                    f"{plain(name)}: {trial.slo_attainment:.1%} good at {trial.request_rate_per_s:.4g} requests/s "
                     f"on {trial.num_gpus} GPUs (part {trial.replication + 1} of {replications})"
                 )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
-from batchsim.cli.output import stderr, warn
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides
+from batchsim.cli.output import notice, plain, stderr, warn
 from batchsim.errors import BatchsimError
 
 if TYPE_CHECKING:
@@ -25,20 +25,30 @@ if TYPE_CHECKING:
 @click.option(
     "--shard", default="1/1", show_default=True, metavar="K/N", help="Every N-th run from the K-th on."
 )
+@click.option("--latency", metavar="FILE", help="latency.json for all runs, whatever the sweep files name.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of all runs, likewise."
+)
 @click.option("--overwrite", is_flag=True, help="Run again what is finished.")
 def sweep(
-    experiments: tuple[Path, ...], output_dir: Path, jobs: int, full: bool, shard: str, overwrite: bool
+    experiments: tuple[Path, ...], output_dir: Path, jobs: int, shard: str, overwrite: bool, **given: Any
 ) -> None:
     """Run sweep files; what is finished is not run again."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from batchsim.study.sweep import parse_shard, run_sweep
+    from batchsim.figures.plots import FIGURES
+    from batchsim.study.sweep import load_sweep, parse_shard, plan, run_sweep
 
+    options = {"full": given.pop("full"), "overrides": overrides(given), "figures": FIGURES}
+    part = parse_shard(shard)
+    if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
+        for path in experiments:
+            plan(load_sweep(path, **options), path)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed: list[BatchsimError] = []
     with Progress(*columns, console=stderr()) as progress:
         for path in experiments:
-            task = progress.add_task(path.stem, total=None)
+            task = progress.add_task(plain(path.stem), total=None)
 
             def show(state: SweepProgress, task: TaskID = task) -> None:
                 progress.update(task, total=state.num_runs, completed=state.num_ended)
@@ -50,10 +60,11 @@ def sweep(
                     path,
                     output_dir,
                     jobs=jobs,
-                    full=full,
                     overwrite=overwrite,
-                    shard=parse_shard(shard),
+                    shard=part,
                     on_progress=show,
+                    on_notice=notice,
+                    **options,
                 )
             except BatchsimError as error:
                 if len(experiments) == 1 or isinstance(error.__cause__, KeyboardInterrupt):

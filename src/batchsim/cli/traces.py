@@ -10,7 +10,7 @@ import click
 
 from batchsim.cli.groups import Group
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides, parse_spec, reading_options
-from batchsim.cli.output import echo_json, echo_table
+from batchsim.cli.output import echo_json, echo_table, notice
 
 if TYPE_CHECKING:
     from batchsim.workload.formats import Reading
@@ -64,10 +64,12 @@ def synth(
     kind: str, prompt: str | None, output: str | None, num_requests: int, seed: int, output_file: Path
 ) -> None:
     """Make a synthetic trace, labelled so, in our own format."""
+    from batchsim.files import check_file
     from batchsim.streams import stream
     from batchsim.workload.formats import write_trace
     from batchsim.workload.generators.synthetic import generate
 
+    check_file(output_file)
     spec = parse_spec(kind, "kind")
     spec["kind"] = spec["kind"].replace("-", "_")
     if spec["kind"] != "burstgpt_like":
@@ -84,9 +86,11 @@ def synth(
 @reading_options
 def convert(source: Path, target: Path, **given: Any) -> None:
     """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet)."""
+    from batchsim.files import check_file
     from batchsim.workload.formats import write_trace
     from batchsim.workload.load import load_trace
 
+    check_file(target, inputs=[source])
     workload = load_trace(source, _reading(given))
     write_trace(workload, target)
     _describe(workload)
@@ -115,8 +119,8 @@ def _reading(given: dict[str, Any]) -> Reading:
 def _describe(workload: Workload) -> None:
     from batchsim.workload.describe import trace_info
 
-    for notice in workload.source.notices:
-        click.echo(f"Notice: {notice}", err=True)
+    for sentence in workload.source.notices:
+        notice(sentence)
     info = {key: value for key, value in trace_info(workload).items() if key != "notices"}
     rows = [row for key, value in info.items() for row in _rows(key, value)]
     echo_table(f"{workload.source.name} ({workload.source.kind})", ("", "value"), rows)

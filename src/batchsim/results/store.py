@@ -109,9 +109,15 @@ def read_summary(directory: Path, tables: Iterable[str] = ()) -> dict[str, Any] 
     return content
 
 
-def check_vacant(directory: Path, *, overwrite: bool) -> None:
-    """Raise before a long run what `save_run` would raise after it: a directory taken or not writable."""
+def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise before a long run what `save_run` would raise after it: a directory taken or not writable.
+
+    An input that lies in it would go with what is replaced: that is refused as well.
+    """
     directory = Path(directory)
+    for one in inputs:
+        if one is not None and Path(one).resolve().parent == directory.resolve():
+            raise ConfigError(f"{directory}: holds {Path(one).name}, an input; choose another directory")
     partial = sibling(directory)
     with cleanly(directory, partial):
         _refuse_if_taken(directory, overwrite=overwrite)

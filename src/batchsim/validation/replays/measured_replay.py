@@ -16,7 +16,7 @@ from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.base import RECORDED_FIELDS, BatchShape, IterationShape
 from batchsim.metrics.system import Window, busy_fraction
-from batchsim.policies.presets import find_preset
+from batchsim.policies.presets import PRESETS, find_preset
 from batchsim.results.store import load_run
 from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import SimulationResult, simulate
@@ -102,6 +102,11 @@ def read_recording(directory: Path) -> Recording:
     if manifest.get("kind") != "measured":
         raise ConfigError(f"{directory}: its manifest does not say that it was measured; a simulation?")
     config = load_config(manifest.get("config", {}))
+    if config.policy.preset not in PRESETS:  # what lies in a folder of data must not say what code is run
+        raise ConfigError(
+            f"{directory}: policy {config.policy.preset!r} is none of batchsim's own; a measured run is "
+            f"simulated under one of these: {', '.join(PRESETS)}"
+        )
     world: Literal["iterations", "batches"] = (
         "iterations" if find_preset(config.policy.preset).is_iteration_level else "batches"
     )
