@@ -29,6 +29,7 @@ from batchsim.hardware_config import (
     Fraction,
     LatencyConfig,
     Rate,
+    ReplicaConfig,
     Section,
 )
 
@@ -242,6 +243,10 @@ class SweepConfig(GridConfig):
 _FILE_KEYS = ("workload.trace", "latency.file", "cluster.replicas.latency_file")
 _SPEC_KEYS = ("cluster.gpu", "cluster.model", "cluster.replicas.gpu", "cluster.replicas.model")
 
+#: Characters of a value, and levels of tables in tables, beyond which a file holds no settings.
+_MOST_SHOWN = 200
+_MOST_NESTED = 30
+
 S = TypeVar("S", bound=Section)
 
 
@@ -285,11 +290,16 @@ def load_config(
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as a dict, or raise `ConfigError` with a sentence."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        if not _is_nested_at_most(_MOST_NESTED, tree):
+            raise RecursionError
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: holds more than {_MOST_NESTED} tables or lists in each other") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({error})") from error
+        raise ConfigError(f"{path}: not valid TOML ({' '.join(str(error).split())})") from error
+    return tree
 
 
 def anchored(key: str, value: Any, folder: Path) -> Any:
@@ -335,8 +345,18 @@ def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
         fault = error.errors()[0]
         key = ".".join(map(str, fault["loc"])) or "table"
         is_told = fault["type"] == "missing" or isinstance(fault["input"], Mapping)  # of a whole table
-        shown = "" if is_told else f" is {fault['input']!r}"
-        raise ConfigError(f"{where}: {key}{shown}: {_lower_first(fault['msg'])}") from error
+        shown = "" if is_told else f" is {_short(repr(fault['input']))}"
+        message = f"{_short(key)}{shown}: {_lower_first(fault['msg'])}"
+        raise ConfigError(f"{where}: {' '.join(message.split())}") from error
+
+
+def _is_nested_at_most(levels: int, value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels >= 0 and all(_is_nested_at_most(levels - 1, one) for one in inside)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _lower_first(message: str) -> str:

@@ -6,7 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from batchsim.cli import main
+from batchsim.latency.store import default_latency, save_latency
 from batchsim.policies.presets import PRESETS, names_of
+from batchsim.specs import load_gpu, load_model
 
 TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "".join(
     f"{0.4 * row},{20 + row % 7},{1 + (row * 37) % 90}\n" for row in range(300)
@@ -255,3 +257,113 @@ def test_a_trace_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert result.exit_code == 2, result.output
     assert "cannot be written" in result.stderr
     assert list(tmp_path.iterdir()) == [blocked]
+
+
+def test_nothing_but_a_result_is_written_over(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, old = trace.read_bytes(), tmp_path / "old.json"
+    old.write_text("{}", encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    run = ["run", "--trace", str(trace)]
+    refused = {
+        "an input": [*run, "--timeline", str(trace), "--overwrite"],
+        "there already": [*run, "--timeline", str(old)],
+        "symbolic link": [*run, "-o", "link", "--overwrite"],
+        "a name is needed": [*run, "-o", "."],
+        "a path is needed": [*run, "-o", ""],
+        "no name of a file": [*run, "-o", "/"],
+        "never replaced": ["fit", str(trace), "-o", str(trace)],
+        "is an input": ["trace", "convert", str(trace), str(trace)],
+    }
+
+    results = {said: CliRunner().invoke(main, arguments) for said, arguments in refused.items()}
+
+    for said, result in results.items():
+        assert result.exit_code == 2, said
+        assert said in result.stderr
+    assert trace.read_bytes() == before
+    assert old.read_text() == "{}"
+
+
+SWEEP = """
+name = "small"
+figure = "scheduler_comparison"
+base.workload.trace = "trace.csv"
+base.workload.num_requests = 20
+grid.policy.preset = ["static_fifo"]
+grid.workload.request_rate_per_gpu = [0.5, 1.0]
+"""
+
+
+def test_a_sweep_takes_settings_that_win_over_its_file(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text(SWEEP, encoding="utf-8")
+    latency = tmp_path / "latency.json"
+    save_latency(default_latency(load_model("qwen2.5-1.5b"), load_gpu("h100")), latency)
+    arguments = ["--latency", str(latency), "--set", "workload.num_requests=30", "--set", "seed=3"]
+
+    result = CliRunner().invoke(
+        main, ["sweep", str(tmp_path / "sweep.toml"), "-o", str(tmp_path), *arguments]
+    )
+
+    assert result.exit_code == 0, result.output
+    stored = pd.read_csv(tmp_path / "small" / "results.csv")
+    assert stored["num_requests"].tolist() == [30, 30]
+    assert stored["seed"].tolist() == [3, 3]
+    manifest = next((tmp_path / "small" / "runs").glob("*/manifest.json"))
+    assert json.loads(manifest.read_text())["config"]["latency"]["file"] == str(latency)
+
+
+def test_a_figure_that_is_not_there_is_told_before_any_sweep_runs(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "good.toml").write_text(SWEEP, encoding="utf-8")
+    (tmp_path / "bad.toml").write_text(SWEEP.replace("scheduler_c", "scheduler_k"), encoding="utf-8")
+
+    files = [str(tmp_path / "good.toml"), str(tmp_path / "bad.toml")]
+    result = CliRunner().invoke(main, ["sweep", *files, "-o", str(tmp_path / "out")])
+
+    assert result.exit_code == 2
+    assert "did you mean scheduler_comparison" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_of_policies_that_fail_goes_on_and_exits_with_1(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "ending.py").write_text(
+        "import sys\n"
+        "from batchsim.policies.presets import PRESETS, Preset\n"
+        "from batchsim.policies.queueing import Fifo\n"
+        "class Ending(Fifo):\n"
+        "    def prepare(self, setting):\n"
+        "        raise SystemExit('[/x] \\x1b[31mred')\n"
+        "ending = Preset(Ending(), PRESETS['static_fifo'].sizing, PRESETS['static_fifo'].batching)\n",
+        encoding="utf-8",
+    )
+    text = SWEEP.replace('"static_fifo"', '"ending:ending", "static_fifo"')
+    (tmp_path / "sweep.toml").write_text(text, encoding="utf-8")
+
+    result = CliRunner().invoke(main, ["sweep", str(tmp_path / "sweep.toml"), "-o", str(tmp_path)])
+
+    assert result.exit_code == 1, result.output
+    assert "2 of 4 runs failed" in result.stderr
+    assert "[/x] [31mred" in result.stderr
+    assert "\x1b[31m" not in result.stderr
+    assert len(pd.read_csv(tmp_path / "small" / "results.csv")) == 2
+
+
+@pytest.mark.parametrize("name", ["[red]", "[bold]x[blink]", ":smile:", "\x1b[31mred", "two\nlines"])
+def test_names_from_files_are_printed_as_they_are(tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.csv"
+    file.write_text(TRACE, encoding="utf-8")
+
+    shown = CliRunner().invoke(main, ["trace", "info", str(file)])
+    missing = CliRunner().invoke(main, ["trace", "info", str(tmp_path / f"{name}.gone.csv")])
+
+    assert shown.exit_code == 0, shown.output
+    assert missing.exit_code == 2
+    assert len(missing.stderr.strip().splitlines()) == 1
+    for text in (shown.stdout, missing.stderr):
+        assert name.replace("\x1b", "").replace("\n", " ") in " ".join(text.split())

@@ -8,7 +8,7 @@ import pytest
 
 from batchsim.errors import ConfigError
 from batchsim.files import write_whole
-from batchsim.results.store import load_run, run_id, save_run
+from batchsim.results.store import check_vacant, load_run, read_summary, run_id, save_failure, save_run
 
 MANIFEST = {"version": "1", "seed": 7}
 SUMMARY = {"num_requests": 2, "e2e_mean_s": 1.5, "ttft_mean_s": None, "workload": "größer"}
@@ -75,6 +75,84 @@ def test_parquet_files_do_not_name_the_pandas_version(tmp_path: Path) -> None:
     save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
 
     assert b"pandas" not in (tmp_path / "run" / "requests.parquet").read_bytes()
+
+
+def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path: Path) -> None:
+    project = tmp_path / "web"
+    save_run(project, MANIFEST, SUMMARY, tables())
+    (project / "index.html").write_text("years of work", encoding="utf-8")
+
+    for check in (check_vacant, lambda path, overwrite: save_run(path, {}, {}, {}, overwrite=overwrite)):
+        with pytest.raises(ConfigError, match=r"holds files that are no run \(index.html\)"):
+            check(project, overwrite=True)
+
+    assert (project / "index.html").exists()
+    assert load_run(project)[0] == MANIFEST
+
+
+@pytest.mark.parametrize("path", [".", "", "/", "..", "run/.."])
+def test_a_path_without_a_name_of_its_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigError, match="a name is needed"):
+        check_vacant(Path(path), overwrite=True)
+
+
+def test_a_link_and_the_current_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+
+    with pytest.raises(ConfigError, match="is a symbolic link"):
+        check_vacant(tmp_path / "link", overwrite=True)
+    with pytest.raises(ConfigError, match="is the current folder"):
+        check_vacant(tmp_path / "run", overwrite=True)
+
+
+def test_an_input_does_not_go_with_the_run_that_is_replaced(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
+
+    with pytest.raises(ConfigError, match=r"holds requests\.parquet, an input"):
+        check_vacant(tmp_path / "run", overwrite=True, inputs=[tmp_path / "run" / "requests.parquet"])
+
+
+def test_a_run_that_failed_says_why_until_it_is_run_again(tmp_path: Path) -> None:
+    save_failure(tmp_path / "run", {"failure": "because"})
+    failed = read_summary(tmp_path / "run")
+
+    save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
+
+    assert failed is None
+    assert read_summary(tmp_path / "run") == SUMMARY
+    assert "failure.json" not in names(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "summary.json", "requests.parquet"])
+@pytest.mark.parametrize("keep", [0, 10])
+def test_a_run_with_a_file_that_is_empty_or_cut_is_not_whole(tmp_path: Path, name: str, keep: int) -> None:
+    save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
+    file = tmp_path / "run" / name
+    file.write_bytes(file.read_bytes()[:keep])
+
+    with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
+        read_summary(tmp_path / "run", ["requests"])
+
+
+def test_a_summary_that_was_edited_is_not_what_was_written(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
+    (tmp_path / "run" / "summary.json").write_text('{"e2e_mean_s": 0}', encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="is not what was written"):
+        read_summary(tmp_path / "run")
+
+
+def test_a_run_saved_without_a_table_is_no_run_with_it(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", MANIFEST, SUMMARY, {})
+
+    assert read_summary(tmp_path / "run", ["requests"]) is None
+    assert read_summary(tmp_path / "run") == SUMMARY
 
 
 def test_an_empty_directory_is_taken(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from batchsim import BatchsimError, ConfigError, simulate
+from batchsim.files import sibling, write_whole
 from batchsim.policies.base import Setting
 from batchsim.policies.batching import Greedy
 from batchsim.policies.presets import Preset
 from batchsim.policies.queueing import Fifo
 from batchsim.policies.sizing import FixedSize
+from batchsim.study import sweep
 from batchsim.study.sweep import SweepProgress, load_sweep, parse_shard, plan, run_sweep
 
 SMALL = """
@@ -251,3 +253,227 @@ def test_the_sweep_is_written_beside_its_results(tmp_path: Path) -> None:
 
     assert written["sweep"]["grid"]["policy.preset"] == ["static_fifo", "multi_bin"]
     assert written["is_full"] is False
+
+
+POLICIES = """
+import os, sys
+from dataclasses import dataclass
+from pathlib import Path
+from batchsim.policies.batching import Greedy
+from batchsim.policies.presets import Preset
+from batchsim.policies.queueing import Fifo
+from batchsim.policies.sizing import FixedSize
+
+class Mine(BaseException):
+    pass
+
+@dataclass
+class Faulty(FixedSize):
+    kind: str = ""
+
+    def prepare(self, setting):
+        if self.kind == "exit":
+            sys.exit(0)
+        if self.kind == "markup":
+            raise ValueError("[/x] [red]\\x1b[31m\\nsecond line")
+        if self.kind == "own":
+            raise Mine("mine")
+        if self.kind == "interrupt":
+            raise KeyboardInterrupt
+        if self.kind == "killed":
+            os.kill(os.getpid(), 9)
+
+kinds = ("fine", "exit", "markup", "own", "interrupt", "killed")
+fine, exits, markup, own, interrupt, killed = (Preset(Fifo(), Faulty(kind=kind), Greedy()) for kind in kinds)
+"""
+
+
+def faulty(folder: Path, *names: str) -> Path:
+    """A sweep of policies, each of which may do something else that it should not."""
+    (folder / "misbehaving.py").write_text(POLICIES, encoding="utf-8")
+    presets = ", ".join(f'"misbehaving:{name}"' for name in names)
+    return sweep_file(
+        folder, SMALL.replace('"static_fifo", "multi_bin"', presets).replace("[0.5, 2.0]", "[1.0]")
+    )
+
+
+def truncate(file: Path, keep: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(keep * len(content))])
+
+
+@pytest.mark.parametrize(
+    ("names", "jobs"), [(("exits", "markup", "own", "fine"), 1), (("killed", "interrupt", "fine"), 2)]
+)
+def test_a_policy_that_misbehaves_fails_its_run_alone_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], jobs: int
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path, states = faulty(tmp_path, *names), []
+
+    for _ in range(2):
+        with pytest.raises(BatchsimError, match=rf"{len(names) - 1} of {len(names)} runs failed"):
+            run_sweep(path, tmp_path, jobs=jobs, on_progress=states.append)
+
+    stored = pd.read_csv(tmp_path / "small" / "results.csv")
+    assert stored["policy"].tolist() == ["misbehaving:fine"]
+    told = [json.loads(file.read_bytes()) for file in (tmp_path / "small" / "runs").glob("*/failure.json")]
+    assert len(told) == len(names) - 1
+    assert all(one["failure"] and one["config"]["seed"] == 0 for one in told)
+    assert not [one for one in told if "\n" in one["failure"]]
+    assert sum(state.failure is not None for state in states) == 2 * (len(names) - 1)
+
+
+@pytest.mark.parametrize("file", ["summary.json", "manifest.json", "requests.parquet"])
+@pytest.mark.parametrize("keep", [0.0, 0.5], ids=["empty", "cut"])
+def test_a_run_that_is_no_longer_whole_is_told_and_run_again(tmp_path: Path, file: str, keep: float) -> None:
+    path = sweep_file(tmp_path, SMALL.replace("[base]", 'save = "tables"\n[base]'))
+    first, states, notices = run_sweep(path, tmp_path), [], []
+    damaged = tmp_path / "small" / "runs" / first["run_id"][1] / file
+    before = damaged.stat().st_size
+
+    truncate(damaged, keep)
+    second = run_sweep(path, tmp_path, on_progress=states.append, on_notice=notices.append)
+
+    assert [state.num_ended for state in states] == [3, 4]
+    assert len(notices) == 1
+    assert file in notices[0]
+    assert damaged.stat().st_size == before
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"inputs": 3, "runs": []}'])
+def test_a_broken_description_of_the_sweep_is_written_anew(tmp_path: Path, content: str) -> None:
+    path, states = sweep_file(tmp_path), []
+    run_sweep(path, tmp_path)
+    (tmp_path / "small" / "sweep.json").write_text(content, encoding="utf-8")
+
+    run_sweep(path, tmp_path, on_progress=states.append)
+
+    assert [state.num_ended for state in states] == [4]
+    assert json.loads((tmp_path / "small" / "sweep.json").read_bytes())["sweep"]["name"] == "small"
+
+
+def test_what_changed_is_named_and_what_depends_on_it_is_run_again(tmp_path: Path) -> None:
+    trace_file(tmp_path)
+    text = """
+        name = "changing"
+        figure = "scaling"
+        [[cases]]
+        workload.trace = "trace.csv"
+        [[cases]]
+        workload.num_requests = 9
+        workload.generator.kind = "all_at_once"
+        workload.generator.prompt = {kind = "fixed", tokens = 1}
+        workload.generator.output = {kind = "fixed", tokens = 1}
+        [grid]
+        policy.batch_size = [1, 2]
+    """
+    path, states, notices = sweep_file(tmp_path, text), [], []
+    first = run_sweep(path, tmp_path, on_notice=notices.append)
+
+    trace_file(tmp_path, 20)
+    second = run_sweep(path, tmp_path, on_progress=states.append, on_notice=notices.append)
+
+    assert notices == ["changing: trace.csv changed: 2 runs are run again"]
+    assert [state.num_ended for state in states] == [2, 3, 4]
+    assert first["num_requests"].tolist() == [30, 30, 9, 9]
+    assert second["num_requests"].tolist() == [20, 20, 9, 9]
+
+
+def test_a_policy_that_changed_is_run_again_with_its_new_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path, notices = faulty(tmp_path, "fine"), []
+    first = run_sweep(path, tmp_path)
+    changed = POLICIES.replace("Faulty(kind=kind)", "Faulty(4, kind)")
+
+    (tmp_path / "misbehaving.py").write_text(changed, encoding="utf-8")
+    second = run_sweep(path, tmp_path, on_notice=notices.append)
+
+    assert notices == ["small: misbehaving.py changed: 1 runs are run again"]
+    assert "size=8" in first["combination"][0]
+    assert "size=4" in second["combination"][0]
+
+
+def test_a_trace_that_is_replaced_while_the_sweep_runs_is_not_saved_as_what_it_was(tmp_path: Path) -> None:
+    trace_file(tmp_path)
+    text = """
+        name = "moving"
+        figure = "scaling"
+        base.workload.trace = "trace.csv"
+        grid.policy.batch_size = [1, 2, 3]
+    """
+    path = sweep_file(tmp_path, text)
+
+    def replace_trace(state: SweepProgress) -> None:
+        if state.num_ended == 1:
+            trace_file(tmp_path, 20)
+
+    with pytest.raises(BatchsimError, match=r"2 of 3 runs failed.*trace\.csv: changed while the sweep ran"):
+        run_sweep(path, tmp_path, on_progress=replace_trace)
+    results = run_sweep(path, tmp_path)
+
+    assert results["num_requests"].tolist() == [20] * 3
+
+
+def test_another_sweep_of_the_same_name_does_not_replace_the_results(tmp_path: Path) -> None:
+    path = sweep_file(tmp_path)
+    run_sweep(path, tmp_path)
+    other = tmp_path / "other.toml"
+    other.write_text(SMALL.replace("[0.5, 2.0]", "[1.0]"), encoding="utf-8")
+    before = (tmp_path / "small" / "results.csv").read_bytes()
+
+    with pytest.raises(ConfigError, match=r"holds the results of .*sweep\.toml.*another name"):
+        run_sweep(other, tmp_path)
+    kept = (tmp_path / "small" / "results.csv").read_bytes()
+    path.write_text(SMALL.replace("[0.5, 2.0]", "[1.0]"), encoding="utf-8")  # edited: still the same
+
+    assert kept == before
+    assert len(run_sweep(path, tmp_path)) == len(run_sweep(other, tmp_path)) == 2
+
+
+def test_no_row_is_lost_when_two_shards_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sweep_file(tmp_path)
+    is_first = True
+
+    def write_late(file: Path, content: str) -> None:
+        """The other shard does all it has to between our look at the runs and our table."""
+        nonlocal is_first
+        if file.name == "results.csv" and is_first:
+            is_first = False
+            run_sweep(path, tmp_path, shard=(2, 2))
+        write_whole(file, content)
+
+    monkeypatch.setattr(sweep, "write_whole", write_late)
+    run_sweep(path, tmp_path, shard=(1, 2))
+
+    assert len(pd.read_csv(tmp_path / "small" / "results.csv")) == 4
+
+
+def test_a_part_of_the_grid_says_so(tmp_path: Path) -> None:
+    path, notices = sweep_file(tmp_path), []
+
+    run_sweep(path, tmp_path, shard=(1, 2), on_notice=notices.append)
+
+    stored = pd.read_csv(tmp_path / "small" / "results.csv")
+    assert notices == ["small: 2 of 4 runs are finished"]
+    assert stored.columns[-1] == "num_runs_planned"
+    assert stored["num_runs_planned"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_dead_processes_left_is_removed_and_what_living_ones_write_stays(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    path = sweep_file(tmp_path)
+    runs = tmp_path / "small" / "runs"
+    living = sibling(runs / "0123456789ab")
+    dead = runs / living.name.replace(f"-{os.getpid()}-", "-4194999-")
+    for folder in (living, dead):
+        folder.mkdir(parents=True)
+
+    run_sweep(path, tmp_path, overwrite=overwrite)
+
+    assert [entry for entry in runs.iterdir() if entry.name.startswith(".")] == [living]

@@ -68,8 +68,8 @@ def capacity(
 
             def show(trial: Trial, name: str = name) -> None:
                 status.update(
-                    f"{plain(name)}: {trial.slo_attainment:.1%} good at {trial.request_rate_per_s:.4g} requests/s "
-                    f"on {trial.num_gpus} GPUs (part {trial.replication + 1} of {replications})"
+                    f"{plain(name)}: {trial.slo_attainment:.1%} good at {trial.request_rate_per_s:.4g} "
+                    f"requests/s on {trial.num_gpus} GPUs (part {trial.replication + 1} of {replications})"
                 )
 
             found[name] = find_capacity(

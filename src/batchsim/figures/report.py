@@ -88,10 +88,14 @@ def _section(results: SweepResults) -> str:
         name=name,
         title=html.escape(_title(results)),
         png=base64.b64encode(png).decode("ascii"),
-        caption=html.escape(find_plot(results).caption),
+        caption=html.escape(f"{_note(results)}{find_plot(results).caption}"),
         shown=f"{shown}; all are in {name}/{name}.csv",
         table=table.head(_MOST_ROWS).to_html(index=False, border=0, na_rep="", float_format=_number),
     )
+
+
+def _note(results: SweepResults) -> str:
+    return f"Not all: {results.share}. " if results.share else ""
 
 
 def _title(results: SweepResults) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from batchsim.config import SweepConfig
+from batchsim.config import SweepConfig, validate
 from batchsim.errors import ConfigError
+from batchsim.files import reason
 from batchsim.metrics.statistics import t_interval
 from batchsim.results.store import load_run
 
@@ -33,6 +34,12 @@ class SweepResults:
         """Keys of the grid that take several values, but for policy, seed and those ``used`` elsewhere."""
         taken = {*used, "seed", "policy.preset"}
         return [key for key in self.sweep.grid if key not in taken and len(self.runs[key].unique()) > 1]
+
+    @property
+    def share(self) -> str:
+        """How many of the planned runs there are, if not all."""
+        planned = self.runs.get("num_runs_planned", pd.Series([len(self.runs)])).max()
+        return f"{len(self.runs)} of {planned:.0f} runs" if len(self.runs) < planned else ""
 
     def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
         """Records of one run; `ConfigError` if the sweep did not keep them."""
@@ -85,10 +92,9 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) ->
 
 def _read_sweep(folder: Path) -> SweepResults:
     try:
-        sweep = SweepConfig.model_validate(
-            json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["sweep"]
-        )
+        tree = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["sweep"]
+        sweep = validate(SweepConfig, tree, str(folder / "sweep.json"))
         runs = pd.read_csv(folder / "results.csv", dtype={"case": str})
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder}: the results of the sweep cannot be read ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{folder}: the results of the sweep cannot be read ({reason(error)})") from error
     return SweepResults(folder, sweep, runs.fillna({"case": ""}))

@@ -319,7 +319,7 @@ def _smallest(template: Smallest, module: ModuleType, parameters: dict[str, Any]
 
 def _make(kind: str, module: ModuleType, parameters: dict[str, Any], where: str) -> Any:
     kinds = _kinds(module)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{where}.kind is {kind!r}; {nearest(str(kind), kinds)}")
     _check_parameters(kinds[kind], parameters, where)
     if kinds[kind] is Smallest:

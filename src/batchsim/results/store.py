@@ -115,12 +115,12 @@ def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Pat
     An input that lies in it would go with what is replaced: that is refused as well.
     """
     directory = Path(directory)
-    for one in inputs:
-        if one is not None and Path(one).resolve().parent == directory.resolve():
-            raise ConfigError(f"{directory}: holds {Path(one).name}, an input; choose another directory")
     partial = sibling(directory)
     with cleanly(directory, partial):
         _refuse_if_taken(directory, overwrite=overwrite)
+        for one in inputs:
+            if one is not None and Path(one).resolve().parent == directory.resolve():
+                raise ConfigError(f"{directory}: holds {Path(one).name}, an input; choose another directory")
         if directory.parent.exists():
             partial.mkdir()
 

@@ -9,8 +9,9 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,13 +20,15 @@ from batchsim._version import __version__
 from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
 from batchsim.results.store import run_id
-from batchsim.specs import is_shipped, load_gpu, load_model
+from batchsim.specs import GPUSpec, ModelSpec, is_shipped, load_gpu, load_model
 from batchsim.workload.load import embedded_trace
 
 #: What stands for this package among the inputs of a run.
 PACKAGE = f"batchsim {__version__}"
 #: Rooms that no simulation reads: the layers of `setup.cfg` hold that.
 _NO_PART_OF_A_RUN = ("cli", "figures", "validation")
+
+_LOAD: Mapping[str, Callable[[str], GPUSpec | ModelSpec]] = {"gpu": load_gpu, "model": load_model}
 
 #: Hash of each policy file when this process imported it.
 _imported: dict[str, str] = {}
@@ -110,7 +113,11 @@ def refresh_policy(preset: str) -> None:
     """Let the modules of a preset ``module:name`` be imported anew if one changed since they were."""
     files = policy_files(preset)
     hashes = {str(file): file_hash(file) for file in files}
-    if any(_imported.get(file, now) != now for file, now in hashes.items()):
+    elsewhere = any(
+        name in sys.modules and sys.modules[name].__file__ not in (str(file), None)
+        for file, name in files.items()
+    )
+    if elsewhere or any(_imported.get(file, now) != now for file, now in hashes.items()):
         for name in files.values():
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
@@ -147,9 +154,9 @@ def policy_files(preset: str) -> dict[Path, str]:
 
 
 def _root(package: str) -> Path | None:
-    """The folder that a top-level module or package is in."""
+    """The folder that a new process would import a top-level module or package from."""
     try:
-        spec = importlib.util.find_spec(package)
+        spec = PathFinder.find_spec(package) or importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return None
     if spec is None:
@@ -182,13 +189,17 @@ def _imports(file: Path, module: str, _digest: str) -> set[str]:
 
 
 def _spec_file(name: str | None, kind: Literal["gpu", "model"]) -> str | None:
-    return None if name is None or is_shipped(name, "gpus" if kind == "gpu" else "models") else name
+    if name is None or is_shipped(name, "gpus" if kind == "gpu" else "models"):
+        return None
+    if not Path(name).is_file():
+        _LOAD[kind](name)  # which says what there is
+    return name
 
 
 @cache
 def _spec_name(file: str, kind: Literal["gpu", "model"], _digest: str) -> str:
     """Its name counts as well, which may be that of its file; read here, a faulty one ends the planning."""
-    return (load_gpu if kind == "gpu" else load_model)(file).name
+    return _LOAD[kind](file).name
 
 
 @cache

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
@@ -101,7 +102,7 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
     cases = [dict(case) for case in sweep.cases]
     labels = [str(case.pop("label", "")) for case in cases]
     varied = list(dict.fromkeys([key for case in cases for key in case] + list(sweep.grid)))
-    check = _Checks(where)
+    base, check = flat(sweep.base), _Checks(where)
     runs = []
     for case, label in zip(cases, labels, strict=True):
         if both := case.keys() & sweep.grid.keys():
@@ -110,11 +111,12 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
             )
         for values in product(*sweep.grid.values()):
             chosen = {**case, **dict(zip(sweep.grid, values, strict=True))}
-            config = _configure({**flat(sweep.base), **chosen}, where)
+            config = _configure({**base, **chosen}, where)
             check(config)
             shown = flat(config.model_dump(mode="json"))
             used = {key: chosen.get(key, shown.get(key)) for key in varied}
-            key, run_id, inputs = identify(config)
+            with _told_of(where):
+                key, run_id, inputs = identify(config)
             runs.append(PlannedRun(run_id, config, label, used, key, inputs))
     return runs
 
@@ -137,12 +139,19 @@ def take_shard(runs: Sequence[PlannedRun], shard: tuple[int, int]) -> Sequence[P
 
 def _configure(settings: Mapping[str, Any], where: str | Path) -> RunConfig:
     tree: dict[str, Any] = {}
-    try:
+    with _told_of(where):
         for key, value in settings.items():
             set_dotted(tree, key, deepcopy(value))
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
     return validate(RunConfig, tree, str(where))
+
+
+@contextmanager
+def _told_of(where: str | Path) -> Iterator[None]:
+    """Begin the sentence of a `ConfigError` with the sweep file, and keep it on one line."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 class _Checks:
@@ -167,11 +176,9 @@ class _Checks:
             )
 
     def _build(self, config: RunConfig) -> tuple[Policy, Predictor]:
-        try:
+        with _told_of(self._where):
             refresh_policy(config.policy.preset)
             return presets.build(config.policy), make_predictor(config.predictor)
-        except ConfigError as error:
-            raise ConfigError(f"{self._where}: {error}") from error
 
 
 def _beside(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
