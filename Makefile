@@ -10,11 +10,14 @@ FIDELITY_DATA ?= data/fidelity
 FIDELITY_TIMELINES ?= $(wildcard $(FIDELITY_DATA)-ispass26)
 RESULTS ?= results
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
-EXPERIMENTS ?= $(wildcard experiments/*.toml)
+# With LATENCY=file, a latency file for all runs but those of sweep files that name one of their own.
+LATENCY ?=
+EXPERIMENTS ?= $(if $(LATENCY),$(shell grep -L 'latency\.file' experiments/*.toml),$(wildcard experiments/*.toml))
+SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY))
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint lint-calibration fuzz bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint lint-calibration fuzz faults bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,12 +35,12 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 
 setup: $(VENV)/.installed-dev  ## Make the environment, with all that development needs
 
-sweep: $(VENV)/.installed  ## Compare the schedulers on the embedded trace and draw the figures (minutes)
-	$(BIN)/batchsim sweep $(EXPERIMENTS) --output-dir $(RESULTS)/small --jobs $(JOBS)
+sweep: $(VENV)/.installed  ## Compare the schedulers on the embedded trace and draw the figures; LATENCY=file (minutes)
+	$(BIN)/batchsim $(SWEEP) --output-dir $(RESULTS)/small
 	$(BIN)/batchsim figures $(RESULTS)/small
 
 sweep-full: $(VENV)/.installed  ## The paper's grid: up to a million requests, 1 to 100 GPUs (hours)
-	$(BIN)/batchsim sweep $(EXPERIMENTS) --full --output-dir $(RESULTS)/full --jobs $(JOBS)
+	$(BIN)/batchsim $(SWEEP) --full --output-dir $(RESULTS)/full
 	$(BIN)/batchsim figures $(RESULTS)/full
 
 figures: $(VENV)/.installed  ## Draw the figures again from the results that are there
@@ -99,6 +102,11 @@ lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+TRIALS ?= 6
+
+faults: $(VENV)/.installed  ## Kill sweeps at random moments and resume them; TRIALS=40 for a thorough look
+	$(BIN)/python tests/faults/kill_sweeps.py --trials $(TRIALS)
 
 bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop or exact iterations in the same process
 	$(BIN)/python tests/bench/run_to_completion.py

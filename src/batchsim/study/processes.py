@@ -18,6 +18,20 @@ from batchsim.study.worker import Failure, Task, attempt
 #: Numerical libraries start threads of their own; the processes are all the cores are asked for.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+#: What a process does: look after its parent, from before anything else is imported, and serve. Where a system
+#: gives orphans no other parent, the end of stdin tells.
+_CODE = """
+import os, sys, threading, time
+def watch():
+    while os.getppid() == {parent}:
+        time.sleep(0.2)
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+sys.path[:] = {path!r}
+from batchsim.study.worker import serve
+serve()
+"""
+
 
 def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | None]]:
     """Do all tasks, in so many processes (1: in this one), and hand each back with how it failed, if it did.
@@ -48,7 +62,7 @@ class _Process:
 
     def __init__(self) -> None:
         path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 -- as Python itself reads it
-        code = f"import sys; sys.path[:] = {path!r}; from batchsim.study.worker import serve; serve()"
+        code = _CODE.format(parent=os.getpid(), path=path)
         pipe, environment = subprocess.PIPE, os.environ | _ONE_THREAD
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=environment
