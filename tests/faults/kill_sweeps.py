@@ -2,8 +2,8 @@
 
 Each trial starts a sweep in processes of its own, kills a worker, the parent or all of them after a random
 time, half of the trials under ``--overwrite`` over results that are there, and runs the same command again
-to its end. It prints how many datasets came out identical, what was left of half-written runs, and which processes
-were still there a few seconds after their parent had died.
+to its end. It prints how many datasets came out identical, what was left of half-written runs, and how many
+processes were still there a few seconds after their parent had died.
 
 ``python tests/faults/kill_sweeps.py --trials 40`` takes some minutes; the default is for a look in between.
 """

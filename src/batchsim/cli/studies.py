@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,16 @@ def sweep(
     """Run sweep files; what is finished is not run again."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from batchsim.figures.plots import FIGURES
-    from batchsim.study.sweep import load_sweep, parse_shard, plan, run_sweep
+    from batchsim.study.plan import check_figure, load_sweep, parse_shard, plan
+    from batchsim.study.sweep import run_sweep
 
-    options = {"full": given.pop("full"), "overrides": overrides(given), "figures": FIGURES}
+    options = {"full": given.pop("full"), "overrides": overrides(given)}
     part = parse_shard(shard)
     if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
         for path in experiments:
-            plan(load_sweep(path, **options), path)
+            planned = load_sweep(path, **options)
+            check_figure(planned, _figures(), path)
+            plan(planned, path)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed: list[BatchsimError] = []
     with Progress(*columns, console=stderr()) as progress:
@@ -64,6 +67,7 @@ def sweep(
                     shard=part,
                     on_progress=show,
                     on_notice=notice,
+                    figures=_figures,
                     **options,
                 )
             except BatchsimError as error:
@@ -72,6 +76,12 @@ def sweep(
                 failed.append(error)
     if failed:
         raise failed[0]
+
+
+def _figures() -> Collection[str]:
+    from batchsim.figures.plots import FIGURES
+
+    return FIGURES.keys()
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -56,7 +56,6 @@ def load_sweep(
     *,
     full: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    figures: Container[str] | None = None,
 ) -> SweepConfig:
     """Read a sweep file, in whose folder the files that it names are.
 
@@ -66,14 +65,9 @@ def load_sweep(
         Let the entries of its ``full`` table win.
     overrides
         Dotted keys to values that win over all that the file says of them, the grid and cases included.
-    figures
-        Names of figures there are, if its own is to be one of them.
     """
     path = Path(path)
     sweep = validate(SweepConfig, read_toml(path), str(path))
-    if figures is not None and sweep.figure not in figures:
-        known = figures if isinstance(figures, Iterable) else ()
-        raise ConfigError(f"{path}: figure {sweep.figure!r} is unknown; {nearest(sweep.figure, known)}")
     base, grid = flat(sweep.base), dict(sweep.grid)
     if full:
         base |= flat(sweep.full.base)
@@ -87,6 +81,12 @@ def load_sweep(
         cases = [_without(case, given) for case in cases]
         grid = _without(grid, given)
     return sweep.model_copy(update={"base": base, "grid": grid, "cases": cases})
+
+
+def check_figure(sweep: SweepConfig, figures: Collection[str], where: str | Path) -> None:
+    """Refuse a figure that is none of these."""
+    if sweep.figure not in figures:
+        raise ConfigError(f"{where}: figure {sweep.figure!r} is unknown; {nearest(sweep.figure, figures)}")
 
 
 def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:

@@ -18,8 +18,8 @@ from batchsim.study.worker import Failure, Task, attempt
 #: Numerical libraries start threads of their own; the processes are all the cores are asked for.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
-#: What a process does: look after its parent, from before anything else is imported, and serve. Where a system
-#: gives orphans no other parent, the end of stdin tells.
+#: What a process does: look after its parent, from before anything else is imported, and serve. Where orphans
+#: get no other parent, the end of stdin tells.
 _CODE = """
 import os, sys, threading, time
 def watch():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from batchsim.config import SweepConfig
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.files import remove_dead_partials, write_whole
 from batchsim.results.store import read_summary, save_failure
-from batchsim.study.plan import PlannedRun, load_sweep, parse_shard, plan, take_shard
+from batchsim.study.plan import PlannedRun, check_figure, load_sweep, parse_shard, plan, take_shard
 from batchsim.study.processes import run_all
 from batchsim.study.worker import Failure, Task
 
@@ -43,7 +43,7 @@ def run_sweep(
     overwrite: bool = False,
     shard: tuple[int, int] = (1, 1),
     overrides: Mapping[str, Any] | None = None,
-    figures: Container[str] | None = None,
+    figures: Callable[[], Collection[str]] | None = None,
     on_progress: Callable[[SweepProgress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
@@ -64,8 +64,11 @@ def run_sweep(
     shard
         ``(k, n)``: only every n-th run from the k-th on, for n machines that share the folder; then
         ``results.csv`` holds what all of them have finished so far.
-    overrides, figures
+    overrides
         As for `load_sweep`.
+    figures
+        Gives the names of the figures there are, if that of the sweep is to be one of them; not called where
+        all is finished.
     on_progress
         Called at the start and whenever a run ends.
     on_notice
@@ -80,13 +83,15 @@ def run_sweep(
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; a whole number >= 1 is needed")
-    sweep = load_sweep(path, full=full, overrides=overrides, figures=figures)
+    sweep = load_sweep(path, full=full, overrides=overrides)
     runs = plan(sweep, path)
     mine = {run.run_id: run for run in take_shard(runs, shard)}
     folder = _Folder(Path(output_dir) / sweep.name, sweep)
-    before = folder.claim(Path(path), runs, full=full, overwrite=overwrite)
     damaged = [] if overwrite else folder.read(mine.values())
     to_do = [run for run in mine.values() if run.run_id not in folder.finished]
+    if to_do and figures is not None:
+        check_figure(sweep, figures(), path)
+    before = folder.claim(Path(path), runs, full=full, overwrite=overwrite)
 
     failures: list[str] = []
     num_ended = len(mine) - len(to_do)
