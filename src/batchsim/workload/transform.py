@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from batchsim.errors import ConfigError
 from batchsim.workload.request import Workload
@@ -133,9 +132,11 @@ def _differ(counts: NDArray[np.int64]) -> bool:
     num, num_parts = counts.shape
     if num < 2:
         return False
+    from scipy.special import fdtri  # takes longer to load than a short run, and few runs need it
+
     between = num_parts * counts.mean(axis=1).var(ddof=1)
     within = counts.var(axis=1, ddof=1).mean()
-    return bool(between > within * stats.f.isf(_SIGNIFICANCE, num - 1, num * (num_parts - 1)))
+    return bool(between > within * fdtri(num - 1, num * (num_parts - 1), 1 - _SIGNIFICANCE))
 
 
 def split_training(workload: Workload, fraction: float) -> tuple[Workload, Workload]:
