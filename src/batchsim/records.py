@@ -153,5 +153,13 @@ def empty(columns: Mapping[str, Any]) -> pd.DataFrame:
 
 def table(columns: Mapping[str, Any], values: Mapping[str, Any]) -> pd.DataFrame:
     """Build a table with exactly these columns and dtypes; ``category`` columns keep pandas categories."""
-    series = {name: pd.Series(values[name]).astype(dtype) for name, dtype in columns.items()}
+    series = {name: _column(values[name], dtype) for name, dtype in columns.items()}
     return pd.DataFrame(series, copy=False)  # the columns as they are, not once more side by side
+
+
+def _column(values: Any, dtype: Any) -> Any:
+    if dtype != "category" and len(values) == 0:
+        return np.empty(0, dtype)
+    if isinstance(values, np.ndarray) and values.dtype == dtype:
+        return values  # pandas takes as long to find that out as a short run takes altogether
+    return pd.Series(values).astype(dtype)

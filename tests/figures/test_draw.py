@@ -8,7 +8,7 @@ from batchsim.figures import draw_figures, write_report
 from batchsim.figures.mechanisms import SECONDS_PER_TOKEN
 from batchsim.latency.base import BatchShape
 from batchsim.latency.store import load_latency
-from batchsim.study.sweep import run_sweep
+from batchsim.study.sweep import load_sweep, plan, run_sweep
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -98,3 +98,28 @@ def test_a_sweep_that_is_not_there_is_refused_by_name(drawn: Path) -> None:
         ConfigError, match=r"no results of a sweep 'scaling' in it; there are controller_trajectory"
     ):
         draw_figures(drawn, ["scaling"])
+
+
+def test_a_part_of_the_grid_says_so_in_figure_table_and_report(tmp_path: Path) -> None:
+    path = few_requests("multi_bin_theorem", 2_000, tmp_path)
+    run_sweep(path, tmp_path, shard=(1, 2))
+    num_runs = len(plan(load_sweep(path)))
+    share = f"{(num_runs + 1) // 2} of {num_runs} runs"
+
+    draw_figures(tmp_path)
+    report = write_report(tmp_path).read_text(encoding="utf-8")
+
+    folder = tmp_path / "multi_bin_theorem"
+    assert set(pd.read_csv(folder / "multi_bin_theorem.csv")["share"]) == {share}
+    assert f"Not all: {share}." in report
+
+
+def test_a_figure_of_what_was_not_varied_is_one_sentence(tmp_path: Path) -> None:
+    path = few_requests("multi_bin_theorem", 2_000, tmp_path)
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('figure = "multi_bin_theorem"', 'figure = "scaling"')
+    )
+    run_sweep(path, tmp_path, shard=(1, 8))
+
+    with pytest.raises(ConfigError, match=r"figure scaling needs 'cluster\.num_gpus', which these runs lack"):
+        draw_figures(tmp_path)

@@ -5,6 +5,9 @@ import pytest
 
 from batchsim import ConfigError
 from batchsim.figures.results import over_seeds, read_sweeps
+from tests.figures.swept import results
+
+RATE = "workload.request_rate_per_gpu"
 
 
 def runs(**columns: list[object]) -> pd.DataFrame:
@@ -43,3 +46,22 @@ def test_combinations_keep_their_order_and_count_saturated_runs() -> None:
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no results of a sweep in it"):
         read_sweeps(tmp_path)
+
+
+def test_a_part_of_a_grid_is_told_by_its_table() -> None:
+    part = results({RATE: [1.0, 2.0]}, **{RATE: [1.0], "num_runs_planned": [2]})
+    whole = results({RATE: [1.0, 2.0]}, **{RATE: [1.0, 2.0], "num_runs_planned": [2, 2]})
+
+    assert (part.share, whole.share) == ("1 of 2 runs", "")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", '{"sweep": 3}', '{"sweep": {"name": "a"}}'])
+def test_a_description_that_is_damaged_is_one_line_in_our_words(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sweep.json").write_text(content, encoding="utf-8")
+    (tmp_path / "results.csv").write_text("run_id,case\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError) as told:
+        read_sweeps(tmp_path)
+
+    assert "\n" not in str(told.value)
+    assert "http" not in str(told.value)

@@ -101,7 +101,7 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
     """
     cases = [dict(case) for case in sweep.cases]
     labels = [str(case.pop("label", "")) for case in cases]
-    varied = list(dict.fromkeys([key for case in cases for key in case] + list(sweep.grid)))
+    varied = dict.fromkeys([key for case in cases for key in case] + list(sweep.grid)).keys()
     base, check = flat(sweep.base), _Checks(where)
     runs = []
     for case, label in zip(cases, labels, strict=True):
@@ -113,7 +113,7 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
             chosen = {**case, **dict(zip(sweep.grid, values, strict=True))}
             config = _configure({**base, **chosen}, where)
             check(config)
-            shown = flat(config.model_dump(mode="json"))
+            shown = flat(config.model_dump(mode="json")) if varied - chosen.keys() else {}
             used = {key: chosen.get(key, shown.get(key)) for key in varied}
             with _told_of(where):
                 key, run_id, inputs = identify(config)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -341,17 +342,19 @@ def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: W
     }
 
 
+@cache
+def _versions() -> dict[str, str]:
+    installed = {name: version(name) for name in ("simpy", "numpy", "pandas", "pyarrow")}
+    return {"batchsim": __version__, "python": platform.python_version(), **installed}
+
+
 def _manifest(config: RunConfig, done: _Done, evaluated: Workload, notices: Sequence[str]) -> dict[str, Any]:
     source, latency, records = evaluated.source, done.latency, done.records
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
-        "versions": {
-            "batchsim": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("simpy", "numpy", "pandas", "pyarrow")},
-        },
+        "versions": _versions(),
         "workload": {
             "name": source.name,
             "kind": source.kind,

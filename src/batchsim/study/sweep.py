@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from batchsim._version import __version__
@@ -248,9 +249,8 @@ def _table(runs: Sequence[PlannedRun], summaries: Summaries) -> pd.DataFrame:
         if run.run_id in summaries
     ]
     results = pd.DataFrame(rows)
-    nested = [
-        name for name in results if results[name].map(lambda value: isinstance(value, list | dict)).any()
-    ]
+    mixed = results.columns[results.dtypes == np.dtype(object)]
+    nested = [name for name in mixed if results[name].map(lambda value: isinstance(value, list | dict)).any()]
     for name in nested:
         results[name] = results[name].map(json.dumps)
     return results.assign(num_runs_planned=len(runs))

@@ -253,3 +253,18 @@ def test_all_that_is_said_fits_json(tmp_path: Path) -> None:
     again = json.loads(json.dumps(content, allow_nan=False))
     assert again["cases"][0]["errors"][0]["spread"] is None
     assert [gate["gate"] for gate in again["gates"]] == ["logic", "model", "end to end"]
+
+
+def test_measured_data_do_not_say_what_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text("open('was_run', 'w')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (runs,) = repeats(tmp_path / "runs", num=1).iterdir()
+    manifest = json.loads((runs / "manifest.json").read_text(encoding="utf-8"))
+    manifest["config"]["policy"]["preset"] = "evil:preset"
+    (runs / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"'evil:preset' is none of batchsim's own"):
+        read_recording(runs)
+
+    assert not (tmp_path / "was_run").exists()
