@@ -32,6 +32,7 @@ from batchsim.hardware_config import (
     ReplicaConfig,
     Section,
 )
+from batchsim.paths import anchored
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Values = Annotated[list[Any], Field(min_length=1)]
@@ -239,10 +240,6 @@ class SweepConfig(GridConfig):
     full: GridConfig = Field(GridConfig(), description="what `--full` puts in place of base and grid entries")
 
 
-#: Settings that name a file, and those that may.
-_FILE_KEYS = ("workload.trace", "latency.file", "cluster.replicas.latency_file")
-_SPEC_KEYS = ("cluster.gpu", "cluster.model", "cluster.replicas.gpu", "cluster.replicas.model")
-
 #: Characters of a value, and levels of tables in tables, beyond which a file holds no settings.
 _MOST_SHOWN = 200
 _MOST_NESTED = 30
@@ -300,23 +297,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({' '.join(str(error).split())})") from error
     return tree
-
-
-def anchored(key: str, value: Any, folder: Path) -> Any:
-    """Return the value of a dotted key of a file in ``folder``, with the files it names sought from there.
-
-    A GPU or model is a file where it ends in ``.json`` or names a folder; all others are shipped.
-    """
-    if key == "cluster.replicas" and isinstance(value, list):
-        return [
-            {name: anchored(f"{key}.{name}", one, folder) for name, one in replica.items()}
-            if isinstance(replica, Mapping)
-            else replica
-            for replica in value
-        ]
-    names_spec = key in _SPEC_KEYS and isinstance(value, str)
-    is_file = key in _FILE_KEYS or (names_spec and (value.endswith(".json") or Path(value).name != value))
-    return str(folder / value) if is_file and isinstance(value, str) else value
 
 
 def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from batchsim_calibration.measuring.grid import Profile
@@ -65,7 +66,7 @@ def measure(
                 output_dir,
                 name=name,
                 overwrite=overwrite,
-                say=lambda sentence: STDERR.print(sentence, highlight=False, soft_wrap=True),
+                say=lambda sentence: STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True),
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
@@ -76,7 +77,7 @@ def measure(
         )
         ctx.exit(1)
     for sentence in outcome.warnings():
-        STDERR.print(f"[bold yellow]Warning:[/] {sentence}", highlight=False, soft_wrap=True)
+        STDERR.print(f"[bold yellow]Warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     rows = ", ".join(f"{count} {status}" for status, count in outcome.rows_by_status.items())
     click.echo(
         f"{outcome.num_points} points, {rows}; spread {outcome.median_spread:.1%} "

@@ -153,4 +153,4 @@ def _engine(loaded: LoadedModel, limits: Limits, points: Sequence[Point]) -> Eng
 
 
 def _say(sentence: str) -> None:
-    STDERR.print(sentence, highlight=False, soft_wrap=True)
+    STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True)

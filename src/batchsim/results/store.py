@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -222,17 +222,20 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 def _move_into_place(partial: Path, directory: Path) -> None:
     """Rename; an old directory steps aside first, because not every system replaces one by renaming."""
-    if not directory.exists():
-        partial.rename(directory)
-        return
-    old = sibling(directory)
-    directory.rename(old)
-    try:
-        partial.rename(directory)
-    except OSError:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    for is_last in (False, False, True):
+        old = sibling(directory)
+        with suppress(FileNotFoundError):
+            directory.rename(old)
+        try:
+            partial.rename(directory)
+            return
+        except OSError:  # refused, or another process that does the same run was faster
+            if is_last or not directory.exists():
+                with suppress(OSError):
+                    old.rename(directory)
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _json_bytes(content: Mapping[str, Any]) -> bytes:

@@ -10,8 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from batchsim.config import RunConfig, SweepConfig, anchored, flat, read_toml, set_dotted, validate
+from batchsim.config import RunConfig, SweepConfig, flat, read_toml, set_dotted, validate
 from batchsim.errors import ConfigError, nearest
+from batchsim.paths import anchored
 from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.study.identity import identify, refresh_policy
