@@ -1,6 +1,7 @@
 """vLLM V1, worked out by hand: one token budget, blocks as chunks need them, prefixes found in the cache."""
 
 import numpy as np
+import pytest
 
 from batchsim.workload.request import Workload
 from tests.iteration.reference import Coefficients, Log, VllmV1, simulate
@@ -83,7 +84,7 @@ PREFIX_TRACE = [
 
 # 2: B finds the four blocks of A's first chunk and computes the other two.
 # 3: both need a block for their next token. B leaves: 3 is unused. 4: A leaves: 2 is unused, then 1.
-# 5: C finds 1 only: of a prompt that is cached whole, the last part is computed again, in blocks of its own.
+# 5: C finds 1 and 2, but of a prompt that is cached whole, the last block is computed again.
 # 7: D's second half needs 4 blocks where 3 ids are cached beside it, in 6: 3 and 2 were unused longest.
 # 8: E finds 1 only.
 PREFIX_GOLDEN = worked_out("""
@@ -92,7 +93,7 @@ PREFIX_GOLDEN = worked_out("""
 2  | 3       | 5.5     | A8 B16  |        | 7      |
 3  | 5.5     | 7       |         | A B    | 9      |
 4  | 7       | 8.25    |         | A      | 6      |
-5  | 20      | 22      | C16     |        | 4      |
+5  | 20      | 21.5    | C8      |        | 4      |
 6  | 22      | 25      | D32     |        | 4      |
 7  | 25      | 28      | D32     |        | 8      |
 8  | 30      | 33      | E32     |        | 6      |
@@ -118,9 +119,33 @@ def test_v1_finds_prefixes_in_the_cache_as_worked_out_by_hand() -> None:
     )
 
     assert_iterations(records, PREFIX_GOLDEN)
-    assert records.requests["cached_tokens"].tolist() == [0, 32, 16, 0, 16]
-    assert records.requests["first_token_s"].tolist() == [5.5, 5.5, 22.0, 28.0, 33.0]
-    assert records.requests["finish_s"].tolist() == [8.25, 7.0, 22.0, 28.0, 33.0]
+    assert records.requests["cached_tokens"].tolist() == [0, 32, 24, 0, 16]
+    assert records.requests["first_token_s"].tolist() == [5.5, 5.5, 21.5, 28.0, 33.0]
+    assert records.requests["finish_s"].tolist() == [8.25, 7.0, 21.5, 28.0, 33.0]
+
+
+@pytest.mark.parametrize(("block_size", "cached_tokens"), [(16, 48), (32, 32), (64, 0)])
+def test_of_a_prompt_that_is_cached_whole_the_engine_computes_its_own_last_block_again(
+    block_size: int, cached_tokens: int
+) -> None:
+    plain = requests_of([(0.0, 64, 1), (10.0, 64, 1)])
+    ids = np.empty(2, dtype=object)
+    ids[:] = [[7], [7]]
+    requests = Workload(
+        plain.request_id, plain.arrival_s, plain.prompt_tokens, plain.output_tokens, {"hash_ids_64": ids}
+    )
+
+    records = run(
+        requests,
+        Coefficients(per_prefill_token_s=0.0625),
+        {"preset": "vllm_v1"},
+        num_kv_blocks=256 // block_size,
+        block_size=block_size,
+        prefix_caching=True,
+    )
+
+    assert records.requests["cached_tokens"].tolist() == [0, cached_tokens]
+    assert records.requests["first_token_s"].tolist() == [4.0, 10 + (64 - cached_tokens) / 16]
 
 
 def test_preempted_request_finds_again_what_nobody_has_overwritten() -> None:

@@ -54,20 +54,28 @@ class RunningSet:
         self.retired: list[Request] = []
         self.swapped: dict[int, Request] = {}
 
-    def find_cached(self, request: Request, most_tokens: int) -> int:
+    def find_cached(self, request: Request, wanted_tokens: int) -> int:
         """Look up what the cache has for a request that waits; return how many tokens that are."""
         kv, ids = self._kv, request.prefix_ids
         if ids:
-            request.num_hits = kv.match(ids, most_tokens // kv.tokens_per_id)
+            most_tokens = self._most_cached(wanted_tokens)
+            request.num_hits = kv.match(ids, -(-most_tokens // kv.tokens_per_id))
         if request.kept is not None:
             request.num_kept = kv.num_kept(request.kept) if request.num_hits == len(ids) else 0
-        return request.num_hits * kv.tokens_per_id + request.num_kept * self._block_size
+        return self.cached_tokens(request, wanted_tokens)
+
+    def cached_tokens(self, request: Request, wanted_tokens: int) -> int:
+        """Tokens that need not be computed of so many, by what the cache had when last looked up."""
+        tokens = request.num_hits * self._kv.tokens_per_id + request.num_kept * self._block_size
+        return min(tokens, self._most_cached(wanted_tokens))
 
     def seat(self, request: Request, blocks: int, cached_tokens: int = 0) -> None:
         """Let a request run with so many blocks, those included that the cache has for it."""
         if cached_tokens:
+            # where the last block of an id is computed again, it is in its place
+            num_shared = request.num_hits * self._kv.blocks_per_id + request.num_kept
             self._lease(request, cached_tokens)
-            self._kv.take(blocks - cached_tokens // self._block_size)
+            self._kv.take(blocks - num_shared)
         else:
             self._kv.take(blocks)
         request.blocks = blocks
@@ -156,6 +164,10 @@ class RunningSet:
         num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
         self.decoding.join(request, stored_tokens, num_left)
         return blocks
+
+    def _most_cached(self, wanted_tokens: int) -> int:
+        """The next token has to come from something: the engine's last block is computed again."""
+        return (wanted_tokens - 1) // self._block_size * self._block_size
 
     def _lease(self, request: Request, cached_tokens: int) -> None:
         """Take what the cache had for a request when it was last looked up."""

@@ -170,7 +170,7 @@ class NextIteration:
         """Tokens still to compute, prefix hits taken off."""
         wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
         if self._is_caching and (request.prefix_ids or request.kept is not None):
-            return wanted - self._running.find_cached(request, wanted - 1)
+            return wanted - self._running.find_cached(request, wanted)
         return wanted
 
     def admit(
@@ -185,7 +185,8 @@ class NextIteration:
         kv, num_hits, num_kept = self._kv, request.num_hits, request.num_kept
         cached_tokens = 0
         if num_hits or num_kept:
-            cached_tokens = num_hits * kv.tokens_per_id + num_kept * self.block_size
+            wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
+            cached_tokens = self._running.cached_tokens(request, wanted)
         tokens = cached_tokens + num_tokens
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
