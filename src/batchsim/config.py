@@ -92,6 +92,10 @@ class WorkloadConfig(Section):
         if self.num_requests is not None and self.num_requests_per_gpu is not None:
             raise ValueError("give num_requests or num_requests_per_gpu, not both")
         rates = [self.rate_scale, self.request_rate, self.request_rate_per_gpu, self.load]
+        if self.generator is not None and (self.time_unit or self.hash_block_tokens):
+            raise ValueError(
+                "time_unit and hash_block_tokens say how a trace is read; a generator makes none"
+            )
         if sum(rate is not None for rate in rates) > 1:
             raise ValueError("give at most one of rate_scale, request_rate, request_rate_per_gpu, load")
         if self.load_of is not None and self.load is None:

@@ -367,3 +367,18 @@ def test_names_from_files_are_printed_as_they_are(tmp_path: Path, name: str) -> 
     assert len(missing.stderr.strip().splitlines()) == 1
     for text in (shown.stdout, missing.stderr):
         assert name.replace("\x1b", "").replace("\n", " ") in " ".join(text.split())
+
+
+def test_a_trace_is_described_in_the_unit_that_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "trace.jsonl"
+    rows = [{"timestamp": 5 * number, "input_length": 10, "output_length": 5} for number in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    unsaid = CliRunner().invoke(main, ["trace", "info", str(file)])
+    said = CliRunner().invoke(main, ["trace", "info", str(file), "--time-unit", "s", "--json"])
+    run = CliRunner().invoke(main, ["run", "--trace", str(file), "--time-unit", "s", "--json"])
+
+    assert unsaid.exit_code == 2
+    assert "--time-unit s (10 s)" in unsaid.stderr
+    assert json.loads(said.stdout)["span_s"] == 10.0
+    assert json.loads(run.stdout)["request_rate_per_s"] == 0.2

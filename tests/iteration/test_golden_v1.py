@@ -145,7 +145,7 @@ def test_of_a_prompt_that_is_cached_whole_the_engine_computes_its_own_last_block
     )
 
     assert records.requests["cached_tokens"].tolist() == [0, cached_tokens]
-    assert records.requests["first_token_s"].tolist() == [4.0, 10 + (64 - cached_tokens) / 16]
+    assert records.requests["first_token_s"].tolist() == [5.0, 11 + (64 - cached_tokens) / 16]
 
 
 def test_preempted_request_finds_again_what_nobody_has_overwritten() -> None:

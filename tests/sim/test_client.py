@@ -211,12 +211,28 @@ def test_think_time_of_the_trace_is_the_gap_between_its_arrivals() -> None:
 
 
 def test_sessions_of_one_turn_are_served_as_if_replayed() -> None:
-    requests = workload([0.0, 0.1, 0.7, 1.9, 2.0, 9.3], [3, 1, 4, 1, 5, 9])
+    requests = in_sessions(list("abcdef"), [0.0, 0.1, 0.7, 1.9, 2.0, 9.3], output_tokens=[3, 1, 4, 1, 5, 9])
     latency = LinearLatency(fixed_s=0.3, per_token_s=0.1)
 
     pd.testing.assert_frame_equal(
         serve(requests, latency, {"kind": "sessions", "think_time_s": 7.0}), serve(requests, latency)
     )
+
+
+def test_sessions_need_somebody_who_has_one() -> None:
+    requests = workload([0.0, 0.1], [3, 1])
+
+    with pytest.raises(ConfigError, match=r'clients.kind is "sessions", but in memory has none: a column'):
+        serve(requests, ONE_SECOND, {"kind": "sessions"})
+
+
+def test_a_turn_follows_the_answer_before_it_after_the_delay_of_the_trace() -> None:
+    plain = in_sessions(["a", "b", "a"], [0.0, 0.0, 0.5], output_tokens=8)
+    requests = replace(plain, extra={**plain.extra, "delay_s": np.array([np.nan, np.nan, 3.0])})
+
+    served = serve_with_engine(requests, {"kind": "sessions"}).requests.set_index("request_id")
+
+    assert served["arrival_s"][2] == served["finish_s"][0] + 3.0
 
 
 def test_a_grown_prompt_finds_the_turn_before_it_in_the_prefix_cache() -> None:

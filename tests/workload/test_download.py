@@ -29,6 +29,7 @@ class Server:
     cut_after: list[int] = field(default_factory=list)  # bytes sent before the connection breaks, per answer
     supports_ranges: bool = True
     missing: tuple[str, ...] = ()
+    length: str | None = None  # what it says instead of the length
     ranges: list[str | None] = field(default_factory=list)
     address: str = ""
 
@@ -53,7 +54,7 @@ def server() -> Iterator[Server]:
                 return
             body = state.content[first:]
             self.send_response(206 if first else 200)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", state.length or str(len(body)))
             self.end_headers()
             self.wfile.write(body[: state.cut_after.pop(0)] if state.cut_after else body)
 
@@ -195,3 +196,48 @@ def test_the_known_version_is_recognised_by_its_git_id(
     download_burstgpt(tmp_path, urls=[], notify=said.append)
 
     assert said[-1].endswith("6 bytes, the known version")
+
+
+@pytest.mark.parametrize(
+    "content", [TRACE, TRACE[: len(TRACE) // 2], TRACE * 2], ids=["other", "half", "longer"]
+)
+def test_what_is_not_the_known_version_is_refused_and_not_resumed(
+    server: Server, tmp_path: Path, content: bytes
+) -> None:
+    server.content = content
+
+    with pytest.raises(TraceError, match=r"are not the known version .* --accept-unknown` takes another"):
+        download_burstgpt(tmp_path, urls=[server.url()])
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_file_put_there_by_hand_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(TRACE)
+
+    with pytest.raises(TraceError, match="not the known version"):
+        download_burstgpt(tmp_path, urls=[])
+
+    assert (tmp_path / FILE_NAME).read_bytes() == TRACE
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "1e3", "9" * 400])
+def test_a_broken_content_length_is_one_sentence(server: Server, tmp_path: Path, length: str) -> None:
+    server.length = length
+
+    with pytest.raises(TraceError, match="answered with a Content-Length of") as caught:
+        download_burstgpt(tmp_path, urls=[server.url()])
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_no_more_is_downloaded_than_is_read(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "MOST_BYTES", 1_000)
+
+    with pytest.raises(TraceError, match=r"bytes; at most 1,000 are downloaded"):
+        download_burstgpt(tmp_path, urls=[server.url()], accept_unknown=True)
+
+    assert list(tmp_path.iterdir()) == []

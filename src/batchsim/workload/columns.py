@@ -134,8 +134,8 @@ def _float(value: Any) -> float:
     """Return a number, or NaN for what is none: bytes, lists and booleans among them."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | str | Decimal | np.number):
         return math.nan
-    if isinstance(value, str) and "_" in value:
-        return math.nan  # Python takes 1_000 for a number, which nobody else does
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        return math.nan  # Python takes 1_000 and digits of any script for numbers, which nobody else does
     try:
         return float(value)
     except (ValueError, OverflowError):

@@ -167,12 +167,11 @@ def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, 
     start, first_row, label = _find_first_row(data, where)
     if start == len(data):
         raise TraceError(f"{where}: empty file; a header and at least one row are needed")
-    body = memoryview(data)[start:]
     if data.startswith(b"[", start):
         raise TraceError(f"{where}: a JSON array; one object a line is needed, as `jq -c '.[]'` writes them")
     if data.startswith(b"{", start):
-        return _parse_json_lines(body, where, first_row, limits), label
-    return _parse_csv(body, where, first_row, data.count(b"\n", start)), label
+        return _parse_json_lines(memoryview(data)[start:], where, first_row, limits), label
+    return _parse_csv(data, start, where, first_row), label
 
 
 def _gunzip(data: bytes, where: str, limits: Limits) -> bytes:
@@ -230,24 +229,30 @@ def _find_first_row(data: bytes, where: str) -> tuple[int, int, Kind | None]:
     return start, row, next((kind for kind in labels if kind in claims), None)
 
 
-def _parse_csv(data: memoryview, where: str, first_row: int, num_rows: int) -> pd.DataFrame:
-    header, _, _ = bytes(data[:_MOST_LINE_BYTES]).partition(b"\n")
+def _parse_csv(data: bytes, start: int, where: str, first_row: int) -> pd.DataFrame:
+    header, _, _ = data[start : start + _MOST_LINE_BYTES].partition(b"\n")
     try:
         fields = next(csv.reader([header.decode().strip()]))
     except csv.Error as error:
         raise TraceError(f"{where}, row {first_row}: no CSV header ({error})") from error
     names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(fields, 1)]
     _check_names(names, where)
-    rows = data[len(header) + 1 :]
+    rows = memoryview(data)[start + len(header) + 1 :]
     if not rows:
         return pd.DataFrame(columns=names)
     types = {name: pa.dictionary(pa.int32(), pa.string()) for name in _CATEGORIES if name in names}
     table = _read_rows(rows, names, types, where, first_row + 1)
-    dates = [one.name for one in table.schema if pa.types.is_temporal(one.type)]
-    if dates:  # left to those who know which column is one
-        types |= dict.fromkeys(dates, pa.string())
+    # Arrow sees dates and hexadecimal numbers everywhere: left to those who know what a column holds
+    has_hex = b"0x" in data or b"0X" in data
+    doubtful = [
+        one.name
+        for one in table.schema
+        if pa.types.is_temporal(one.type) or (has_hex and pa.types.is_integer(one.type))
+    ]
+    if doubtful:
+        types |= dict.fromkeys(doubtful, pa.string())
         table = _read_rows(rows, names, types, where, first_row + 1)
-    if len(table) != num_rows:
+    if len(table) != data.count(b"\n", start):
         raise _unclosed(rows, where, first_row + 1)
     frame = _to_pandas(table)
     frame.index = pd.RangeIndex(first_row + 1, first_row + 1 + len(frame))
