@@ -4,20 +4,11 @@ import numpy as np
 import pytest
 
 from batchsim.metrics.statistics import (
-    backlog_trend,
     batch_means_interval,
-    falls_behind,
     mser5,
     paired_difference,
-    request_seconds,
     t_interval,
 )
-from batchsim.metrics.system import Window
-from tests.metrics.worlds import batch_table, poisson_queue, request_table
-
-
-def whole_run(requests: object) -> Window:
-    return Window(float(requests["arrival_s"].min()), float(requests["finish_s"].max()))  # type: ignore[index]
 
 
 def autoregressive(num: int, correlation: float, rng: np.random.Generator) -> np.ndarray:
@@ -102,83 +93,3 @@ def test_paired_difference_is_far_sharper_than_the_values_it_compares() -> None:
 
     assert mean == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(4000))
     assert half_width < 0.1 * batch_means_interval(first).half_width
-
-
-def test_request_seconds_integrate_the_number_in_the_system() -> None:
-    requests = request_table([0.0, 1.0], finish_s=[4.0, 3.0])
-
-    assert request_seconds(requests, [0.0, 1.0, 2.0, 3.0, 4.0, 9.0]).tolist() == [0, 1, 3, 5, 6, 6]
-
-
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("num_requests", [200, 2000, 20_000])
-def test_a_stable_queue_is_not_called_saturated(num_requests: int, seed: int) -> None:
-    requests = poisson_queue(0.9, num_requests, np.random.default_rng(seed)).requests
-
-    assert not backlog_trend(requests, whole_run(requests)).is_saturated
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_a_long_overloaded_queue_is_called_saturated(seed: int) -> None:
-    requests = poisson_queue(1.1, 20_000, np.random.default_rng(seed)).requests
-
-    trend = backlog_trend(requests, whole_run(requests))
-
-    assert trend.is_saturated
-    # Gains 0.1 per second, with noise sqrt((1.1 + 1) T) over T s, of which a slope sees about 1.1, per T.
-    duration_s = requests["arrival_s"].iloc[-1]
-    assert trend.slope_per_s == pytest.approx(0.1, abs=4 * 1.1 * math.sqrt(2.1 / duration_s))
-
-
-def test_a_short_overloaded_queue_is_nearly_always_called_saturated() -> None:
-    runs = [poisson_queue(1.1, 2000, np.random.default_rng(seed)).requests for seed in range(40)]
-
-    flagged = sum(backlog_trend(requests, whole_run(requests)).is_saturated for requests in runs)
-
-    # Backlog gained: mean 190, sd 59; more than 5 % of 2000 in about 93 % of runs. 40 runs: 37.4, sd 1.6.
-    assert flagged >= 32
-
-
-def test_an_offline_batch_of_requests_is_not_called_saturated() -> None:
-    requests = request_table(np.zeros(5000), finish_s=np.arange(1.0, 5001.0))
-
-    trend = backlog_trend(requests, whole_run(requests))
-
-    assert not trend.is_saturated
-    assert math.isnan(trend.slope_per_s)
-
-
-def test_a_constant_backlog_is_no_trend() -> None:
-    arrival_s = np.arange(1000.0)
-    requests = request_table(arrival_s, finish_s=arrival_s + 500)
-
-    assert not backlog_trend(requests, Window(500.0, 999.0)).is_saturated
-
-
-@pytest.mark.parametrize(
-    ("gain_per_s", "first_burst", "is_behind"), [(0.0, 0, False), (0.0, 400, True), (0.2, 0, True)]
-)
-def test_a_run_that_never_rests_and_leaves_many_waiting_falls_behind(
-    gain_per_s: float, first_burst: int, is_behind: bool
-) -> None:
-    arrival_s = np.concatenate([np.zeros(first_burst), np.arange(1.0, 1001.0)])
-    finish_s = np.arange(1, len(arrival_s) + 1) * (1 + gain_per_s)
-    requests = request_table(arrival_s, finish_s=finish_s)
-    batches = batch_table(start_s=finish_s - (1 + gain_per_s), finish_s=finish_s)
-
-    assert falls_behind(requests, batches, num_gpus=1) is is_behind
-
-
-def test_a_cluster_that_rests_does_not_fall_behind_whatever_comes_last() -> None:
-    arrival_s = np.concatenate([np.arange(0.0, 1000.0, 2.0), np.full(500, 1000.0)])
-    finish_s = np.concatenate([np.arange(1.0, 1001.0, 2.0), np.arange(1001.0, 1501.0)])
-    requests = request_table(arrival_s, finish_s=finish_s)
-    batches = batch_table(start_s=finish_s - 1, finish_s=finish_s)
-
-    assert not falls_behind(requests, batches, num_gpus=1)
-
-
-def test_arrivals_a_rounding_error_apart_have_no_trend() -> None:
-    requests = request_table([0.0, 5e-324, 1e-320], finish_s=[1.0, 2.0, 3.0])
-
-    assert not backlog_trend(requests, Window(0.0, 1e-320)).is_saturated

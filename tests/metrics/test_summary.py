@@ -173,7 +173,7 @@ def test_rates_of_the_steady_window_leave_the_drain_out() -> None:
     assert summary["request_throughput_per_s"] == pytest.approx(0.8, abs=1e-3)
     assert summary["busy_fraction"] == pytest.approx(1.0)
     assert summary["saturated"]
-    assert summary["backlog_slope_per_s"] == pytest.approx(0.2, rel=1e-3)
+    assert summary["waiting_growth_per_s"] == pytest.approx(0.2, rel=1e-2)
 
 
 def test_auto_looks_for_a_warmup_from_a_thousand_finished_requests_on() -> None:

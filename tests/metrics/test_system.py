@@ -8,7 +8,6 @@ from batchsim.errors import TraceError
 from batchsim.metrics.engine import kv_use as kv_block_use
 from batchsim.metrics.system import (
     Window,
-    backlog,
     batch_fill,
     batch_size_counts,
     busy_fraction,
@@ -21,7 +20,7 @@ from batchsim.metrics.system import (
     slo_met,
     throughput,
 )
-from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED
+from batchsim.records import ABANDONED, FINISHED, REFUSED
 from tests.metrics.worlds import batch_table, iteration_table, request_table
 
 BATCHES = batch_table(
@@ -164,13 +163,3 @@ def test_capacity_is_the_largest_rate_that_still_attains(attainments: list[float
     found = capacity_rate(np.array([1.0, 2.0, 3.0, 4.0])[shuffled], np.array(attainments)[shuffled])
 
     assert found == pytest.approx(rate, nan_ok=True)
-
-
-def test_backlog_counts_who_came_and_has_not_left() -> None:
-    requests = request_table(
-        [0.0, 1.0, 2.0, 2.0],
-        finish_s=[3.0, 4.0, np.nan, np.nan],
-        status=[FINISHED, FINISHED, STRANDED, REFUSED],
-    )
-
-    assert backlog(requests, [0.0, 1.5, 2.0, 3.0, 9.0]).tolist() == [1, 2, 3, 2, 1]

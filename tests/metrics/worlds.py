@@ -19,6 +19,7 @@ from batchsim.records import (
     empty,
     table,
 )
+from tests.trust import queues
 
 _REQUEST_DEFAULTS: Mapping[str, Any] = {
     "prompt_tokens": 1,
@@ -135,10 +136,8 @@ def records(
 
 
 def single_server(arrival_s: NDArray[np.float64], service_s: NDArray[np.float64]) -> Records:
-    """One GPU, one request at a time, first come first served: Lindley's recursion."""
-    work_s = np.cumsum(service_s)
-    finish_s = work_s + np.maximum.accumulate(arrival_s - (work_s - service_s))
-    start_s = np.maximum(arrival_s, np.concatenate([[0.0], finish_s[:-1]]))
+    """One GPU, one request at a time, first come first served."""
+    _, start_s, finish_s = queues.single_server(arrival_s, service_s)
     requests = request_table(arrival_s, scheduled_s=start_s, first_token_s=finish_s, finish_s=finish_s)
     return records(requests, batch_table(start_s, finish_s))
 

@@ -151,9 +151,11 @@ def warn_about(name: str, summary: Mapping[str, Any]) -> None:
     """Say on stderr what a reader of the summary must know."""
     if summary["saturated"]:
         warn(
-            f"{name} is saturated: its backlog grows by {summary['backlog_slope_per_s']:.3g} requests "
-            "per second, so its mean latency depends on the length of the trace"
+            f"{name} is saturated: {summary['verdict_reason']}; its mean latency depends on the length of "
+            "the trace"
         )
+    if summary["verdict"] == "transient":
+        warn(f"{name} does not tell whether its load can be sustained: {summary['verdict_reason']}")
     some, of, what = _extrapolated(summary)
     if some:
         warn(f"{name}: {some} of {of} {what} lie outside the calibrated range of the latency model")

@@ -16,9 +16,10 @@ from batchsim.metrics import system
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
 from batchsim.metrics.load import PERCENTILES, batch_load, engine_load
-from batchsim.metrics.statistics import backlog_trend, batch_means_interval, falls_behind, mser5
+from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window
 from batchsim.metrics.tokens import decode_runs, num_tokens
+from batchsim.metrics.verdict import verdict
 from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED, Records
 
 #: Fewest requests that a steady window must cover, and that ``auto`` needs to look for a warm-up.
@@ -66,11 +67,11 @@ def summarise(
     covered = requests.iloc[num_warmup:]
     run = _whole_run(requests)
     name, window = _window(requests, covered, run)
-    trend = backlog_trend(requests, window)
+    judged = verdict(requests)
     if records.is_iteration_level:
-        busy, load = records.iterations, engine_load(records, covered, window, hardware)
+        load = engine_load(records, covered, window, hardware)
     else:
-        busy, load = records.batches, batch_load(records, window)
+        load = batch_load(records, window)
     finished = covered[covered["status"] == FINISHED]
     summary = {
         **_counts(requests),
@@ -87,8 +88,10 @@ def summarise(
         **_times(finished),
         **_slo(requests, covered, slo, window),
         **load,
-        "saturated": trend.is_saturated or falls_behind(requests, busy, records.num_gpus),
-        "backlog_slope_per_s": trend.slope_per_s,
+        "verdict": judged.name,
+        "verdict_reason": judged.reason,
+        "saturated": judged.name == "saturated",
+        "waiting_growth_per_s": judged.growth_per_s,
     }
     return {key: _plain(value) for key, value in summary.items()}
 

@@ -1,4 +1,4 @@
-"""What the cluster did in a window of time: throughput, load, waste, goodput, backlog.
+"""What the cluster did in a window of time: throughput, load, waste, goodput.
 
 A request or batch counts for a window by its finish, ends included; a time average weighs each batch (or span
 of iterations) by the part of its running time that lies inside. A value that cannot be told is NaN.
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from batchsim.config import SloConfig
 from batchsim.errors import TraceError
 from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
-from batchsim.records import FINISHED, STRANDED
+from batchsim.records import FINISHED
 
 # Pairwise sums of any number of rows, each rounded once or twice, stay within.
 _ROUNDING = 64 * math.ulp(1.0)
@@ -176,23 +176,6 @@ def capacity_rate(rates: ArrayLike, attainments: ArrayLike, share: float = 0.9) 
         return float(rate[last])
     step = (attained[last] - share) / (attained[last] - attained[last + 1])
     return float(rate[last] + step * (rate[last + 1] - rate[last]))
-
-
-def backlog(requests: pd.DataFrame, times_s: ArrayLike) -> NDArray[np.int64]:
-    """Count the requests in the system just after each time, same shape as ``times_s``.
-
-    Stranded requests never leave. Refused and abandoned ones are not counted: when they left is not recorded.
-    """
-    arrivals_s, finishes_s = stays(requests)
-    arrived = np.searchsorted(arrivals_s, times_s, side="right")
-    return arrived - np.searchsorted(finishes_s, times_s, side="right")
-
-
-def stays(requests: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Arrival and finish times of the requests that stay in the system until served, each sorted."""
-    kept = requests[requests["status"].isin([FINISHED, STRANDED])]
-    finishes_s = kept["finish_s"].dropna().to_numpy(dtype=np.float64)
-    return np.sort(kept["arrival_s"].to_numpy(dtype=np.float64)), np.sort(finishes_s)
 
 
 def clock_error(rows: pd.DataFrame, window: Window) -> float:
