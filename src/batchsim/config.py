@@ -7,6 +7,8 @@ top.
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +38,10 @@ from batchsim.paths import anchored
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Values = Annotated[list[Any], Field(min_length=1)]
+
+
+#: A limit on a statistic of requests: the mean or any percentile of a time.
+STATISTIC_LIMIT = re.compile(r"(e2e|ttft|tpot)_(mean|p[1-9]\d?(\.\d+)?)_ms")
 
 
 class WorkloadConfig(Section):
@@ -167,11 +173,40 @@ class PolicyConfig(Section):
 
 
 class SloConfig(Section):
-    """Limits per request, in milliseconds; a request is good when it meets all that are given."""
+    """Limits in milliseconds: per request, or on a statistic of many.
+
+    A request is good when it meets ``e2e_ms``, ``ttft_ms`` and ``tpot_ms``, as far as they are given. A limit
+    on a statistic, as ``ttft_p95_ms`` or ``e2e_mean_ms``, is one on the run: any percentile, or the mean.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     e2e_ms: PositiveFloat | None = None
     ttft_ms: PositiveFloat | None = None
     tpot_ms: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _known_statistics(self) -> SloConfig:
+        for key, limit in (self.model_extra or {}).items():
+            if not STATISTIC_LIMIT.fullmatch(key):
+                raise ValueError(
+                    f"unknown limit {key}; known are e2e_ms, ttft_ms, tpot_ms, and limits on a statistic of "
+                    "them, e.g. ttft_p95_ms or e2e_mean_ms"
+                )
+            if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf:
+                raise ValueError(f"{key} is {limit!r}; milliseconds > 0 are needed")
+        return self
+
+    @property
+    def per_request_ms(self) -> dict[str, float]:
+        """Limits per request, by metric: those that are given."""
+        limits = {"e2e": self.e2e_ms, "ttft": self.ttft_ms, "tpot": self.tpot_ms}
+        return {metric: limit for metric, limit in limits.items() if limit is not None}
+
+    @property
+    def statistics_s(self) -> dict[str, float]:
+        """Limits on statistics, in seconds, by their names, e.g. ``ttft_p95``."""
+        return {key.removesuffix("_ms"): limit / 1000 for key, limit in (self.model_extra or {}).items()}
 
 
 class MetricsConfig(Section):

@@ -55,7 +55,7 @@ def test_compare_prints_every_preset_and_warns_of_twins(trace: Path) -> None:
 
 def test_capacity_gives_a_rate_for_each_policy_and_keeps_its_trials(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ["--policy", "static_fifo,vllm_v1", "--slo", "e2e:5000", "--replications", "2"]
+    options = ["--policy", "static_fifo,vllm_v1", "--slo", "e2e:5000", "--parts", "2"]
     options += ["--tolerance", "0.2"]
 
     shown = CliRunner().invoke(main, ["capacity", "--trace", str(trace), *options, "-o", str(out)])

@@ -6,6 +6,7 @@ import pytest
 
 from batchsim.config import load_config
 from batchsim.errors import ConfigError
+from batchsim.latency.linear import LinearIterationLatency
 from batchsim.study.capacity import Capacity, find_capacity
 from batchsim.study.compare import for_policies
 from batchsim.workload.request import Workload
@@ -30,53 +31,142 @@ def evenly(num: int, service_s: float) -> Workload:
     return requests_of(np.arange(num), np.full(num, service_s))
 
 
-def test_the_capacity_of_a_single_exponential_server_is_that_of_theory() -> None:
-    # M/M/1: P(stay > t) = exp(-(mu - lambda) t), so 90 % stay at most 5 s where lambda = mu - ln(10) / 5.
-    rng = np.random.default_rng(1)
-    num = 12_000
-    requests = requests_of(poisson_arrivals(rng, 1.0, num), rng.exponential(1.0, num))
+def poisson(seed: int, num: int, *, is_exponential: bool = True) -> Workload:
+    rng = np.random.default_rng(seed)
+    services_s = rng.exponential(1.0, num) if is_exponential else np.ones(num)
+    return requests_of(poisson_arrivals(rng, 1.0, num), services_s)
 
-    found = search(requests, 5.0, num_replications=6).request_rate_per_s
 
-    assert found.half_width < 0.06
-    assert found.mean == pytest.approx(1 - math.log(10) / 5, abs=1.5 * found.half_width)
+def erlang_c(num_servers: int, offered: float) -> float:
+    blocking = 1.0
+    for servers in range(1, num_servers + 1):
+        blocking = offered * blocking / (servers + offered * blocking)
+    return blocking / (1 - offered / num_servers * (1 - blocking))
+
+
+def mmc_rate(num_servers: int, mean_s: float) -> float:
+    """The rate at which M/M/c with services of 1 s has this mean stay."""
+    low, high = 0.0, float(num_servers)
+    for _ in range(60):
+        rate = (low + high) / 2
+        is_less = 1 + erlang_c(num_servers, rate) / (num_servers - rate) < mean_s
+        low, high = (rate, high) if is_less else (low, rate)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("slo", "share", "num_gpus", "truth_per_s"),
+    [
+        # M/M/1: P(stay > t) = exp(-(mu - lambda) t).
+        ({"e2e_ms": 5000}, 0.9, 1, 1 - math.log(10) / 5),
+        ({"e2e_p90_ms": 5000}, 0.5, 1, 1 - math.log(10) / 5),
+        ({"e2e_mean_ms": 3000}, 0.5, 1, 1 - 1 / 3),
+        ({"e2e_mean_ms": 1500}, 0.5, 4, mmc_rate(4, 1.5)),
+    ],
+)
+def test_the_capacity_of_exponential_servers_is_that_of_theory(
+    slo: dict[str, float], share: float, num_gpus: int, truth_per_s: float
+) -> None:
+    config = {"slo": slo, "cluster": {"kv_capacity_tokens": 10**9, "num_gpus": num_gpus}}
+
+    found = search(poisson(1, 12_000), math.nan, config, share=share)
+
+    assert found.half_width_per_s is not None
+    assert found.half_width_per_s < 0.1 * truth_per_s
+    assert found.request_rate_per_s - 1.5 * found.half_width_per_s < truth_per_s
+    assert truth_per_s < found.missed_per_s + 1.5 * found.half_width_per_s
+
+
+def test_the_capacity_of_a_server_of_constant_speed_is_that_of_theory() -> None:
+    # M/D/1: the mean wait is rho / (2 (1 - rho)) services, 1 of them at rho = 2 / 3.
+    found = search(poisson(2, 12_000, is_exponential=False), math.nan, {"slo": {"e2e_mean_ms": 2000}})
+
+    assert found.request_rate_per_s == pytest.approx(2 / 3, rel=0.03)
+    assert found.binding == "e2e_mean"
 
 
 def test_the_rate_found_attains_the_slo_and_a_little_more_was_seen_to_miss_it() -> None:
-    rng = np.random.default_rng(2)
-    requests = requests_of(poisson_arrivals(rng, 1.0, 2000), rng.exponential(1.0, 2000))
+    found = search(poisson(2, 2000), 5.0, tolerance=0.02)
 
-    found = search(requests, 5.0, num_replications=2, tolerance=0.02)
-
-    for replication in (0, 1):
-        trials = [trial for trial in found.trials if trial.replication == replication]
-        good = [one.request_rate_per_s for one in trials if one.slo_attainment >= 0.9 and not one.saturated]
-        others = [one.request_rate_per_s for one in trials if one.request_rate_per_s not in good]
-        assert max(good) < min(others) <= 1.02 * max(good)
+    of_all = [trial for trial in found.trials if trial.num_requests == 2000]
+    assert found.request_rate_per_s == max(one.request_rate_per_s for one in of_all if one.attains)
+    assert found.missed_per_s == min(one.request_rate_per_s for one in of_all if not one.attains)
+    assert found.missed_per_s <= 1.02 * found.request_rate_per_s
 
 
 def test_the_fewest_gpus_serve_a_steady_stream_without_a_queue() -> None:
     # One request a second, each 2.5 s long: two GPUs fall behind, on three nobody waits.
-    found = search(evenly(600, 2.5), 2.5, {"workload": {"request_rate": 1.0}}, share=1.0, num_replications=2)
+    found = search(evenly(600, 2.5), 2.5, {"workload": {"request_rate": 1.0}}, share=1.0)
 
     assert found.num_gpus == 3
-    assert found.attainment == (1.0, 0.0)
-    assert found.request_rate_per_s.mean == 1.0
+    assert found.best.slo_attainment == 1.0
+    assert found.request_rate_per_s == 1.0
     assert {trial.num_gpus for trial in found.trials} == {1, 2, 3, 4}
 
 
-def test_a_limit_that_no_request_meets_even_alone_has_no_capacity() -> None:
-    found = search(evenly(40, 2.0), 1.0, num_replications=2)
+def test_gpus_are_added_by_the_replica() -> None:
+    config = {
+        "policy": {"preset": "vllm_v1"},
+        "cluster": {"model": "llama-3.1-70b", "gpu": "h100", "tensor_parallel": 4},
+        "workload": {"request_rate": 5.0},
+        "slo": {"ttft_ms": 2000},
+    }
+    requests = Workload(np.arange(300), np.arange(300) / 5, np.full(300, 500), np.full(300, 20))
 
-    assert found.request_rate_per_s == (0.0, 0.0)
+    found = find_capacity(config, requests)
+
+    assert {trial.num_gpus % 4 for trial in found.trials} == {0}
+    assert found.num_gpus == 4
+
+
+def test_too_few_gpus_are_told_what_they_lack() -> None:
+    with pytest.raises(ConfigError, match="the share of good requests misses its limit"):
+        search(evenly(100, 2.0), 1.0, {"workload": {"request_rate": 1.0}})
+
+
+def test_a_limit_that_no_request_meets_even_alone_has_no_capacity() -> None:
+    found = search(evenly(100, 2.0), 1.0)
+
+    assert found.request_rate_per_s == 0.0
+    assert found.notices == ["even requests that are served alone miss the SLO"]
+
+
+def test_requests_that_cannot_miss_the_limit_have_a_lower_bound() -> None:
+    requests = Workload(np.arange(10), np.arange(10.0), np.full(10, 50), np.full(10, 10))
+
+    found = find_capacity({"policy": {"preset": "vllm_v1"}, "slo": {"e2e_ms": 20_000}}, requests)
+
+    assert found.is_unbounded
+    assert found.request_rate_per_s > 100
+    assert "cannot miss the limits" in found.notices[0]
+
+
+def test_long_answers_under_way_are_no_queue() -> None:
+    # 1,024 seats, each taken for 1,000 iterations of 20 ms: 51.2 requests a second.
+    rng = np.random.default_rng(0)
+    num = 4000
+    requests = Workload(
+        np.arange(num), np.cumsum(rng.exponential(1.0, num)), np.full(num, 10), np.full(num, 1000)
+    )
+    config = {
+        "policy": {"preset": "vllm_v1", "batch_size": 1024, "batching": {"max_num_batched_tokens": 65536}},
+        "engine": {"num_kv_blocks": 1_000_000},
+        "slo": {"e2e_ms": 25_000},
+    }
+
+    found = find_capacity(config, requests, latency=LinearIterationLatency(0.02, 0.0, 0.0, 0.0, 0.0))
+
+    assert 48 < found.request_rate_per_s < 75  # of so few requests, the first 1,024 find the seats empty
 
 
 def test_a_growing_queue_attains_nothing_however_long_the_limit() -> None:
-    # Within 1000 s everything of so short a run has ended, at any rate; but a backlog that gains every tenth
+    # Within 1000 s everything of so short a run has ended, at any rate; but a queue that gains every tenth
     # request shows.
-    found = search(evenly(800, 1.0), 1000.0, num_replications=2)
+    found = search(evenly(800, 1.0), 1000.0)
 
-    assert 0.98 < found.request_rate_per_s.mean < 1.15
+    assert 0.98 < found.request_rate_per_s < 1.15
+    assert found.binding == "queue"
+    assert found.half_width_per_s is None
 
 
 def test_policies_are_asked_about_the_same_requests() -> None:
@@ -90,9 +180,9 @@ def test_policies_are_asked_about_the_same_requests() -> None:
     [
         ({"slo": {}}, {}, "needs an SLO"),
         ({}, {"share": 0.0}, "share is 0"),
-        ({}, {"num_replications": 1}, "num_replications is 1"),
+        ({}, {"num_parts": 1}, "num_parts is 1"),
         ({}, {"tolerance": 1.0}, "tolerance is 1"),
-        ({}, {"num_replications": 30}, "leaves 1 requests for each of 30"),
+        ({"clients": {"kind": "closed_loop", "concurrency": 4}}, {}, "their rate is an outcome"),
         ({"workload": {"rate_scale": 2.0}}, {}, "leave out workload.rate_scale"),
     ],
 )

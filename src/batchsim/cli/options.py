@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,10 @@ def reading_options(command: F) -> F:
     return command
 
 
+#: What a limit may be on: a time of each request, or a statistic of all (`config.SloConfig`).
+_LIMITED = re.compile(r"(e2e|ttft|tpot)(_mean|_p[1-9]\d?(\.\d+)?)?")
+
+
 def run_options(command: F) -> F:
     """Add what describes a run: workload, cluster, latency, predictor, SLO, seed."""
     options = [
@@ -81,7 +86,7 @@ def run_options(command: F) -> F:
         click.option("--latency", metavar="FILE", help="latency.json from `batchsim fit`."),
         click.option("--extrapolate", is_flag=True, help="Leave the calibrated range, counted."),
         click.option("--predictor", metavar="KIND[:KEY=VALUE,...]", help="E.g. lognormal:sigma=0.3."),
-        click.option("--slo", multiple=True, metavar="METRIC:MS", help="E.g. e2e:20000; repeatable."),
+        click.option("--slo", multiple=True, metavar="METRIC:MS", help="E.g. e2e:20000 or ttft_p95:500."),
         click.option("--batch-size", type=int, metavar="B", help="Fixed, or the limit of a dynamic size."),
         click.option("--num-bins", type=int, metavar="K", help="Bins of a multi-bin queue."),
         click.option("--seed", type=int, metavar="N", help="Seed of everything random."),
@@ -155,9 +160,9 @@ def _slo(text: str) -> tuple[str, float]:
         milliseconds = float(limit)
     except ValueError:
         milliseconds = float("nan")
-    if metric not in ("e2e", "ttft", "tpot") or not 0 < milliseconds < float("inf"):
+    if not _LIMITED.fullmatch(metric) or not 0 < milliseconds < float("inf"):
         raise ConfigError(
-            f"--slo {text!r}: write METRIC:MILLISECONDS with metric e2e, ttft or tpot and a limit > 0, "
-            "e.g. e2e:20000"
+            f"--slo {text!r}: write METRIC:MILLISECONDS with e2e, ttft or tpot, or a mean or percentile of "
+            "one, and a limit > 0, e.g. e2e:20000 or ttft_p95:500"
         )
     return metric, milliseconds

@@ -13,11 +13,9 @@ from batchsim.cli.options import overrides, run_options
 from batchsim.cli.output import echo_json, echo_table, plain, stderr, warn
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from batchsim.config import RunConfig
-    from batchsim.metrics.statistics import Interval
-    from batchsim.study.capacity import Capacity, Trial
+    from batchsim.study.capacity import Capacity
+    from batchsim.study.trials import Trial
 
 
 @click.command()
@@ -29,10 +27,14 @@ if TYPE_CHECKING:
     type=float,
     default=0.9,
     show_default=True,
-    help="Share of requests that must meet every limit.",
+    help="Share of requests that must meet every limit per request.",
 )
 @click.option(
-    "--replications", type=int, default=5, show_default=True, help="Parts to cut the requests into."
+    "--parts",
+    type=int,
+    default=20,
+    show_default=True,
+    help="Consecutive parts of the requests, for intervals.",
 )
 @click.option("--tolerance", type=float, default=0.01, show_default=True, help="Of the rate, relative.")
 def capacity(
@@ -43,15 +45,16 @@ def capacity(
     verbose: bool,
     policies: tuple[str, ...],
     share: float,
-    replications: int,
+    parts: int,
     tolerance: float,
     **given: Any,
 ) -> None:
     """Find the highest request rate that attains an SLO; with --request-rate, the fewest GPUs for it.
 
-    Replications are consecutive parts of the requests, paced to the rate that is tried: all policies meet the
-    same. At least one --slo is needed.
+    All policies meet the same requests, paced to the rate that is tried. At least one --slo is needed.
     """
+    import pandas as pd
+
     from batchsim.config import load_config
     from batchsim.files import write_whole
     from batchsim.results.store import check_vacant
@@ -68,79 +71,86 @@ def capacity(
 
             def show(trial: Trial, name: str = name) -> None:
                 status.update(
-                    f"{plain(name)}: {trial.slo_attainment:.1%} good at {trial.request_rate_per_s:.4g} "
-                    f"requests/s on {trial.num_gpus} GPUs (part {trial.replication + 1} of {replications})"
+                    f"{plain(name)}: {trial.request_rate_per_s:.4g} requests/s on {trial.num_gpus} GPUs "
+                    f"{'attain' if trial.attains else 'miss'} the SLO ({trial.num_requests:,} requests)"
                 )
 
             found[name] = find_capacity(
-                config,
-                share=share,
-                num_replications=replications,
-                tolerance=tolerance,
-                on_trial=show,
+                config, share=share, num_parts=parts, tolerance=tolerance, on_trial=show
             )
     results = {name: _as_json(one) for name, one in found.items()}
     if output_dir is not None:
         write_whole(output_dir / "capacity.json", json.dumps(results, indent=2))
-        write_whole(output_dir / "trials.csv", _trials(found).to_csv(index=False))
+        trials = [pd.DataFrame(one.trials).assign(policy=name) for name, one in found.items()]
+        write_whole(output_dir / "trials.csv", pd.concat(trials, ignore_index=True).to_csv(index=False))
     if as_json:
         echo_json(results)
         return
     if verbose:
         for name, one in found.items():
             click.echo(f"{name}: {len(one.trials)} simulations", err=True)
-    _echo(base, found, share, replications)
+    _echo(base, found, share)
     for name, one in found.items():
-        if not one.request_rate_per_s.mean:
-            warn(f"{name}: even requests that are served alone miss the SLO too often")
+        for sentence in one.notices:
+            warn(f"{name}: {sentence}")
 
 
-def _echo(config: RunConfig, found: Mapping[str, Capacity], share: float, num_replications: int) -> None:
-    limits = ", ".join(
-        f"{metric} <= {limit:g} ms"
-        for metric, limit in (
-            ("E2E", config.slo.e2e_ms),
-            ("TTFT", config.slo.ttft_ms),
-            ("TPOT", config.slo.tpot_ms),
-        )
-        if limit is not None
-    )
+def _echo(config: RunConfig, found: Mapping[str, Capacity], share: float) -> None:
+    is_asked = config.workload.request_rate is not None
     rows = [
         (
             name,
             f"{one.num_gpus}",
-            _with_interval(one.request_rate_per_s, ".3f"),
-            _with_interval(one.attainment, ".2%"),
+            _rate(one),
+            "-" if is_asked else _bracket(one),
+            one.binding or "-",
+            "-" if one.best.slo_attainment is None else f"{one.best.slo_attainment:.2%}",
         )
         for name, one in found.items()
     ]
-    is_asked = config.workload.request_rate is not None
     echo_table(
-        f"{'Fewest GPUs' if is_asked else 'Highest rate'} with {share:.0%} of the requests within {limits} "
-        f"(mean and 95 % interval over {num_replications} parts of the requests)",
-        ("policy", "GPUs", "requests/s", "good"),
+        f"{'Fewest GPUs' if is_asked else 'Highest rate'} with {_limits(config, share)}",
+        ("policy", "GPUs", "requests/s", "attains, misses", "bounded by", "good"),
         rows,
     )
+    for name, one in found.items():
+        click.echo(
+            f"{name}: {one.best.num_requests:,} requests of {one.best.workload} on {one.best.latency}"
+            + ("" if one.half_width_per_s is None else "; ± is the 95 % interval of the rate over the parts")
+        )
 
 
-def _with_interval(interval: Interval, digits: str) -> str:
-    mean, half_width = interval
-    return f"{mean:{digits}} ± {half_width:{digits}}" if half_width else f"{mean:{digits}}"
+def _limits(config: RunConfig, share: float) -> str:
+    per_request = [f"{name.upper()} <= {limit:g} ms" for name, limit in config.slo.per_request_ms.items()]
+    of_many = [f"{name} <= {limit_s * 1000:g} ms" for name, limit_s in config.slo.statistics_s.items()]
+    first = [f"{share:.0%} of the requests within {', '.join(per_request)}"] if per_request else []
+    return " and ".join(first + of_many)
+
+
+def _rate(one: Capacity) -> str:
+    mean = f"{one.request_rate_per_s:.4g}"
+    if one.is_unbounded:
+        return f"at least {mean}"
+    return mean if one.half_width_per_s is None else f"{mean} ± {one.half_width_per_s:.2g}"
+
+
+def _bracket(one: Capacity) -> str:
+    return "-" if one.is_unbounded else f"{one.request_rate_per_s:.4g}, {one.missed_per_s:.4g}"
 
 
 def _as_json(found: Capacity) -> dict[str, Any]:
     return {
         "num_gpus": found.num_gpus,
-        "request_rate_per_s": found.request_rate_per_s.mean,
-        "request_rate_ci95_per_s": found.request_rate_per_s.half_width,
-        "slo_attainment": found.attainment.mean,
-        "slo_attainment_ci95": found.attainment.half_width,
+        "request_rate_per_s": found.request_rate_per_s,
+        "request_rate_ci95_per_s": found.half_width_per_s,
+        "missed_rate_per_s": found.missed_per_s if found.missed_per_s < float("inf") else None,
+        "is_lower_bound": found.is_unbounded,
+        "bounded_by": found.binding or None,
+        "slo_attainment": found.best.slo_attainment,
+        "verdict": found.best.verdict,
+        "workload": found.best.workload,
+        "latency_model": found.best.latency,
+        "num_requests": found.best.num_requests,
         "num_simulations": len(found.trials),
+        "notices": found.notices,
     }
-
-
-def _trials(found: Mapping[str, Capacity]) -> pd.DataFrame:
-    import pandas as pd
-
-    tables = [pd.DataFrame(one.trials).assign(policy=name) for name, one in found.items()]
-    return pd.concat(tables, ignore_index=True)

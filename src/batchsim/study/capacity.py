@@ -1,42 +1,36 @@
 """How much a cluster can take: the highest request rate, or the fewest GPUs, at which an SLO is attained.
 
-By bisection. Replications are consecutive parts of the requests, each paced to the rate that is tried, so
-that all rates, and all policies that are asked about, meet the same requests.
+By bisection, on the same requests at every rate, and for all policies that are asked about. Each rate is one
+simulation of all requests; how sure its numbers are is told by consecutive parts of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from batchsim.config import RunConfig, WorkloadConfig, load_config
+from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
-from batchsim.metrics.statistics import Interval, t_interval
-from batchsim.policies import presets
-from batchsim.streams import stream
 from batchsim.study.hardware import AnyLatency, adopt_hardware
-from batchsim.study.run import simulate, training_fraction
-from batchsim.workload.load import prepare
-from batchsim.workload.predictor import make_predictor
+from batchsim.study.trials import Requests, Trial, Trials, requests_of
 from batchsim.workload.request import Workload
 
-#: A rate that so many halvings do not bring down to one that attains the SLO is taken for 0.
-_MOST_HALVINGS = 20
+#: A first look takes this share of the requests, and at least so many.
+_GLANCE, _SMALLEST_GLANCE = 1 / 16, 1000
+#: A rate that is still too high after so many halvings is taken for 0.
+_MOST_HALVINGS = 16
 _MOST_GPUS = 4096
-
-
-class Trial(NamedTuple):
-    """One simulation of a search."""
-
-    replication: int
-    request_rate_per_s: float
-    num_gpus: int
-    slo_attainment: float
-    saturated: bool
+#: The highest rate that a configuration takes.
+_MOST_PER_S = 1e9
+#: Half width of a rate, as a share of it, beyond which one number says little.
+BURSTY = 0.25
+#: What bounds a rate at which every limit is met: a queue that grows.
+QUEUE = "queue"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,20 +40,55 @@ class Capacity:
     Attributes
     ----------
     request_rate_per_s
-        The highest rate, mean over the replications with a 95 % interval; 0 where even requests that are
-        served alone miss the SLO. Or the rate that was asked about.
+        The highest rate that was seen to attain the SLO; 0 where even requests that are served alone miss it.
+        Or the rate that was asked about.
+    half_width_per_s
+        Of its 95 % interval: how far the rate moves with the margin's interval. None where that cannot be
+        told.
+    missed_per_s
+        The lowest rate that was seen to miss it; infinity where nothing bounds the rate.
     num_gpus
-        The GPUs that were asked about, or the fewest that attain the SLO on average over the replications.
-    attainment
-        Share of good requests at that, mean over the replications with a 95 % interval.
+        The GPUs that were asked about, or the fewest that attain the SLO.
+    binding
+        What bounds the rate: a requirement, `QUEUE`, or nothing (empty).
+    best
+        The trial at this rate and these GPUs.
     trials
         All simulations, in the order in which they ran.
     """
 
-    request_rate_per_s: Interval
+    request_rate_per_s: float
+    half_width_per_s: float | None
+    missed_per_s: float
     num_gpus: int
-    attainment: Interval
+    binding: str
+    best: Trial
     trials: tuple[Trial, ...]
+
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether these requests cannot miss the SLO, however fast they come."""
+        return math.isinf(self.missed_per_s)
+
+    @property
+    def notices(self) -> list[str]:
+        """What a reader should know beside the numbers, in sentences."""
+        said = []
+        if self.is_unbounded:
+            said.append(
+                "these requests cannot miss the limits, however fast they come: the rate is a lower bound"
+            )
+        if not self.request_rate_per_s:
+            said.append("even requests that are served alone miss the SLO")
+        elif self.half_width_per_s is not None and self.half_width_per_s > BURSTY * self.request_rate_per_s:
+            least, most = min(self.best.by_part), max(self.best.by_part)
+            said.append(
+                "the requests are too bursty, or too few, for one number: at this rate the margin of "
+                f"{self.best.subject} is {least:+.1%} to {most:+.1%} by part"
+            )
+        if self.request_rate_per_s and not self.is_unbounded and self.best.verdict == "transient":
+            said.append(f"whether the queue would go on growing cannot be told: {self.best.verdict_reason}")
+        return said
 
 
 def find_capacity(
@@ -68,24 +97,26 @@ def find_capacity(
     *,
     latency: AnyLatency | None = None,
     share: float = 0.9,
-    num_replications: int = 5,
+    num_parts: int = 20,
     tolerance: float = 0.01,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> Capacity:
     """Find the highest request rate of a cluster, or for a ``request_rate`` its fewest GPUs.
 
-    A rate attains the SLO if at least a share of all requests meets every limit and the backlog does not grow
-    (a queue that grows without end meets any limit in a run that is short enough).
+    A rate attains the SLO if at least a share of the requests meets every limit per request, every limit on a
+    statistic holds, and the queue does not grow (one that grows without end meets any limit in a run that is
+    short enough). Requests of the warm-up are left out.
 
     Parameters
     ----------
     config, workload, latency
         As for `simulate`. With ``workload.request_rate``, the GPUs are searched, else the rate that
-        ``cluster.num_gpus`` of them can take.
+        ``cluster.num_gpus`` of them can take. Of a trace, `DEFAULT_NUM_REQUESTS` at most are taken where
+        ``workload.num_requests`` does not say how many.
     share
-        Of requests that must meet the limits, in (0, 1].
-    num_replications
-        Parts that the requests are cut into, at least 2.
+        Of requests that must meet the limits per request, in (0, 1].
+    num_parts
+        Consecutive parts of the requests from which intervals are taken, at least 2.
     tolerance
         Of the rate, relative: the rate found attains the SLO, one larger by this was seen to miss it.
     on_trial
@@ -94,171 +125,144 @@ def find_capacity(
     Raises
     ------
     ConfigError
-        If no limit is configured, an argument is out of range, or the requests do not suffice.
+        If no limit is configured, clients wait for answers (their rate is an outcome), an argument is out of
+        range, or the requests do not suffice.
     """
     loaded, _ = adopt_hardware(load_config(config), latency)
-    if all(limit is None for limit in (loaded.slo.e2e_ms, loaded.slo.ttft_ms, loaded.slo.tpot_ms)):
-        raise ConfigError("a capacity needs an SLO: at least one of slo.e2e_ms, slo.ttft_ms, slo.tpot_ms")
+    if not loaded.slo.per_request_ms and not loaded.slo.statistics_s:
+        raise ConfigError("a capacity needs an SLO: at least one limit, e.g. slo.ttft_ms or slo.ttft_p95_ms")
+    if loaded.clients.kind == "closed_loop":
+        raise ConfigError(
+            'clients.kind is "closed_loop": its clients wait for answers, so their rate is an outcome; a '
+            'capacity needs "open_loop"'
+        )
     if not 0 < share <= 1:
         raise ConfigError(f"share is {share:g}; a number in (0, 1] is needed")
-    if num_replications < 2:
-        raise ConfigError(f"num_replications is {num_replications}; at least 2 are needed for an interval")
+    if num_parts < 2:
+        raise ConfigError(f"num_parts is {num_parts}; at least 2 are needed for an interval")
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance is {tolerance:g}; a number in (0, 1) is needed")
-    search = _Search(loaded, _parts(loaded, workload, num_replications), latency, share, on_trial)
+    search = _Search(loaded, requests_of(loaded, workload), latency, share, num_parts, on_trial)
     rate_per_s = loaded.workload.request_rate
     return search.highest_rate(tolerance) if rate_per_s is None else search.fewest_gpus(rate_per_s)
-
-
-class _Part(NamedTuple):
-    """Requests of one replication, those to train on first."""
-
-    workload: Workload
-    training_fraction: float
-
-
-def _parts(config: RunConfig, workload: Workload | None, num_parts: int) -> list[_Part]:
-    """Cut what is configured into consecutive parts of equal size; all share the training part."""
-    given = config.workload
-    fixed = (given.rate_scale, given.request_rate_per_gpu, given.load, given.num_requests_per_gpu)
-    if any(one is not None for one in fixed) or config.cluster.replicas:
-        raise ConfigError(
-            "a capacity is searched over request rates or numbers of equal GPUs: leave out "
-            "workload.rate_scale, workload.request_rate_per_gpu, workload.load, "
-            "workload.num_requests_per_gpu and cluster.replicas"
-        )
-    is_generated = workload is None and given.generator is not None
-    unpaced = given.model_copy(
-        update={"request_rate": None, "num_requests": given.num_requests if is_generated else None}
-    )
-    _, everything = prepare(unpaced, config.cluster.num_gpus, stream(config.seed, "workload"), workload)
-    fraction = training_fraction(config, presets.build(config.policy), make_predictor(config.predictor))
-    num_training = max(1, round(fraction * len(everything))) if fraction else 0
-    num_left = len(everything) - num_training
-    size = (num_left if is_generated else min(num_left, given.num_requests or num_left)) // num_parts
-    if size < 2:
-        raise ConfigError(
-            f"{everything.source.name} leaves {size} requests for each of {num_parts} replications; many "
-            "more are needed"
-        )
-    training = np.arange(num_training)
-    starts = range(num_training, num_training + num_parts * size, size)
-    return [
-        _Part(
-            everything.take(np.concatenate([training, np.arange(start, start + size)])),
-            num_training / (num_training + size),
-        )
-        for start in starts
-    ]
 
 
 class _Search:
     def __init__(
         self,
         config: RunConfig,
-        parts: list[_Part],
+        requests: Requests,
         latency: AnyLatency | None,
         share: float,
+        num_parts: int,
         on_trial: Callable[[Trial], None] | None,
     ) -> None:
         self._config = config
-        self._parts = parts
-        self._latency = latency
-        self._share = share
-        self._on_trial = on_trial
-        self._trials: list[Trial] = []
+        self._requests = requests
+        self._few = requests.first(max(int(_GLANCE * requests.num_evaluated), _SMALLEST_GLANCE))
+        self._trials = Trials(config, latency, share, num_parts, on_trial)
 
     def highest_rate(self, tolerance: float) -> Capacity:
-        """Bisect the rate for each replication; each starts from what the one before found."""
+        """Bracket the rate on a few of the requests, then on all, and close in on it."""
         num_gpus = self._config.cluster.num_gpus
-        found: list[Trial] = []
-        guess_per_s = float(num_gpus)
-        for replication in range(len(self._parts)):
-            best = self._highest_rate_of(replication, guess_per_s, tolerance)
-            guess_per_s = best.request_rate_per_s or guess_per_s
-            found.append(best)
-        return Capacity(
-            t_interval([trial.request_rate_per_s for trial in found]),
-            num_gpus,
-            t_interval([trial.slo_attainment for trial in found]),
-            tuple(self._trials),
-        )
+        guess, _ = self._bracket(self._few, float(num_gpus), 2.0)
+        if not guess.attains:  # then all of them get one chance, at this pace at which each is alone
+            guess = self._trials.attempt(self._requests, guess.request_rate_per_s, num_gpus)
+        if not guess.attains:
+            return self._capacity(guess, guess.request_rate_per_s, guess.binding)
+        low, high = self._bracket(self._requests, guess.request_rate_per_s, 1.1)
+        if high is None:
+            return self._capacity(low, math.inf, "")
+        while high.request_rate_per_s > low.request_rate_per_s * (1 + tolerance):
+            trial = self._trials.attempt(self._requests, _between(low, high), num_gpus)
+            if trial.attains:
+                low = trial
+            else:
+                high = trial
+        binding = high.binding if high.margin < 0 else QUEUE
+        return self._capacity(low, high.request_rate_per_s, binding)
 
     def fewest_gpus(self, rate_per_s: float) -> Capacity:
-        """Double the replicas until their GPUs suffice, then bisect."""
-        per_replica = self._config.cluster.gpus_per_replica
+        """Search with a few of the requests, then from there with all."""
+        step = self._config.cluster.gpus_per_replica
+        few = self._fewest(self._few, rate_per_s, 1, step)
+        best = self._fewest(self._requests, rate_per_s, few.num_gpus // step, step)
+        return self._capacity(best, math.nan, "")
 
-        def attained(num_replicas: int) -> tuple[bool, Interval]:
-            num_gpus = num_replicas * per_replica
-            trials = [self._try(part, rate_per_s, num_gpus) for part in range(len(self._parts))]
-            attainment = t_interval([trial.slo_attainment for trial in trials])
-            return attainment.mean >= self._share and not any(one.saturated for one in trials), attainment
+    def _fewest(self, requests: Requests, rate_per_s: float, guess: int, step: int) -> Trial:
+        """Bisect the number of replicas, of ``step`` GPUs each, from a guess."""
 
-        too_few, num_replicas = 0, 1
-        while not (result := attained(num_replicas))[0]:
-            too_few, num_replicas = num_replicas, 2 * num_replicas
-            if num_replicas * per_replica > _MOST_GPUS:
+        def attempt(num: int) -> Trial:
+            return self._trials.attempt(requests, rate_per_s, num * step)
+
+        too_few, num, best = 0, guess, attempt(guess)
+        while not best.attains:
+            if 2 * num * step > _MOST_GPUS:
                 raise ConfigError(
-                    f"{too_few * per_replica} GPUs do not attain the SLO at {rate_per_s:g} requests per s: "
-                    f"{result[1].mean:.1%} of the requests are good; those served alone may miss it too"
+                    f"{num * step} GPUs do not attain the SLO at {rate_per_s:g} requests/s: {best.failure}"
                 )
-        attainment = result[1]
-        while num_replicas - too_few > 1:
-            between = (too_few + num_replicas) // 2
-            suffices, of_fewer = attained(between)
-            if suffices:
-                num_replicas, attainment = between, of_fewer
+            too_few, num = num, 2 * num
+            best = attempt(num)
+        while num - too_few > 1:
+            between = (too_few + num) // 2
+            trial = attempt(between)
+            if trial.attains:
+                num, best = between, trial
             else:
                 too_few = between
-        num_gpus = num_replicas * per_replica
-        return Capacity(Interval(rate_per_s, 0.0), num_gpus, attainment, tuple(self._trials))
-
-    def _highest_rate_of(self, replication: int, guess_per_s: float, tolerance: float) -> Trial:
-        num_gpus, factor = self._config.cluster.num_gpus, 2.0 if not replication else 1.2
-        trial = self._try(replication, guess_per_s, num_gpus)
-        if self._attains(trial):
-            best = trial
-            while self._attains(trial := self._try(replication, best.request_rate_per_s * factor, num_gpus)):
-                best, factor = trial, 2.0
-            too_high = trial
-        else:
-            for _ in range(_MOST_HALVINGS):
-                too_high = trial
-                trial = self._try(replication, too_high.request_rate_per_s / factor, num_gpus)
-                if self._attains(trial):
-                    break
-                factor = 2.0
-            else:
-                return trial._replace(request_rate_per_s=0.0)
-            best = trial
-        while too_high.request_rate_per_s > best.request_rate_per_s * (1 + tolerance):
-            between = float(np.sqrt(best.request_rate_per_s * too_high.request_rate_per_s))
-            trial = self._try(replication, between, num_gpus)
-            if self._attains(trial):
-                best = trial
-            else:
-                too_high = trial
         return best
 
-    def _attains(self, trial: Trial) -> bool:
-        return trial.slo_attainment >= self._share and not trial.saturated
+    def _bracket(self, requests: Requests, guess_per_s: float, factor: float) -> tuple[Trial, Trial | None]:
+        """A rate that attains the SLO and a higher one that does not.
 
-    def _try(self, replication: int, rate_per_s: float, num_gpus: int) -> Trial:
-        part = self._parts[replication]
-        paced = WorkloadConfig(request_rate=rate_per_s, training_fraction=part.training_fraction)
-        config = self._config.model_copy(
-            update={
-                "workload": paced,
-                "cluster": self._config.cluster.model_copy(
-                    update={"num_gpus": num_gpus, "num_replicas": None}
-                ),
-            }
+        The second is None where nothing bounds the rate, and the first misses the SLO where every rate does.
+        """
+        num_gpus = self._config.cluster.num_gpus
+        trial = self._trials.attempt(requests, guess_per_s, num_gpus)
+        if not trial.attains:
+            return self._bracket_below(requests, trial, factor)
+        while not trial.is_at_once and trial.request_rate_per_s * factor < _MOST_PER_S:
+            higher = self._trials.attempt(requests, trial.request_rate_per_s * factor, num_gpus)
+            if not higher.attains:
+                return trial, higher
+            trial, factor = higher, min(2.0, factor * factor)
+        return trial, None
+
+    def _bracket_below(self, requests: Requests, high: Trial, factor: float) -> tuple[Trial, Trial]:
+        trial = high
+        for _ in range(_MOST_HALVINGS):
+            trial = self._trials.attempt(requests, high.request_rate_per_s / factor, high.num_gpus)
+            if trial.attains:
+                break
+            high, factor = trial, min(2.0, factor * factor)
+        return trial, high
+
+    def _capacity(self, best: Trial, missed_per_s: float, binding: str) -> Capacity:
+        rate_per_s = best.request_rate_per_s if best.attains else 0.0
+        half_width = self._rate_half_width(best) if rate_per_s and binding not in ("", QUEUE) else None
+        return Capacity(
+            rate_per_s, half_width, missed_per_s, best.num_gpus, binding, best, tuple(self._trials.done)
         )
-        summary = simulate(config, part.workload, latency=self._latency).summary
-        trial = Trial(
-            replication, rate_per_s, num_gpus, float(summary["slo_attainment"]), bool(summary["saturated"])
-        )
-        self._trials.append(trial)
-        if self._on_trial is not None:
-            self._on_trial(trial)
-        return trial
+
+    def _rate_half_width(self, best: Trial) -> float | None:
+        """How far the rate moves where the margin does by its half width: by the slope around it."""
+        near = [
+            (math.log(trial.request_rate_per_s), trial.margin)
+            for trial in self._trials.done
+            if trial.num_requests == best.num_requests
+            and trial.binding == best.binding
+            and abs(math.log(trial.request_rate_per_s / best.request_rate_per_s)) < 0.2
+        ]
+        if len(near) < 2 or not math.isfinite(best.half_width):
+            return None
+        log_rates, margins = np.array(near).T
+        slope = float(np.polyfit(log_rates, margins, 1)[0])
+        return best.request_rate_per_s * best.half_width / -slope if slope < 0 else None
+
+
+def _between(low: Trial, high: Trial) -> float:
+    """Where the margin will vanish, by the line through both; never next to either; else the middle."""
+    share = 0.5
+    if low.binding == high.binding and low.margin > 0 > high.margin:
+        share = min(max(low.margin / (low.margin - high.margin), 0.15), 0.85)
+    return low.request_rate_per_s * math.pow(high.request_rate_per_s / low.request_rate_per_s, share)
