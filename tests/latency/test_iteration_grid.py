@@ -141,6 +141,13 @@ def test_gap_in_the_decode_grid_is_named() -> None:
         iteration_table(points(ROWS[:-1]), Domain(), LatencyInfo())
 
 
+def test_grid_too_large_to_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchsim.latency.iteration_grid.MAX_GRID", 7)
+
+    with pytest.raises(ConfigError, match="2 prefills by 4 decodes are too many for a table"):
+        iteration_table(points(ROWS), Domain(), LatencyInfo())
+
+
 @pytest.mark.parametrize(
     ("axes", "times", "message"),
     [

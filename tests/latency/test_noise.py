@@ -50,6 +50,7 @@ def test_noisy_model_keeps_name_and_range() -> None:
     assert not noisy.covers(IterationShape(9, 1, 1))
 
 
-def test_negative_noise_is_refused() -> None:
-    with pytest.raises(ConfigError, match="noise sigma is -1"):
-        NoisyIterationLatency(EXACT, -1, np.random.default_rng(0))
+@pytest.mark.parametrize("sigma", [-1, 5.1, 1e308, math.nan])
+def test_noise_that_leaves_no_meaning_is_refused(sigma: float) -> None:
+    with pytest.raises(ConfigError, match="noise sigma is"):
+        NoisyIterationLatency(EXACT, sigma, np.random.default_rng(0))

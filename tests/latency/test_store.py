@@ -1,4 +1,6 @@
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -6,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 
-from batchsim.errors import ConfigError
+from batchsim.errors import BatchsimError, ConfigError
 from batchsim.latency.analytic import AffineBatchLatency, NoisyLatency, PhaseBatchLatency
 from batchsim.latency.base import (
     BatchLatency,
@@ -25,6 +27,7 @@ from batchsim.latency.noise import NoisyIterationLatency
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import DEFAULT_NAME, default_latency, load_latency, save_latency
+from batchsim.latency.table import read_calibration
 from batchsim.specs import ModelSpec, load_gpu, load_model
 
 INFO = LatencyInfo("a model", "measured", {"gpu": "h200", "fit": {"r2": 0.5}})
@@ -335,6 +338,27 @@ def test_file_that_holds_no_model_is_refused_by_name(tree: object, message: str,
 
     with pytest.raises(ConfigError, match=f"latency.json: {message}"):
         load_latency(path)
+
+
+@pytest.mark.parametrize("read", [load_latency, load_model, load_gpu, read_calibration])
+def test_every_reader_takes_regular_files_of_text_only(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "long.json").touch()
+    os.truncate(tmp_path / "long.json", 100_000_000)
+    (tmp_path / "latin.json").write_bytes(b"{\xe4")
+    (tmp_path / "marked.json").write_text("{\ufeff", encoding="utf-8")
+
+    for name, message in (
+        ("pipe", "is a named pipe; a regular file is needed"),
+        ("folder", "is a directory; a regular file is needed"),
+        ("long", "holds 100,000,000 bytes; a file of at most"),
+        ("latin", "byte 0xe4 is no UTF-8"),
+        ("marked", "a byte-order mark stands inside the text"),
+        ("none", "cannot be read"),
+    ):
+        with pytest.raises(BatchsimError, match=rf"{name}\.json.*{message}"):
+            read(tmp_path / f"{name}.json")
 
 
 def test_absent_and_broken_files_are_refused(tmp_path: Path) -> None:

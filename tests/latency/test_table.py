@@ -186,3 +186,53 @@ def test_table_without_points_is_refused(tmp_path: Path, text: str, message: str
 def test_absent_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"none.csv: cannot be read"):
         read_calibration(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("batch,1e7,16,8,,0,1,,,ok,", "line 2: batch_size is '1e7'; a whole number >= 1 is needed, up to 1e"),
+        (
+            "batch,2,1e9,8,,0,1,,,ok,",
+            "line 2: prompt_tokens is '1e9'; a whole number >= 1 is needed, up to 1e",
+        ),
+        (
+            "batch,2,16,8,,0,1e308,,,ok,",
+            "line 2: wall_s is '1e308'; a finite number > 0 is needed, from 1e-12",
+        ),
+        ("batch,2,16,8,,0,1e-320,,,ok,", "line 2: wall_s is '1e-320'; a finite number > 0 is needed"),
+        ("batch,2,16,8,,0,True,,,ok,", "line 2: wall_s is 'True'; a finite number > 0 is needed"),
+        ("batch,2,16,8,,0,1,,,ok", "line 2: 10 fields where the header has 11"),
+    ],
+)
+def test_trial_that_no_machine_can_have_is_refused(row: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=message):
+        read(tmp_path, RAW + row + "\n")
+
+
+def test_table_of_more_points_than_fits_can_hold_out_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchsim.latency.table.MAX_POINTS", 1)
+    trial = "prefill,1,16,,,0,1.0,,,ok,\n"
+
+    assert len(read(tmp_path, RAW + trial + trial).points) == 1
+    with pytest.raises(TraceError, match="holds 2 points; at most 1 are needed"):
+        read(tmp_path, RAW + trial + trial.replace("16", "17"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "not valid JSON"),
+        ('{"kind": "measured", "kind": "derived"}', "key 'kind' stands twice"),
+        ('{"kind": ["measured"]}', r"kind is \['measured'\]; known: measured, derived, synthetic"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_broken_provenance_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, AGGREGATED + "1,128,0.5,0.01,5\n")
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
+
+    with pytest.raises(TraceError, match=f"grid.json: {message}"):
+        read_calibration(path)

@@ -18,6 +18,8 @@ LENGTHS: tuple[Length, ...] = ("output", "prompt+output")
 
 #: The largest coefficient, thirty years where it is in seconds: beyond it times lose all meaning.
 MOST = 1e9
+#: The largest sigma of noise: half of the factors are then below 4e-6.
+MOST_SIGMA = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class NoisyLatency:
     rng: np.random.Generator
 
     def __post_init__(self) -> None:
-        check_number("noise sigma", self.sigma)
+        check_sigma(self.sigma)
 
     @property
     def info(self) -> LatencyInfo:
@@ -153,6 +155,13 @@ class NoisyLatency:
 def noise_factor(sigma: float, rng: np.random.Generator) -> float:
     """Draw a lognormal factor with mean 1: ``exp(sigma * Z - sigma^2 / 2)``."""
     return math.exp(sigma * rng.standard_normal() - sigma**2 / 2)
+
+
+def check_sigma(sigma: float) -> None:
+    """Raise `ConfigError` for more noise than leaves times a meaning: from some 30 on, factors overflow."""
+    check_number("noise sigma", sigma)
+    if sigma > MOST_SIGMA:
+        raise ConfigError(f"noise sigma is {sigma!r}; a number from 0 to {MOST_SIGMA} is needed")
 
 
 def check_number(name: str, value: Any, above: float | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from batchsim.latency.analytic import check_number, noise_factor
+from batchsim.latency.analytic import check_sigma, noise_factor
 from batchsim.latency.base import (
     DecodeLine,
     IterationLatency,
@@ -28,7 +28,7 @@ class NoisyIterationLatency:
     rng: np.random.Generator
 
     def __post_init__(self) -> None:
-        check_number("noise sigma", self.sigma)
+        check_sigma(self.sigma)
 
     @property
     def info(self) -> LatencyInfo:
