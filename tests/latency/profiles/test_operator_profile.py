@@ -319,6 +319,11 @@ def test_mixture_of_experts_needs_their_table(profile: Path) -> None:
         ("attention", ATTENTION + "".join(f"{n},{n},{n},{n},1\n" for n in range(5, 90)), "at most 4194304"),
         ("attention", ATTENTION.replace("0,0,1,16,1", "0,0,1,16"), "line 6: 4 fields where the header has 5"),
         ("dense", "layer,tokens,time_us,tokens\na,1,1,1\n", "column 'tokens' stands twice in the header"),
+        (
+            "attention",
+            ATTENTION.replace("\n4,", "\n2,"),
+            "prefill attention is a grid of 1 by 2 points; two or",
+        ),
         ("dense", "layer,tokens,time_us\n", "no rows in it; at least one is needed"),
         (
             "dense",

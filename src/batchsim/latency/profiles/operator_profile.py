@@ -199,11 +199,11 @@ def _attention(tables: ProfileTables, num_layers: int, errors: dict[str, object]
                 f"{tables.find('attention')}: no points of {name} attention; a profile needs some"
             )
         points = [np.unique(times.index.get_level_values(axis)) for axis in axes]
-        if math.prod(map(len, points)) > MAX_POINTS:
+        if min(map(len, points)) < 2 or math.prod(map(len, points)) > MAX_POINTS:
             sizes = " by ".join(str(len(axis)) for axis in points)
             raise TraceError(
-                f"{tables.find('attention')}: {name} attention is a grid of {sizes} points; at most "
-                f"{MAX_POINTS} are needed"
+                f"{tables.find('attention')}: {name} attention is a grid of {sizes} points; two or more each "
+                f"way are needed, at most {MAX_POINTS} altogether"
             )
         known = times.reindex(pd.MultiIndex.from_product(points)).to_numpy(dtype=np.float64)
         known = known.reshape([len(axis) for axis in points])
