@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -211,9 +213,24 @@ def formats_of(rows: Sequence[Row]) -> list[Format]:
     ]
 
 
+def read(path: Path, content: bytes) -> Workload | None:
+    """What is read of a file, or None if it is refused in one printable sentence."""
+    path.write_bytes(content)
+    try:
+        trace = read_trace(path)
+        prefix_ids(trace)
+    except BatchsimError as error:
+        message = str(error)
+    else:
+        return trace
+    assert message.isprintable(), message
+    assert len(message) < 1_000
+    return None
+
+
 def check(trace: Workload, data: bytes) -> None:
     """Hold what was read to the rows of an independent parser, under any format that has the columns."""
-    read = list(
+    got = list(
         zip(trace.arrival_s.tolist(), trace.prompt_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
     )
     rows = parsed(data)
@@ -222,14 +239,14 @@ def check(trace: Workload, data: bytes) -> None:
             expected = known.expected(rows)
         except (ValueError, TypeError, KeyError):
             continue
-        close = len(expected) == len(read) and all(
+        close = len(expected) == len(got) and all(
             math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-6)
-            for wanted, got in zip(expected, sorted(read), strict=True)
-            for one, other in zip(wanted, got, strict=True)
+            for wanted, found in zip(expected, sorted(got), strict=True)
+            for one, other in zip(wanted, found, strict=True)
         )
         if close:
             return
-    raise AssertionError(f"no format gives {read} of {rows}")
+    raise AssertionError(f"no format gives {got} of {rows}")
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -238,14 +255,28 @@ def check(trace: Workload, data: bytes) -> None:
 def test_a_damaged_trace_is_one_sentence_or_the_numbers_in_it(name: str, data: st.DataObject) -> None:
     content = data.draw(damaged(FORMATS[name].text))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace"
-        path.write_bytes(content)
-        try:
-            trace = read_trace(path)
-            prefix_ids(trace)
-        except BatchsimError as error:
-            message = str(error)
-            assert message.isprintable(), message
-            assert len(message) < 1_000
-            return
-    check(trace, content)
+        trace = read(Path(folder) / "trace", content)
+    if trace is not None:
+        check(trace, content)
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(faults=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=3)), min_size=1, max_size=3))
+def test_a_damaged_parquet_file_is_one_sentence_or_what_arrow_reads(
+    faults: list[tuple[float, bytes]],
+) -> None:
+    file = io.BytesIO()
+    columns = {name: list(range(1, 1 + NUM_ROWS)) for name in ("arrival_s", "prompt_tokens", "output_tokens")}
+    pq.write_table(pa.table(columns), file)
+    content = file.getvalue()
+    for share, patch in faults:
+        place = 4 + int(share * (len(content) - 4))
+        content = content[:place] + patch + content[place + len(patch) :]
+    with tempfile.TemporaryDirectory() as folder:
+        trace = read(Path(folder) / "trace", content)
+    if trace is None:
+        return
+
+    table = pq.read_table(pa.BufferReader(content)).to_pandas().sort_values("arrival_s", kind="stable")
+    for name in columns:
+        assert getattr(trace, name).tolist() == table[name].tolist()

@@ -232,7 +232,7 @@ def _find_first_row(data: bytes, where: str) -> tuple[int, int, Kind | None]:
 def _parse_csv(data: bytes, start: int, where: str, first_row: int) -> pd.DataFrame:
     header, _, _ = data[start : start + _MOST_LINE_BYTES].partition(b"\n")
     try:
-        fields = next(csv.reader([header.decode().strip()]))
+        fields = next(csv.reader([header.decode().strip()], strict=True))
     except csv.Error as error:
         raise TraceError(f"{where}, row {first_row}: no CSV header ({error})") from error
     names = [" ".join(name.split()) or f"column {number}" for number, name in enumerate(fields, 1)]
@@ -358,4 +358,5 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     strerror = getattr(error, "strerror", None)
-    return (str(strerror or error).strip() or type(error).__name__).partition("\n")[0][:200]
+    line = (str(strerror or error).strip() or type(error).__name__).splitlines()[0][:200]
+    return "".join(character if character.isprintable() else "?" for character in line)
