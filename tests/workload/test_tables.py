@@ -42,6 +42,7 @@ def row(**values: Any) -> str:
         (OWN + "0,1,1\n1,1,1,1\n2,1,1\n", "row 3: 4 fields where the header has 3"),
         (OWN + "0,1,1\n1,1", "row 3: 2 fields where the header has 3"),
         (OWN + '0,1,1\n1,1,"1\n2,1,1\n3,1,1\n', "row 3: a value does not end on its line"),
+        (OWN.strip() + ',model\n0,1,1,x\n1,1,1,"y\n', "row 3: a value does not end on its line"),
         ("prompt_tokens," + OWN + "1,0,2,1\n", "two columns are called prompt_tokens"),
         (OWN + "0,1,1\n\ufeff1,1,1\n", "row 3: a byte-order mark within the text"),
         (OWN + "0,true,1\n1,false,1\n", "column prompt_tokens holds true or false; numbers are needed"),

@@ -252,7 +252,7 @@ def _parse_csv(data: bytes, start: int, where: str, first_row: int) -> pd.DataFr
     if doubtful:
         types |= dict.fromkeys(doubtful, pa.string())
         table = _read_rows(rows, names, types, where, first_row + 1)
-    if len(table) != data.count(b"\n", start):
+    if len(table) != data.count(b"\n", start) or data.count(b'"', data.rfind(b"\n")) % 2:
         raise _unclosed(rows, where, first_row + 1)
     frame = _to_pandas(table)
     frame.index = pd.RangeIndex(first_row + 1, first_row + 1 + len(frame))
