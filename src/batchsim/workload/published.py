@@ -204,9 +204,9 @@ def _arrival_s(
     if known.unit is None:
         return wall_clock_s(table, known.arrival, where)
     unit = reading.time_unit or known.unit
-    delay_s = np.full(len(table), np.nan)
-    if "delay" in known.repeated and "delay" in table and "session_id" in extra:
-        delay_s = extra[DELAY_COLUMN] = delays_s(table, "delay", where, UNITS_PER_S[unit])
+    if not ("delay" in known.repeated and "delay" in table and "session_id" in extra):
+        return since_first_s(table, known.arrival, where, UNITS_PER_S[unit])
+    delay_s = extra[DELAY_COLUMN] = delays_s(table, "delay", where, UNITS_PER_S[unit])
     has_time = table[known.arrival].notna().to_numpy() | ~(delay_s >= 0)
     if not has_time.any():
         refuse(table[known.arrival], 0, where, "the first turn of a session needs one")

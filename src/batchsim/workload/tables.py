@@ -163,7 +163,9 @@ def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, 
     data = data.removeprefix(codecs.BOM_UTF8).rstrip()
     if b"\n" not in data:
         data = data.replace(b"\r", b"\n")
-    _check_text(data, where, limits)
+    num_line_ends = data.count(b"\n")
+    limits.check_rows(num_line_ends, where)
+    _check_text(data, where)
     start, first_row, label = _find_first_row(data, where)
     if start == len(data):
         raise TraceError(f"{where}: empty file; a header and at least one row are needed")
@@ -171,7 +173,7 @@ def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, 
         raise TraceError(f"{where}: a JSON array; one object a line is needed, as `jq -c '.[]'` writes them")
     if data.startswith(b"{", start):
         return _parse_json_lines(memoryview(data)[start:], where, first_row, limits), label
-    return _parse_csv(data, start, where, first_row), label
+    return _parse_csv(data, start, where, first_row, num_line_ends - first_row + 1), label
 
 
 def _gunzip(data: bytes, where: str, limits: Limits) -> bytes:
@@ -189,19 +191,20 @@ def _gunzip(data: bytes, where: str, limits: Limits) -> bytes:
     return b"".join(pieces)
 
 
-def _check_text(data: bytes, where: str, limits: Limits) -> None:
+def _check_text(data: bytes, where: str) -> None:
     """Refuse what is no text, or no table of sensible lines, before a parser chokes on it."""
+    is_ascii = data.isascii()  # which is quickly seen
     for what, mark in (("a zero byte", b"\0"), ("a byte-order mark within the text", codecs.BOM_UTF8)):
-        position = data.find(mark)
+        position = -1 if is_ascii and mark == codecs.BOM_UTF8 else data.find(mark)
         if position >= 0:
             row = data.count(b"\n", 0, position) + 1
             raise TraceError(f"{where}, row {row}: {what}; plain text is needed")
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        raise TraceError(f"{where}, row {row}: not UTF-8 text (byte {data[error.start]:#04x})") from error
-    limits.check_rows(data.count(b"\n"), where)
+    if not is_ascii:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            row = data.count(b"\n", 0, error.start) + 1
+            raise TraceError(f"{where}, row {row}: not UTF-8 text (byte {data[error.start]:#04x})") from error
     position = 0
     while len(data) - position > _MOST_LINE_BYTES:
         end = data.rfind(b"\n", position, position + _MOST_LINE_BYTES)
@@ -229,7 +232,7 @@ def _find_first_row(data: bytes, where: str) -> tuple[int, int, Kind | None]:
     return start, row, next((kind for kind in labels if kind in claims), None)
 
 
-def _parse_csv(data: bytes, start: int, where: str, first_row: int) -> pd.DataFrame:
+def _parse_csv(data: bytes, start: int, where: str, first_row: int, num_rows: int) -> pd.DataFrame:
     header, _, _ = data[start : start + _MOST_LINE_BYTES].partition(b"\n")
     try:
         fields = next(csv.reader([header.decode().strip()], strict=True))
@@ -243,7 +246,7 @@ def _parse_csv(data: bytes, start: int, where: str, first_row: int) -> pd.DataFr
     types = {name: pa.dictionary(pa.int32(), pa.string()) for name in _CATEGORIES if name in names}
     table = _read_rows(rows, names, types, where, first_row + 1)
     # Arrow sees dates and hexadecimal numbers everywhere: left to those who know what a column holds
-    has_hex = b"0x" in data or b"0X" in data
+    has_hex = any(x in data and b"0" + x in data for x in (b"x", b"X"))  # a letter is found sooner
     doubtful = [
         one.name
         for one in table.schema
@@ -252,7 +255,7 @@ def _parse_csv(data: bytes, start: int, where: str, first_row: int) -> pd.DataFr
     if doubtful:
         types |= dict.fromkeys(doubtful, pa.string())
         table = _read_rows(rows, names, types, where, first_row + 1)
-    if len(table) != data.count(b"\n", start) or data.count(b'"', data.rfind(b"\n")) % 2:
+    if len(table) != num_rows or data.count(b'"', data.rfind(b"\n")) % 2:
         raise _unclosed(rows, where, first_row + 1)
     frame = _to_pandas(table)
     frame.index = pd.RangeIndex(first_row + 1, first_row + 1 + len(frame))
