@@ -83,7 +83,7 @@ class WorkloadConfig(Section):
         None, description="request_rate as a share of what `load_of` serves when all requests wait at once"
     )
     load_of: str | None = Field(
-        None, description="policy preset that a load is a share of; left out: static_fifo, of engines vllm_v1"
+        None, description="policy preset that a load is a share of; left out: static_fifo, for all policies"
     )
     training_fraction: Fraction | None = Field(
         None,

@@ -49,6 +49,8 @@ DEFAULT_TRAINING_FRACTION = 0.1
 
 # Columns of a workload that decide about a run, besides prefix ids.
 _REPLAYED = ("session_id", "priority", DELAY_COLUMN)
+#: What a load is a share of where nothing is said: one for all policies, so that they meet the same rate.
+LOAD_BASELINE = "static_fifo"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,10 +196,9 @@ def paced(config: RunConfig, workload: Workload | None, latency: AnyLatency | No
         return config
     unpaced = given.model_copy(update={"load": None, "load_of": None})
     policy, predictor = presets.build(config.policy), make_predictor(config.predictor)
-    is_engine = presets.find_preset(config.policy.preset).is_iteration_level
     baseline = config.model_copy(
         update={
-            "policy": PolicyConfig(preset=given.load_of or ("vllm_v1" if is_engine else "static_fifo")),
+            "policy": PolicyConfig(preset=given.load_of or LOAD_BASELINE),
             "workload": unpaced.model_copy(
                 update={"training_fraction": training_fraction(config, policy, predictor)}
             ),
