@@ -114,7 +114,7 @@ def refresh_policy(preset: str) -> None:
     files = policy_files(preset)
     hashes = {str(file): file_hash(file) for file in files}
     elsewhere = any(
-        name in sys.modules and sys.modules[name].__file__ not in (str(file), None)
+        getattr(sys.modules.get(name), "__file__", None) not in (str(file), None)
         for file, name in files.items()
     )
     if elsewhere or any(_imported.get(file, now) != now for file, now in hashes.items()):

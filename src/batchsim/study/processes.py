@@ -46,15 +46,16 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | 
     if jobs == 1 or len(tasks) < 2:
         yield from ((task, attempt(task)) for task in tasks)
         return
-    pool = _Pool()
-    with ThreadPoolExecutor(min(jobs, len(tasks))) as threads:
-        futures = {threads.submit(pool.do, task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-            pool.close()
+    pool, threads = _Pool(), ThreadPoolExecutor(min(jobs, len(tasks)))
+    futures = {threads.submit(pool.do, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        pool.kill()
+        threads.shutdown()
+        pool.wait()
 
 
 class _Process:
@@ -112,12 +113,17 @@ class _Pool:
             self._own.process = None
             return Failure(f"its process {_end(process.wait())}")
 
-    def close(self) -> None:
-        """End all processes."""
+    def kill(self) -> None:
+        """End all processes, whatever they are at, and start no more."""
         with self._lock:
             self._is_closed = True
             for process in self._processes:
                 process.kill()
+
+    def wait(self) -> None:
+        """Wait until all have ended."""
+        for process in self._processes:
+            process.wait()
 
     def _start(self) -> _Process:
         with self._lock:
@@ -136,5 +142,5 @@ class _Pool:
 def _end(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
+    name = next((one.name for one in signal.Signals if one == -code), f"signal {-code}")
     return f"was killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"

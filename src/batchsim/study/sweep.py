@@ -143,28 +143,25 @@ class _Folder:
         self.finished: Summaries = {}
         self._sweep = sweep
         self._tables = ["requests"] if sweep.save == "tables" else []
+        self._file = self._content = ""
 
     def claim(
         self, file: Path, runs: Sequence[PlannedRun], *, full: bool, overwrite: bool
     ) -> Mapping[str, Any]:
         """Write ``sweep.json``; return what was in it, of this sweep's last time."""
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        self._file = str(file.resolve())
+        self._content = hashlib.sha256(file.read_bytes()).hexdigest()
         before = _object(self.path / "sweep.json")
-        # A sweep file may be edited, or lie elsewhere on the machines that share the folder.
-        is_ours = before.get("file") in (None, str(file.resolve())) or before.get("sha256") == content
-        if not (is_ours or overwrite):
-            raise ConfigError(
-                f"{self.path}: holds the results of {before['file']}, which has the name {self._sweep.name} "
-                f"as well as {file}; give one of them another name or output folder, or allow overwriting"
-            )
+        if not overwrite:
+            self._refuse_other(before)
         for folder in (self.path, self.path / "runs"):
             remove_dead_partials(folder)
         shown = {
             "batchsim": __version__,
             "is_full": full,
             "sweep": self._sweep.model_dump(mode="json"),
-            "file": str(file.resolve()),
-            "sha256": content,
+            "file": self._file,
+            "sha256": self._content,
             "inputs": {name: digest for run in runs for name, digest in run.inputs.items()},
             "runs": {run.key: run.run_id for run in runs},
         }
@@ -215,6 +212,7 @@ class _Folder:
 
         Others may end at the same time and write as well: whoever writes last has seen the runs of all.
         """
+        self._refuse_other(_object(self.path / "sweep.json"))  # that began at the same time
         self._read_missing(runs)
         while True:
             num_finished = len(self.finished)
@@ -224,6 +222,15 @@ class _Folder:
             self._read_missing(runs)
             if len(self.finished) == num_finished:
                 return results
+
+    def _refuse_other(self, described: Mapping[str, Any]) -> None:
+        """Leave the table of another sweep alone; ours may be edited, or lie elsewhere on other machines."""
+        if described.get("file") in (None, self._file) or described.get("sha256") == self._content:
+            return
+        raise ConfigError(
+            f"{self.path}: holds the results of {described['file']}, which has the same name as "
+            f"{self._file}; give one of them another name or output folder, or allow overwriting"
+        )
 
     def _read_missing(self, runs: Iterable[PlannedRun]) -> None:
         self.read([run for run in runs if run.run_id not in self.finished])
