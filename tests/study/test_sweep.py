@@ -434,6 +434,20 @@ def test_another_sweep_of_the_same_name_does_not_replace_the_results(tmp_path: P
     assert len(run_sweep(path, tmp_path)) == len(run_sweep(other, tmp_path)) == 2
 
 
+def test_a_sweep_that_took_the_folder_meanwhile_keeps_its_table(tmp_path: Path) -> None:
+    path, other = sweep_file(tmp_path), tmp_path / "other.toml"
+    other.write_text(SMALL.replace("[0.5, 2.0]", "[1.0]"), encoding="utf-8")
+
+    def take_over(state: SweepProgress) -> None:
+        if state.num_ended == 1:
+            run_sweep(other, tmp_path, overwrite=True)
+
+    with pytest.raises(ConfigError, match=r"holds the results of .*other\.toml"):
+        run_sweep(path, tmp_path, on_progress=take_over)
+
+    assert len(pd.read_csv(tmp_path / "small" / "results.csv")) == 2
+
+
 def test_no_row_is_lost_when_two_shards_end_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = sweep_file(tmp_path)
     is_first = True
