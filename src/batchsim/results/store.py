@@ -72,7 +72,7 @@ def save_run(
             write_trace(workload, partial / "workload.csv")
         for name, frame in tables.items():
             _write_table(partial / f"{name}.parquet", frame)
-        files = {file.name: _fingerprint(file) for file in sorted(partial.iterdir())}
+        files = {file.name: _fingerprint(file.read_bytes()) for file in sorted(partial.iterdir())}
         (partial / "manifest.json").write_bytes(_json_bytes({**manifest, "files": files}))
 
 
@@ -90,23 +90,22 @@ def read_summary(directory: Path, tables: Iterable[str] = ()) -> dict[str, Any] 
     ConfigError
         For a run of which a file is missing, cut short or not what was written; it says which.
     """
-    manifest = directory / "manifest.json"
-    if not manifest.exists():
+    if not (directory / "manifest.json").exists():
         return None
-    files = _read_object(manifest).get("files")
-    if not isinstance(files, dict) or "summary.json" not in files:
-        raise ConfigError(f"{manifest}: does not say which files belong to the run")
+    files = _parse(directory / "manifest.json", _content(directory / "manifest.json")).get("files")
     wanted = [f"{table}.parquet" for table in tables]
+    if not isinstance(files, dict) or "summary.json" not in files:
+        raise ConfigError(f"{directory / 'manifest.json'}: does not say which files belong to the run")
     if not files.keys() >= set(wanted):
         return None
-    for name in wanted:  # by their size alone: to read all tables of a sweep takes long
-        if not (directory / name).is_file() or (directory / name).stat().st_size != files[name]["bytes"]:
-            raise ConfigError(f"{directory / name}: is missing or cut short")
+    for file in map(directory.joinpath, wanted):  # by their size alone: to read them all takes long
+        if not file.is_file() or file.stat().st_size != files[file.name].get("bytes"):
+            raise ConfigError(f"{file}: is missing or cut short")
     summary = directory / "summary.json"
-    content = _read_object(summary)
-    if _fingerprint(summary) != files["summary.json"]:
+    content = _content(summary)
+    if _fingerprint(content) != files["summary.json"]:
         raise ConfigError(f"{summary}: is not what was written")
-    return content
+    return _parse(summary, content)
 
 
 def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
@@ -204,17 +203,22 @@ def _refuse_if_taken(directory: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{directory}: holds a run already; choose another directory or allow overwriting")
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {"bytes": stream.tell(), "sha256": digest}
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _content(file: Path) -> bytes:
     try:
-        tree = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: is missing, empty or cut short") from error
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: is missing or cannot be read ({reason(error)})") from error
+
+
+def _parse(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: is empty or cut short") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: holds no object")
     return tree

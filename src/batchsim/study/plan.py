@@ -103,8 +103,9 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
     cases = [dict(case) for case in sweep.cases]
     labels = [str(case.pop("label", "")) for case in cases]
     varied = dict.fromkeys([key for case in cases for key in case] + list(sweep.grid)).keys()
-    base, check = flat(sweep.base), _Checks(where)
-    runs = []
+    base, runs = flat(sweep.base), []
+    built: dict[str, tuple[Policy, Predictor]] = {}
+    fractions: list[tuple[RunConfig, float]] = []
     for case, label in zip(cases, labels, strict=True):
         if both := case.keys() & sweep.grid.keys():
             raise ConfigError(
@@ -113,12 +114,14 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
         for values in product(*sweep.grid.values()):
             chosen = {**case, **dict(zip(sweep.grid, values, strict=True))}
             config = _configure({**base, **chosen}, where)
-            check(config)
             shown = flat(config.model_dump(mode="json")) if varied - chosen.keys() else {}
             used = {key: chosen.get(key, shown.get(key)) for key in varied}
             with _told_of(where):
+                fractions.append((config, _training_fraction(config, built)))
                 key, run_id, inputs = identify(config)
             runs.append(PlannedRun(run_id, config, label, used, key, inputs))
+    if len({fraction for _, fraction in fractions}) > 1:
+        _check_same_requests(fractions, where)
     return runs
 
 
@@ -155,31 +158,24 @@ def _told_of(where: str | Path) -> Iterator[None]:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
 
 
-class _Checks:
-    """Holds configurations to what their policies and predictors ask, each of these built once."""
+def _training_fraction(config: RunConfig, built: dict[str, tuple[Policy, Predictor]]) -> float:
+    """Build the policy and predictor of a run, once for all that have the same, to see what they ask."""
+    asked = config.model_dump_json(include={"policy", "predictor"})
+    if asked not in built:
+        refresh_policy(config.policy.preset)
+        built[asked] = presets.build(config.policy), make_predictor(config.predictor)
+    return training_fraction(config, *built[asked])
 
-    def __init__(self, where: str | Path) -> None:
-        self._where = where
-        self._built: dict[str, tuple[Policy, Predictor]] = {}
-        self._fractions: dict[str, float] = {}
 
-    def __call__(self, config: RunConfig) -> None:
-        """Refuse what no run can have, and other shares set aside where only policy or predictor differ."""
-        asked = config.model_dump_json(include={"policy", "predictor"})
-        if asked not in self._built:
-            self._built[asked] = self._build(config)
-        fraction = training_fraction(config, *self._built[asked])
-        rest = config.model_dump_json(exclude={"policy", "predictor"})
-        if self._fractions.setdefault(rest, fraction) != fraction:
+def _check_same_requests(fractions: Sequence[tuple[RunConfig, float]], where: str | Path) -> None:
+    """Refuse runs that differ in policy or predictor alone, yet set different shares aside for training."""
+    known: dict[str, float] = {}
+    for config, fraction in fractions:
+        if known.setdefault(config.model_dump_json(exclude={"policy", "predictor"}), fraction) != fraction:
             raise ConfigError(
-                f"{self._where}: policies or predictors that learn would be evaluated on other requests than "
-                "those that do not; set workload.training_fraction, e.g. to 0.1"
+                f"{where}: policies or predictors that learn would be evaluated on other requests than those "
+                "that do not; set workload.training_fraction, e.g. to 0.1"
             )
-
-    def _build(self, config: RunConfig) -> tuple[Policy, Predictor]:
-        with _told_of(self._where):
-            refresh_policy(config.policy.preset)
-            return presets.build(config.policy), make_predictor(config.predictor)
 
 
 def _beside(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
