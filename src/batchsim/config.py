@@ -214,7 +214,8 @@ class MetricsConfig(Section):
 
     warmup: Literal["auto", "mser5"] | Fraction = Field(
         "auto",
-        description="requests cut at the start: MSER-5 (auto: from 1000 requests on), or a fixed share",
+        description="requests cut at the start: until the requests in service have built up, by MSER-5, or a "
+        "fixed share",
     )
 
 

@@ -76,10 +76,13 @@ def test_a_tiny_run_is_summed_up_exactly() -> None:
         "window_start_s": 0.0,
         "window_end_s": 10.0,
         "makespan_s": 10.0,
-        "request_throughput_per_s": 0.3,
-        "output_throughput_tokens_per_s": 1.1,
-        "total_throughput_tokens_per_s": 7.1,
+        "request_throughput_per_s": None,
+        "goodput_requests_per_s": None,
+        "whole_run_request_throughput_per_s": 0.3,
+        "whole_run_output_throughput_tokens_per_s": 1.1,
+        "whole_run_total_throughput_tokens_per_s": 7.1,
         "e2e_mean_s": 7.0,
+        "e2e_mean_ci95_s": None,
         "e2e_p50_s": 8.0,
         "queueing_mean_s": pytest.approx(5 / 3),
         "ttft_p99_s": pytest.approx(4.98),
@@ -88,7 +91,7 @@ def test_a_tiny_run_is_summed_up_exactly() -> None:
         "slo_attainment": 0.2,
         "slo_attainment_e2e": 0.2,
         "slo_attainment_ttft": None,
-        "goodput_requests_per_s": 0.1,
+        "whole_run_goodput_requests_per_s": 0.1,
         "busy_fraction": 0.5,
         "batch_size_mean": 1.5,
         "batch_size_p50": 1.5,
@@ -146,22 +149,40 @@ def test_a_model_without_first_tokens_leaves_their_times_unknown() -> None:
     assert summary["slo_attainment_e2e"] == 0.2
 
 
-def test_the_window_is_steady_from_a_thousand_covered_requests_on() -> None:
-    run = poisson_queue(0.5, 2000, np.random.default_rng(0))
+def test_the_window_is_steady_from_the_first_covered_to_the_last_arrival() -> None:
+    run = poisson_queue(0.5, 400, np.random.default_rng(0))
     arrival_s = run.requests["arrival_s"]
 
-    half, more = (summarise(run, SLO, share) for share in (0.5, 0.6))
+    summary = summarise(run, SLO, 0.5)
 
-    assert (half["window"], half["num_warmup"], half["num_covered"]) == ("steady", 1000, 1000)
-    assert (half["window_start_s"], half["window_end_s"]) == (arrival_s[1000], arrival_s[1999])
-    assert (more["window"], more["num_covered"]) == ("whole run", 800)
+    assert (summary["window"], summary["num_warmup"], summary["num_covered"]) == ("steady", 200, 200)
+    assert (summary["window_start_s"], summary["window_end_s"]) == (arrival_s[200], arrival_s[399])
+    assert summarise(run, SLO, "auto")["num_warmup"] == 0
 
 
-def test_a_run_that_outlasts_its_arrivals_twice_has_no_steady_window() -> None:
-    num = 2000
-    slow = single_server(np.linspace(0.0, 1000.0, num), np.full(num, 1.1))
+def long_answers(num: int) -> Records:
+    """One arrives each second and is in service for 100 s, never waiting."""
+    arrival_s = np.arange(num, dtype=np.float64)
+    requests = request_table(arrival_s, scheduled_s=arrival_s, finish_s=arrival_s + 100.0)
+    return records(requests, batch_table(arrival_s, arrival_s + 100.0), num_gpus=100)
 
-    assert summarise(slow, SLO, 0.0)["window"] == "whole run"
+
+def test_requests_that_arrive_until_the_system_is_full_are_warmup() -> None:
+    summary = summarise(long_answers(500), SLO, "auto")
+
+    assert (summary["num_warmup"], summary["window"], summary["verdict"]) == (95, "steady", "stable")
+    assert (summary["window_start_s"], summary["window_end_s"]) == (95.0, 499.0)
+    assert summary["request_throughput_per_s"] == pytest.approx(1.0, rel=0.02)
+    assert summary["busy_fraction"] == pytest.approx(1.0, rel=0.001)
+
+
+def test_a_run_that_hardly_fills_has_rates_of_the_whole_run_alone() -> None:
+    summary = summarise(long_answers(250), SLO, "auto")
+
+    assert (summary["num_warmup"], summary["window"], summary["verdict"]) == (0, "whole run", "transient")
+    assert summary["request_throughput_per_s"] is None
+    assert summary["whole_run_request_throughput_per_s"] == pytest.approx(250 / 349)
+    assert summary["service_mean_s"] == 100.0
 
 
 def test_rates_of_the_steady_window_leave_the_drain_out() -> None:
@@ -170,20 +191,33 @@ def test_rates_of_the_steady_window_leave_the_drain_out() -> None:
 
     summary = summarise(run, SLO, 0.0)
 
+    assert summary["window"] == "steady"  # though it takes as long again to drain
     assert summary["request_throughput_per_s"] == pytest.approx(0.8, abs=1e-3)
     assert summary["busy_fraction"] == pytest.approx(1.0)
     assert summary["saturated"]
     assert summary["waiting_growth_per_s"] == pytest.approx(0.2, rel=1e-2)
 
 
-def test_auto_looks_for_a_warmup_from_a_thousand_finished_requests_on() -> None:
-    def ramp(num: int) -> Records:
-        arrival_s = np.arange(num) * 10.0
-        return single_server(arrival_s, np.where(np.arange(num) < 100, 1.0, 2.0))
+def test_auto_cuts_nothing_where_an_empty_system_is_nothing_unusual() -> None:
+    arrival_s = np.arange(1000) * 10.0
+    run = single_server(arrival_s, np.where(np.arange(1000) < 100, 1.0, 2.0))
 
-    assert summarise(ramp(995), SLO, "auto")["num_warmup"] == 0
-    assert summarise(ramp(995), SLO, "mser5")["num_warmup"] == 100
-    assert summarise(ramp(1000), SLO, "auto")["num_warmup"] == 100
+    assert summarise(run, SLO, "auto")["num_warmup"] == 0
+    assert summarise(run, SLO, "mser5")["num_warmup"] == 100
+
+
+def test_the_warmup_does_not_bias_the_mean_of_a_queue() -> None:
+    runs = [poisson_queue(0.8, 4000, np.random.default_rng(seed)) for seed in range(25)]
+
+    means_s = [summarise(run, SLO, "auto")["e2e_mean_s"] for run in runs]
+
+    assert np.mean(means_s) == pytest.approx(5.0, abs=2 * np.std(means_s, ddof=1) / 5)
+
+
+def test_a_saturated_run_has_no_interval() -> None:
+    run = poisson_queue(1.2, 20_000, np.random.default_rng(0))
+
+    assert summarise(run, SLO, "auto")["e2e_mean_ci95_s"] is None
 
 
 def test_the_warmup_is_counted_in_requests_also_where_some_are_refused() -> None:
@@ -271,7 +305,7 @@ def test_a_tiny_run_of_engines_is_summed_up_exactly() -> None:
         "num_finished": 3,
         "num_refused": 1,
         "num_replicas": 2,
-        "output_throughput_tokens_per_s": 0.7,
+        "whole_run_output_throughput_tokens_per_s": 0.7,
         "busy_fraction": 12 / 20,
         "running_mean": 12 / 20,
         "running_p95": 1.0,

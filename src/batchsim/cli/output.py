@@ -21,6 +21,7 @@ _ROWS: Sequence[tuple[str, str, float, int, str]] = (
     ("Output throughput", "output_throughput_tokens_per_s", 1, 1, "tokens/s"),
     ("Total throughput", "total_throughput_tokens_per_s", 1, 1, "tokens/s"),
     ("E2E mean", "e2e_mean_s", 1000, 1, "ms"),
+    ("E2E mean, 95 % interval ±", "e2e_mean_ci95_s", 1000, 1, "ms"),
     ("E2E P50", "e2e_p50_s", 1000, 1, "ms"),
     ("E2E P90", "e2e_p90_s", 1000, 1, "ms"),
     ("E2E P95", "e2e_p95_s", 1000, 1, "ms"),
@@ -49,6 +50,13 @@ _ROWS: Sequence[tuple[str, str, float, int, str]] = (
     ("Bin accuracy", "bin_accuracy", 100, 1, "%"),
     ("Within one bin", "within_one_bin", 100, 1, "%"),
     ("Kendall's tau", "kendall_tau", 1, 3, ""),
+)
+
+#: Where no run of a table has a steady window, instead of the rows for it.
+_WHOLE_RUN_ROWS = tuple(
+    (f"Whole run: {title.lower()}", f"whole_run_{key}", factor, digits, unit)
+    for title, key, factor, digits, unit in _ROWS
+    if key.endswith("_per_s")
 )
 
 #: Counts of requests, shown where there are any, and of other things.
@@ -117,7 +125,8 @@ def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
     worlds = [str(summary["world"]) for summary in summaries.values()]
     if len(set(worlds)) > 1:
         table.add_row("World", *worlds, "")
-    for title, key, factor, digits, unit in _ROWS:
+    has_window = any(summary["window"] == "steady" for summary in summaries.values())
+    for title, key, factor, digits, unit in _ROWS if has_window else (*_WHOLE_RUN_ROWS, *_ROWS):
         values = [summary.get(key) for summary in summaries.values()]
         if any(value is not None for value in values):
             table.add_row(title, *(_number(value, factor, digits) for value in values), unit)
@@ -182,12 +191,25 @@ def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         line = (
             f"latencies over {summary['num_covered']:,} requests ({summary['num_warmup']:,} cut as warm-up, "
             f"{summary['num_training']:,} set aside for training, {summary['num_dropped']:,} dropped by the "
-            f"reader); rates over the {summary['window']} window, "
-            f"{_number(summary['window_start_s'], 1, 1)} to {_number(summary['window_end_s'], 1, 1)} s"
+            f"reader); {_window(summary)}"
         )
+        if summary["e2e_mean_ci95_s"] is None:
+            reason = "saturated" if summary["saturated"] else "too short for its memory"
+            line += f"; no interval of the mean: the run is {reason}"
         lines.setdefault(line, []).append(name)
     return "\n".join(
         plain(line if len(lines) == 1 else f"{', '.join(names)}: {line}") for line, names in lines.items()
+    )
+
+
+def _window(summary: Mapping[str, Any]) -> str:
+    start_s, end_s = (_number(summary[f"window_{end}_s"], 1, 1) for end in ("start", "end"))
+    if summary["window"] == "steady":
+        return f"rates and time averages over the steady window, {start_s} to {end_s} s"
+    service_s = _number(summary["service_mean_s"], 1, 3)
+    return (
+        f"no steady window: rates and time averages are of the whole run, {start_s} to {end_s} s, in which a "
+        f"request is in service for {service_s} s on average"
     )
 
 

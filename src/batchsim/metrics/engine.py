@@ -6,11 +6,13 @@ Numbers of sequences and blocks are per replica, and idle time counts as empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from batchsim.metrics.system import Window, at_most_one, clock_error, inside_s, ratio, running_s
+from batchsim.metrics.tokens import decode_runs
 from batchsim.metrics.weighted import Weighted
 from batchsim.records import FINISHED, STRANDED
 
@@ -59,6 +61,33 @@ def computed_tokens(iterations: pd.DataFrame) -> pd.Series[int]:
 def decoded_tokens(iterations: pd.DataFrame) -> pd.Series[int]:
     """Tokens that each span's decoding sequences gave."""
     return iterations["decode_seqs"].astype(np.int64) * iterations["num_iterations"]
+
+
+class TokenThroughput(NamedTuple):
+    """Tokens per second: output tokens as they are produced, and with them prompts as they are completed."""
+
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+
+
+def token_throughput(
+    requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame, window: Window
+) -> TokenThroughput:
+    """Count tokens when they come; the decodes of a span that reaches beyond the window, by its share inside.
+
+    A request has a token at the end of its prefill, one more for a prefill repeated after a preemption, and
+    one for each iteration in which it decodes.
+    """
+    share = running_s(iterations, window) / (iterations["finish_s"] - iterations["start_s"])
+    is_first = requests["first_token_s"].between(*window)
+    output_tokens = float((decoded_tokens(iterations) * share).sum()) + int(is_first.sum())
+    if len(preemptions):
+        preempted = requests[requests["num_preemptions"] > 0]
+        runs = decode_runs(preempted, iterations, preemptions)
+        is_repeated = runs["has_token_at_start"] & runs["start_s"].between(*window)
+        output_tokens += int(is_repeated.sum() - is_first[preempted.index].sum())
+    total_tokens = output_tokens + int(requests.loc[is_first, "prompt_tokens"].sum())
+    return TokenThroughput(output_tokens / window.length_s, total_tokens / window.length_s)
 
 
 def recomputed_share(requests: pd.DataFrame, iterations: pd.DataFrame) -> float:

@@ -11,19 +11,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.config import SloConfig
+from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
-from batchsim.metrics import system
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
+from batchsim.metrics.filling import Filling, filling
 from batchsim.metrics.load import PERCENTILES, batch_load, engine_load
 from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window
 from batchsim.metrics.tokens import decode_runs, num_tokens
 from batchsim.metrics.verdict import verdict
 from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED, Records
-
-#: Fewest requests that a steady window must cover, and that ``auto`` needs to look for a warm-up.
-ENOUGH_REQUESTS = 1000
 
 _TIMES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "e2e": per_request.e2e_s,
@@ -47,8 +45,9 @@ def summarise(
     Parameters
     ----------
     warmup
-        ``mser5``: cut by MSER-5 on the end-to-end times in arrival order; ``auto``: the same from 1000
-        finished requests on, else nothing; a fraction: that share of the requests; a whole number: so many.
+        ``auto``: cut who arrives until the requests in service have built up (`filling`), if there are more
+        than a few; ``mser5``: cut by MSER-5 on the end-to-end times in arrival order, which cuts busy periods
+        at the start and makes means too low; a fraction: that share of the requests; a whole number: so many.
     hardware
         Of the replicas, for ``mfu`` and ``mbu`` at the iteration level.
 
@@ -58,15 +57,18 @@ def summarise(
         Times and SLO attainment are of the *covered* requests, those that arrive after the cut (times: the
         ``num_covered_finished`` of them that finished; percentiles by numpy's linear rule, but for ``itl``,
         where each is a gap that occurs). Rates, time averages, batch sizes and padding are of the ``window``:
-        ``steady`` from the first covered to the last arrival, if at least 1000 requests are covered and
-        arrivals last at least half of the makespan, else ``whole run`` from the first arrival to the last
-        finish. Counts are of the whole run. ``e2e_mean_ci95_s`` is a half width.
+        ``steady`` from when the system is filled (and the first covered arrival) to the last arrival, or,
+        where the run is too short for that, ``whole run`` from the first arrival to the last finish; then
+        only the rates of the whole run are given, ``whole_run_*``. Counts are of the whole run.
+        ``e2e_mean_ci95_s`` is a half width; None where the run is saturated or too short for any.
     """
     requests = records.requests
-    num_warmup = _warmup_cut(requests, warmup)
+    filled = filling(requests)
+    num_warmup = _warmup_cut(requests, warmup, filled)
     covered = requests.iloc[num_warmup:]
     run = _whole_run(requests)
-    name, window = _window(requests, covered, run)
+    steady = _steady_window(covered, filled)
+    window = run if steady is None else steady
     judged = verdict(requests)
     if records.is_iteration_level:
         load = engine_load(records, covered, window, hardware)
@@ -80,13 +82,15 @@ def summarise(
         "num_covered": len(covered),
         "num_covered_finished": len(finished),
         "warmup_rule": warmup,
-        "window": name,
+        "window": "whole run" if steady is None else "steady",
         "window_start_s": window.start_s,
         "window_end_s": window.end_s,
         "makespan_s": run.end_s - run.start_s,
-        **_rates(requests, window, run),
+        "service_mean_s": filled.service_mean_s,
+        **_rates(records, slo, steady, run),
         **_times(finished),
-        **_slo(requests, covered, slo, window),
+        "e2e_mean_ci95_s": math.nan if judged.name == "saturated" else _half_width(finished),
+        **_slo(covered, slo),
         **load,
         "verdict": judged.name,
         "verdict_reason": judged.reason,
@@ -158,15 +162,14 @@ def _utilisation(records: Records, busy: pd.DataFrame) -> tuple[float, int]:
     return (busy_s - summed_s) / gpu_s if gpu_s > 0 else 0.0, most_busy
 
 
-def _warmup_cut(requests: pd.DataFrame, warmup: str | float) -> int:
+def _warmup_cut(requests: pd.DataFrame, warmup: str | float, filled: Filling) -> int:
     if isinstance(warmup, int):
         return warmup
     if isinstance(warmup, float):
         return int(warmup * len(requests))
-    is_finished = (requests["status"] == FINISHED).to_numpy()
-    rows = np.flatnonzero(is_finished)
-    if warmup == "auto" and len(rows) < ENOUGH_REQUESTS:
-        return 0
+    if warmup == "auto":
+        return 0 if filled.window is None else int((requests["arrival_s"] < filled.window.start_s).sum())
+    rows = np.flatnonzero((requests["status"] == FINISHED).to_numpy())
     cut = mser5(per_request.e2e_s(requests).to_numpy()[rows])
     return int(rows[cut]) if cut else 0
 
@@ -177,11 +180,12 @@ def _whole_run(requests: pd.DataFrame) -> Window:
     return Window(float(requests["arrival_s"].min()), float(requests["finish_s"].max()))
 
 
-def _window(requests: pd.DataFrame, covered: pd.DataFrame, run: Window) -> tuple[str, Window]:
-    arrivals_s = requests["arrival_s"]
-    if len(covered) < ENOUGH_REQUESTS or not arrivals_s.max() - run.start_s >= (run.end_s - run.start_s) / 2:
-        return "whole run", run
-    return "steady", Window(float(covered["arrival_s"].iloc[0]), float(arrivals_s.max()))
+def _steady_window(covered: pd.DataFrame, filled: Filling) -> Window | None:
+    """From the first covered arrival to the last, as far as the system is filled."""
+    if filled.window is None or covered.empty:
+        return None
+    window = Window(max(float(covered["arrival_s"].iloc[0]), filled.window.start_s), filled.window.end_s)
+    return window if window.end_s > window.start_s else None
 
 
 def _counts(requests: pd.DataFrame) -> dict[str, Any]:
@@ -192,15 +196,21 @@ def _counts(requests: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _rates(requests: pd.DataFrame, window: Window, run: Window) -> dict[str, float]:
-    inside, whole = system.throughput(requests, window), system.throughput(requests, run)
-    return {
-        "request_throughput_per_s": inside.requests_per_s,
-        "output_throughput_tokens_per_s": inside.output_tokens_per_s,
-        "total_throughput_tokens_per_s": inside.total_tokens_per_s,
-        "whole_run_request_throughput_per_s": whole.requests_per_s,
-        "whole_run_output_throughput_tokens_per_s": whole.output_tokens_per_s,
-    }
+def _rates(records: Records, slo: SloConfig, steady: Window | None, run: Window) -> dict[str, float]:
+    """Of the steady window, if there is one, and of the whole run."""
+    rates: dict[str, float] = {}
+    for prefix, window in (("", steady or Window(math.nan, math.nan)), ("whole_run_", run)):
+        done = system.throughput(records.requests, window)
+        if records.is_iteration_level:
+            tables = (records.requests, records.iterations, records.preemptions)
+            done = done._replace(**engine.token_throughput(*tables, window)._asdict())
+        rates |= {
+            f"{prefix}request_throughput_per_s": done.requests_per_s,
+            f"{prefix}output_throughput_tokens_per_s": done.output_tokens_per_s,
+            f"{prefix}total_throughput_tokens_per_s": done.total_tokens_per_s,
+            f"{prefix}goodput_requests_per_s": system.goodput_requests_per_s(records.requests, slo, window),
+        }
+    return rates
 
 
 def _times(finished: pd.DataFrame) -> dict[str, float]:
@@ -210,12 +220,15 @@ def _times(finished: pd.DataFrame) -> dict[str, float]:
         times[f"{name}_mean_s"] = float(values.mean()) if len(values) else math.nan
         percentiles = np.percentile(values, PERCENTILES) if len(values) else [math.nan] * len(PERCENTILES)
         times |= {f"{name}_p{p}_s": value for p, value in zip(PERCENTILES, percentiles, strict=True)}
-    times["e2e_mean_ci95_s"] = batch_means_interval(per_request.e2e_s(finished)).half_width
     times["normalized_latency_mean_s"] = float(per_request.normalized_latency_s(finished).mean())
     return times
 
 
-def _slo(requests: pd.DataFrame, covered: pd.DataFrame, slo: SloConfig, window: Window) -> dict[str, float]:
+def _half_width(finished: pd.DataFrame) -> float:
+    return batch_means_interval(per_request.e2e_s(finished)).half_width
+
+
+def _slo(covered: pd.DataFrame, slo: SloConfig) -> dict[str, float]:
     met = system.slo_met(covered, slo)
     return {
         "slo_attainment": system.slo_attainment(covered, slo),
@@ -223,7 +236,6 @@ def _slo(requests: pd.DataFrame, covered: pd.DataFrame, slo: SloConfig, window: 
             f"slo_attainment_{name}": met[name].mean() if name in met else math.nan
             for name in ("e2e", "ttft", "tpot")
         },
-        "goodput_requests_per_s": system.goodput_requests_per_s(requests, slo, window),
     }
 
 

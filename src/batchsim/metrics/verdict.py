@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from batchsim.metrics.filling import fill
 from batchsim.records import REFUSED
 
 Floats = NDArray[np.float64]
@@ -20,8 +21,6 @@ Floats = NDArray[np.float64]
 _FEWEST_REQUESTS = 200
 _FEWEST_BLOCKS, _MOST_BLOCKS, _PER_BLOCK = 10, 50, 40
 _FEWEST_STARTS = 10
-#: Share of the requests in service that the first third of a run must be able to build up.
-_FILLED = 0.95
 #: Growth as a share of the arrivals: the least that counts, and what a run must be able to rule out.
 _LEAST_GROWTH, _TOLERATED_GROWTH = 0.005, 0.02
 #: A queue that drifts about spans more than this many standard errors (97 %); one at rest, less.
@@ -65,7 +64,7 @@ def verdict(requests: pd.DataFrame) -> Verdict:
 def judge(
     arrival_s: ArrayLike, start_s: ArrayLike, finish_s: ArrayLike, left_s: ArrayLike = math.nan
 ) -> Verdict:
-    """Judge from the times of each request, all of shape ``(num_requests,)``, NaN where one never came.
+    """Judge from the times of each request in order of arrival, NaN where one never came.
 
     The number of requests that wait is looked at after each of up to 50 equal parts of the arrivals. Under
     overload it gains the same in each, give or take; in a stable system what it gains it loses again. So its
@@ -90,21 +89,21 @@ def judge(
         *(np.asarray(times_s, dtype=np.float64) for times_s in (arrival_s, start_s, finish_s, left_s))
     )
     num = len(arrivals_s)
-    span_s = float(np.ptp(arrivals_s)) if num else 0.0
+    span_s = float(arrivals_s[-1] - arrivals_s[0]) if num else 0.0
     if not span_s > _SHORTEST_S:
         return Verdict("transient", "all requests arrive at once", math.nan)
     ends_s = np.where(np.isnan(starts_s), lefts_s, starts_s)
     are_lost = (~np.isnan(lefts_s)).any() and _takes_up_too_slowly(arrivals_s, starts_s, ends_s)
     queue = _waiting(arrivals_s, starts_s if are_lost else ends_s)
-    name, reason = _too_short(num, span_s, finishes_s - starts_s) or _judge_queue(queue, num)
-    if name == "saturated" and _num_starts(starts_s, float(arrivals_s.max())) < _FEWEST_STARTS:
+    name, reason = _too_short(arrivals_s, finishes_s - starts_s) or _judge_queue(queue, num)
+    if name == "saturated" and _num_starts(starts_s, float(arrivals_s[-1])) < _FEWEST_STARTS:
         name, reason = "transient", f"service began fewer than {_FEWEST_STARTS} times while requests arrived"
     return Verdict(name, reason, float(queue[-1] - queue[0]) / span_s)
 
 
 def _waiting(arrivals_s: Floats, ends_s: Floats) -> Floats:
     """Requests that wait after those who arrive first, at one instant, and after each block of the others."""
-    num, arrivals_s = len(arrivals_s), np.sort(arrivals_s)
+    num = len(arrivals_s)
     first = int(np.searchsorted(arrivals_s, arrivals_s[0], side="right"))
     num_blocks = min(max((num - first) // _PER_BLOCK, _FEWEST_BLOCKS), _MOST_BLOCKS)
     times_s = arrivals_s[first - 1 + np.arange(num_blocks + 1) * (num - first) // num_blocks]
@@ -116,7 +115,7 @@ def _waiting(arrivals_s: Floats, ends_s: Floats) -> Floats:
 
 def _takes_up_too_slowly(arrivals_s: Floats, starts_s: Floats, ends_s: Floats) -> bool:
     """Whether requests that had to wait began at a lower rate, while any waited, than requests arrived."""
-    end_s = float(arrivals_s.max())
+    end_s = float(arrivals_s[-1])
     times_s = np.concatenate([arrivals_s, np.fmin(ends_s, end_s)])
     order = np.argsort(times_s, kind="stable")
     num_waiting = np.cumsum(np.repeat([1, -1], len(arrivals_s))[order])[:-1]
@@ -125,15 +124,15 @@ def _takes_up_too_slowly(arrivals_s: Floats, starts_s: Floats, ends_s: Floats) -
     return bool(num_started * np.ptp(arrivals_s) < waiting_s * len(arrivals_s))
 
 
-def _too_short(num: int, span_s: float, service_s: Floats) -> tuple[Any, str] | None:
+def _too_short(arrivals_s: Floats, service_s: Floats) -> tuple[Any, str] | None:
+    num = len(arrivals_s)
     if num < _FEWEST_REQUESTS:
         return "transient", f"{num} requests are too few to tell; {_FEWEST_REQUESTS} are needed"
-    service_s = service_s[~np.isnan(service_s)]
-    mean_s = float(service_s.mean()) if len(service_s) else 0.0
-    if mean_s > 0 and np.minimum(service_s, span_s / 3).mean() < _FILLED * mean_s:
+    filled = fill(arrivals_s, service_s)
+    if filled.window is None:
         return "transient", (
-            f"requests arrive for {span_s:.3g} s and take {mean_s:.3g} s each once they are served: too "
-            "short for the requests in service to build up"
+            f"requests arrive for {np.ptp(arrivals_s):.3g} s and take {filled.service_mean_s:.3g} s each "
+            "once they are served: too short for the requests in service to build up"
         )
     return None
 
