@@ -13,10 +13,9 @@ from batchsim.metrics.engine import (
     prefix_hit_rate,
     recomputed_share,
     running_sequences,
-    waiting_mean,
+    token_throughput,
 )
 from batchsim.metrics.system import Window
-from batchsim.records import REFUSED, STRANDED
 from tests.metrics.engine_world import dice_run
 from tests.metrics.worlds import engine_request_table, iteration_table
 
@@ -43,14 +42,22 @@ def test_running_sequences_are_weighed_by_time_and_idle_time_has_none() -> None:
     assert running.mean == (2 * 1 + 3 * 2 + 2 * 5) / 20
 
 
-def test_who_is_not_yet_admitted_waits() -> None:
-    requests = engine_request_table(
-        [0.0, 4.0, 5.0, 6.0],
-        scheduled_s=[0.5, 12.0, np.nan, np.nan],
-        status=["finished", "finished", STRANDED, REFUSED],
-    )
+@pytest.mark.parametrize("seed", range(6))
+def test_tokens_count_when_they_come(seed: int) -> None:
+    run = dice_run(seed, num_gpus=2, may_merge=False)
+    tables = (run.records.requests, run.records.iterations, run.records.preemptions)
+    times_s = np.concatenate(run.times_s)
+    end_s = float(times_s.max())
+    middle_s = float(np.median(run.records.iterations["finish_s"])) + 2.0**-20
 
-    assert waiting_mean(requests, 1, WINDOW) == (0.5 + 6 + 5) / 10
+    whole = token_throughput(*tables, Window(0.0, end_s))
+    half = token_throughput(*tables, Window(0.0, middle_s))
+
+    assert whole.output_tokens_per_s * end_s == pytest.approx(len(times_s))
+    # Of an iteration under way on the other replica, its share.
+    assert half.output_tokens_per_s * middle_s == pytest.approx(np.sum(times_s <= middle_s), abs=4)
+    prompt_tokens = int(run.records.requests["prompt_tokens"].sum())
+    assert whole.total_tokens_per_s * end_s == pytest.approx(len(times_s) + prompt_tokens)
 
 
 def test_kv_use_is_a_share_of_each_replicas_own_blocks() -> None:

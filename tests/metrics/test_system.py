@@ -19,8 +19,9 @@ from batchsim.metrics.system import (
     slo_attainment,
     slo_met,
     throughput,
+    waiting_mean,
 )
-from batchsim.records import ABANDONED, FINISHED, REFUSED
+from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED
 from tests.metrics.worlds import batch_table, iteration_table, request_table
 
 BATCHES = batch_table(
@@ -163,3 +164,15 @@ def test_capacity_is_the_largest_rate_that_still_attains(attainments: list[float
     found = capacity_rate(np.array([1.0, 2.0, 3.0, 4.0])[shuffled], np.array(attainments)[shuffled])
 
     assert found == pytest.approx(rate, nan_ok=True)
+
+
+def test_who_is_not_yet_scheduled_waits_until_served_or_given_up() -> None:
+    requests = request_table(
+        [0.0, 4.0, 5.0, 6.0, 7.0],
+        scheduled_s=[0.5, 12.0, np.nan, np.nan, np.nan],
+        status=[FINISHED, FINISHED, STRANDED, REFUSED, ABANDONED],
+    )
+    left = requests.assign(left_s=[np.nan, np.nan, np.nan, np.nan, 9.0])
+
+    assert waiting_mean(left, 1, Window(0.0, 10.0)) == (0.5 + 6 + 5 + 2) / 10
+    assert waiting_mean(requests, 1, Window(0.0, 10.0)) == (0.5 + 6 + 5) / 10  # when one left is not known

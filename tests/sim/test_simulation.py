@@ -176,6 +176,7 @@ def test_request_gives_up_after_its_patience_unless_it_runs() -> None:
     # 0 outlasts its patience on the GPU; 1 gives up at 1.5; 2 is served at 2.0.
     assert result.requests["status"].tolist() == [FINISHED, ABANDONED, FINISHED]
     assert result.requests["finish_s"].tolist()[::2] == [2.0, 4.0]
+    assert result.requests["left_s"].fillna(-1).tolist() == [-1, 1.5, -1]
 
 
 def test_patience_that_ends_at_the_instant_the_gpu_is_free_is_over() -> None:

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from batchsim.errors import ConfigError
 from batchsim.policies.presets import PRESETS, names_of
-from batchsim.study.compare import compare
+from batchsim.study.compare import Comparison, compare
 from tests.study.test_run import workload
 
 
@@ -50,13 +52,31 @@ def test_differences_are_paired_by_request() -> None:
         {"workload": {"request_rate": 2.0}}, ["static_fifo", "multi_bin_dynamic"], workload(500)
     )
 
+    assert_is_mean_difference(comparison)
+
+
+def test_differences_are_paired_by_request_where_clients_send_in_another_order() -> None:
+    clients = {"kind": "sessions", "think_time_s": 1.0, "think_time": "fixed"}
+    requests = workload(400)
+    turns = replace(requests, extra={"session_id": np.arange(400) % 40})
+
+    comparison = compare({"clients": clients}, ["static_fifo", "multi_bin_dynamic"], turns)
+
+    ids = [result.requests["request_id"].tolist() for result in comparison.results.values()]
+    assert ids[0] != ids[1]
+    assert_is_mean_difference(comparison)
+
+
+def assert_is_mean_difference(comparison: Comparison) -> None:
     first, second = (
-        (result.requests["finish_s"] - result.requests["arrival_s"]).to_numpy()
+        (result.requests["finish_s"] - result.requests["arrival_s"])
+        .set_axis(result.requests["request_id"])
+        .iloc[result.summary["num_warmup"] :]
         for result in comparison.results.values()
     )
     row = comparison.differences.iloc[0]
-    assert row["num_paired"] == 450
-    assert row["e2e_difference_mean_s"] == pytest.approx(np.mean(second - first))
+    assert row["num_paired"] == (second - first).notna().sum()
+    assert row["e2e_difference_mean_s"] == pytest.approx((second - first).mean())
 
 
 def test_fewer_than_two_policies_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ def _echo_differences(comparison: Comparison) -> None:
     rows = [
         (
             row["policy"],
-            f"{row['e2e_difference_mean_s'] * 1000:+,.1f} ± {row['e2e_difference_ci95_s'] * 1000:,.1f}",
+            f"{row['e2e_difference_mean_s'] * 1000:+,.1f} ± {_half_width_ms(row['e2e_difference_ci95_s'])}",
             f"{row['num_paired']:,}",
         )
         for row in comparison.differences.to_dict("records")
@@ -149,6 +150,10 @@ def _echo_differences(comparison: Comparison) -> None:
     echo_table(
         f"E2E against {baseline}, same requests (ms, 95 % interval)", ("policy", "difference", "pairs"), rows
     )
+
+
+def _half_width_ms(half_width_s: float) -> str:
+    return "- (too short or saturated)" if math.isnan(half_width_s) else f"{half_width_s * 1000:,.1f}"
 
 
 def _notices(result: SimulationResult) -> None:

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from batchsim.metrics.system import Window, at_most_one, clock_error, inside_s, ratio, running_s
+from batchsim.metrics.system import Window, at_most_one, clock_error, ratio, running_s
 from batchsim.metrics.tokens import decode_runs
 from batchsim.metrics.weighted import Weighted
-from batchsim.records import FINISHED, STRANDED
 
 
 def running_sequences(iterations: pd.DataFrame, num_gpus: int, window: Window) -> Weighted:
@@ -22,17 +21,6 @@ def running_sequences(iterations: pd.DataFrame, num_gpus: int, window: Window) -
     weights_s = running_s(iterations, window).to_numpy()
     idle_s = max(num_gpus * window.length_s - float(weights_s.sum()), 0.0)
     return Weighted.of(np.append(iterations["num_running"], 0), np.append(weights_s, idle_s))
-
-
-def waiting_mean(requests: pd.DataFrame, num_gpus: int, window: Window) -> float:
-    """Time average of the requests that wait for their first admission, per replica.
-
-    Not in it: those that wait again after a preemption, and refused and abandoned ones, of which it is not
-    recorded when they left. Stranded requests wait to the end.
-    """
-    kept = requests[requests["status"].isin([FINISHED, STRANDED])]
-    until_s = kept["scheduled_s"].fillna(np.inf)
-    return float(inside_s(kept["arrival_s"], until_s, window).sum()) / (num_gpus * window.length_s)
 
 
 def kv_share(iterations: pd.DataFrame, kv_blocks: Sequence[int]) -> pd.Series[float]:
@@ -82,7 +70,7 @@ def token_throughput(
     is_first = requests["first_token_s"].between(*window)
     output_tokens = float((decoded_tokens(iterations) * share).sum()) + int(is_first.sum())
     if len(preemptions):
-        preempted = requests[requests["num_preemptions"] > 0]
+        preempted = requests[requests["request_id"].isin(preemptions["request_id"])]
         runs = decode_runs(preempted, iterations, preemptions)
         is_repeated = runs["has_token_at_start"] & runs["start_s"].between(*window)
         output_tokens += int(is_repeated.sum() - is_first[preempted.index].sum())

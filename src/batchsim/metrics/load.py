@@ -30,6 +30,7 @@ def batch_load(records: Records, window: Window) -> dict[str, Any]:
         "num_batches": len(batches),
         "num_extrapolated_batches": batches["is_extrapolated"].sum(),
         "busy_fraction": system.busy_fraction(batches, num_gpus, window),
+        "waiting_mean": system.waiting_mean(requests, num_gpus, window),
         "batch_size_mean": sizes.mean(),
         "batch_size_p50": sizes.median(),
         "batch_size_max": sizes.max(),
@@ -55,7 +56,7 @@ def engine_load(
     return {
         "busy_fraction": system.busy_fraction(iterations, records.num_gpus, window),
         **_running(records, window),
-        "waiting_mean": engine.waiting_mean(requests, records.num_gpus, window),
+        "waiting_mean": system.waiting_mean(requests, records.num_gpus, window),
         "kv_use_mean": engine.kv_use(iterations, records.kv_blocks, window),
         "kv_use_max": _kv_use_max(records, window),
         "num_preemptions": len(records.preemptions),

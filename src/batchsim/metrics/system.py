@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from batchsim.config import SloConfig
 from batchsim.errors import TraceError
 from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
-from batchsim.records import FINISHED
+from batchsim.records import FINISHED, STRANDED
 
 # Pairwise sums of any number of rows, each rounded once or twice, stay within.
 _ROUNDING = 64 * math.ulp(1.0)
@@ -69,6 +69,27 @@ def running_s(batches: pd.DataFrame, window: Window) -> pd.Series[float]:
 def inside_s(start_s: pd.Series[float], end_s: pd.Series[float], window: Window) -> pd.Series[float]:
     """Seconds of each interval that lie in the window."""
     return (end_s.clip(upper=window.end_s) - start_s.clip(lower=window.start_s)).clip(lower=0)
+
+
+def waits_until_s(requests: pd.DataFrame) -> pd.Series[float]:
+    """When each request stopped to wait: scheduled, given up, or never (infinity) if it was stranded.
+
+    Refused requests do not wait, nor do abandoned ones in a log that does not say when they left.
+    """
+    is_known = requests["status"].isin([FINISHED, STRANDED])
+    until_s = requests["scheduled_s"].where(is_known | requests["scheduled_s"].notna(), requests["arrival_s"])
+    if "left_s" in requests:
+        until_s = until_s.mask(requests["left_s"].notna(), requests["left_s"])
+    return until_s.fillna(math.inf)
+
+
+def waiting_mean(requests: pd.DataFrame, num_gpus: int, window: Window) -> float:
+    """Time average of the requests that wait to be scheduled first, per GPU (replica).
+
+    Those that wait again after a preemption are not in it.
+    """
+    waited_s = inside_s(requests["arrival_s"], waits_until_s(requests), window)
+    return float(waited_s.sum()) / (num_gpus * window.length_s)
 
 
 def batch_size_counts(batches: pd.DataFrame) -> pd.Series[int]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import simpy
 from numpy.typing import NDArray
 
@@ -77,13 +78,16 @@ class RequestSource:
         """Put the times at which clients sent the requests into the records, in arrival order.
 
         A request that was sent several times arrived when it was sent first; ``num_retries``, a column that
-        only clients who retry have, counts the others.
+        only clients who retry have, counts the others. ``left_s``, which is there where any were abandoned,
+        says when they gave up.
         """
         if self._clients is None:
             return records
         requests = records.requests.assign(arrival_s=self._sent_s)
         if self._clients.max_retries:
             requests["num_retries"] = self._num_retries
+        if self._recorder.left_s:
+            requests["left_s"] = pd.Series(self._recorder.left_s).reindex(range(len(requests)))
         return replace(records, requests=requests.sort_values("arrival_s", kind="stable", ignore_index=True))
 
     def _bring(self) -> None:

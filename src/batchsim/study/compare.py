@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from batchsim.config import RunConfig, load_config
@@ -36,8 +36,8 @@ class Comparison:
         By policy name, in the order asked for.
     differences
         One row per policy but the first, against the first: columns ``policy, baseline, num_paired,
-        e2e_difference_mean_s, e2e_difference_ci95_s`` (half width). Pairs are requests that finished under
-        both.
+        e2e_difference_mean_s, e2e_difference_ci95_s`` (half width; NaN where either run is saturated or both
+        are too short to tell). Pairs are covered requests that finished under both.
     twins
         One sentence for each pair of policies that gave identical schedules; empty is good.
     """
@@ -99,15 +99,23 @@ def _for_policy(base: RunConfig, name: str) -> RunConfig:
 
 def _differences(results: Mapping[str, SimulationResult]) -> pd.DataFrame:
     (baseline, first), *others = results.items()
-    first_e2e_s = e2e_s(first.requests).to_numpy()
+    first_e2e_s = _covered_e2e_s(first)
     rows = []
     for name, result in others:
-        other_e2e_s = e2e_s(result.requests).to_numpy()
-        both = np.isfinite(first_e2e_s) & np.isfinite(other_e2e_s)
-        difference = paired_difference(other_e2e_s[both], first_e2e_s[both])
-        rows.append((name, baseline, int(both.sum()), difference.mean, difference.half_width))
+        # By request, since clients may send them in another order; in the order of the first.
+        other_e2e_s = _covered_e2e_s(result).reindex(first_e2e_s.index)
+        pairs = pd.DataFrame({"first": first_e2e_s, "other": other_e2e_s}).dropna()
+        difference = paired_difference(pairs["other"], pairs["first"])
+        is_saturated = first.summary["saturated"] or result.summary["saturated"]
+        half_width_s = math.nan if is_saturated else difference.half_width
+        rows.append((name, baseline, len(pairs), difference.mean, half_width_s))
     columns = ["policy", "baseline", "num_paired", "e2e_difference_mean_s", "e2e_difference_ci95_s"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _covered_e2e_s(result: SimulationResult) -> pd.Series[float]:
+    covered = result.requests.iloc[result.summary["num_warmup"] :]
+    return e2e_s(covered).set_axis(covered["request_id"])
 
 
 def _twins(results: Mapping[str, SimulationResult]) -> list[str]:

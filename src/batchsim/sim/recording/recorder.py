@@ -11,6 +11,7 @@ import simpy
 
 from batchsim.policies.base import Decision
 from batchsim.records import (
+    ABANDONED,
     BATCH_COLUMNS,
     CONTROLLER_COLUMNS,
     FINISHED,
@@ -29,7 +30,13 @@ _BATCH_VALUES = tuple(name for name in BATCH_COLUMNS if name != "batch_id")
 
 
 class Recorder:
-    """Columns of one run, and the event `all_ended` that fires when the last request has ended."""
+    """Columns of one run, and the event `all_ended` that fires when the last request has ended.
+
+    Attributes
+    ----------
+    left_s
+        When each request that was abandoned gave up, by row.
+    """
 
     def __init__(self, env: simpy.Environment, num_requests: int) -> None:
         self._env = env
@@ -37,6 +44,7 @@ class Recorder:
         self.num_ended = 0
         self.all_ended = env.event()
         self.refusals: dict[int, str] = {}
+        self.left_s: dict[int, float] = {}
         self._status = bytearray(num_requests)
         self._evictions: dict[int, int] = {}
         self._members = array("q")
@@ -46,6 +54,8 @@ class Recorder:
     def end(self, request: Request, status: str) -> None:
         """A request ends without having run to completion: write it down and let it fire."""
         self._status[request.request_id] = STATUSES.index(status)
+        if status == ABANDONED:
+            self.left_s[request.request_id] = self._env.now
         request.end(status)
         self._count(1)
 
