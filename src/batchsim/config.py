@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from batchsim.errors import ConfigError
+from batchsim.figure_config import FigureConfig, OwnFigure
 from batchsim.hardware_config import (
     ClusterConfig,
     Count,
@@ -272,12 +273,24 @@ class SweepConfig(GridConfig):
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$", description="of the folder with the results")
     title: str = Field("", description="above the figure")
-    figure: str = Field(description="a plot of batchsim.figures")
+    figure: FigureConfig | None = Field(
+        None,
+        description="name of a shipped plot, or a table that describes one; left out: tables only",
+    )
     save: Literal["summary", "tables"] = Field("summary", description="what is kept of a run")
     cases: list[dict[str, Any]] = Field(
         [{}], min_length=1, description="settings that go together; `label` names them in the results"
     )
     full: GridConfig = Field(GridConfig(), description="what `--full` puts in place of base and grid entries")
+
+    @model_validator(mode="after")
+    def _keeps_what_is_drawn(self) -> SweepConfig:
+        figure = self.figure
+        if isinstance(figure, OwnFigure) and figure.needs_tables and self.save != "tables":
+            raise ValueError(
+                f'a figure of kind {figure.kind} is drawn from tables of the runs; set save = "tables"'
+            )
+        return self
 
 
 #: Characters of a value, and levels of tables in tables, beyond which a file holds no settings.

@@ -14,6 +14,7 @@ def of_two_worlds() -> SweepResults:
         **{RATE: [1.0, 2.0] * 2, "policy": ["static_fifo"] * 2 + ["vllm_v1"] * 2},
         num_batches=[5, 5, np.nan, np.nan],
         iterations_total=[np.nan, np.nan, 90, 95],
+        e2e_mean_s=[4.0, 5.0, 1.0, 2.0],
     )
 
 
@@ -49,7 +50,7 @@ def test_a_policy_looks_the_same_whatever_else_is_drawn() -> None:
     alone = looks_of(results({}, policy=["sarathi"]).runs, "policy")
     second = looks_of(results({}, policy=["orca", "sarathi"]).runs, "policy")
 
-    assert alone["sarathi"] == second["sarathi"] != second["orca"]
+    assert alone["sarathi"][:3] == second["sarathi"][:3] != second["orca"][:3]
 
 
 def test_cases_have_a_line_each_with_looks_in_their_order() -> None:
@@ -67,8 +68,8 @@ def test_a_case_named_like_a_policy_looks_like_it() -> None:
 
     looks = looks_of(runs, "case")
 
-    assert looks["vllm_v1"] == looks_of(runs, "policy")["vllm_v1"]
-    assert len(set(looks.values())) == 3
+    assert looks["vllm_v1"][:3] == looks_of(runs, "policy")["vllm_v1"][:3]
+    assert len({look[:3] for look in looks.values()}) == 3
 
 
 def test_the_target_that_a_controller_steers_to_is_drawn_across_the_gaps() -> None:

@@ -82,7 +82,7 @@ def test_saturated_runs_are_hollow_and_the_legend_says_so() -> None:
 
 
 def test_the_footer_says_what_is_synthetic_and_what_derived() -> None:
-    footer = conditions(results({}, policy=["a"]))
+    footer = conditions(results({}, policy=["a"]), pd.DataFrame())
 
     assert "a trace (synthetic)" in footer
     assert "a model (derived)" in footer

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from batchsim import ConfigError
-from batchsim.figures.results import over_seeds, read_sweeps
+from batchsim.figures.results import over_seeds, read_sweep, sweep_folders
 from tests.figures.swept import results
 
 RATE = "workload.request_rate_per_gpu"
@@ -45,7 +45,7 @@ def test_combinations_keep_their_order_and_count_saturated_runs() -> None:
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no results of a sweep in it"):
-        read_sweeps(tmp_path)
+        sweep_folders(tmp_path)
 
 
 def test_a_part_of_a_grid_is_told_by_its_table() -> None:
@@ -61,7 +61,7 @@ def test_a_description_that_is_damaged_is_one_line_in_our_words(tmp_path: Path, 
     (tmp_path / "results.csv").write_text("run_id,case\n", encoding="utf-8")
 
     with pytest.raises(ConfigError) as told:
-        read_sweeps(tmp_path)
+        read_sweep(tmp_path)
 
     assert "\n" not in str(told.value)
     assert "http" not in str(told.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,11 +88,23 @@ def _figures() -> Collection[str]:
 @click.command()
 @click.argument("results_dir", type=OUTPUT_PATH)
 @click.argument("names", nargs=-1)
-def figures(results_dir: Path, names: tuple[str, ...]) -> None:
+@click.option(
+    "--width", type=click.Choice(["one", "two"]), default="two", show_default=True, help="Columns of a paper."
+)
+def figures(results_dir: Path, names: tuple[str, ...], width: str) -> None:
     """Draw the figures of a sweep again (all, or those named), and its report page."""
     from batchsim.figures.draw import draw_figures
     from batchsim.figures.report import write_report
 
-    for path in draw_figures(results_dir, names or None):
-        click.echo(str(path))
-    click.echo(str(write_report(results_dir)))
+    faults: list[BatchsimError] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for path in draw_figures(results_dir, names or None, width=width, on_fault=faults.append):
+            click.echo(str(path))
+        click.echo(str(write_report(results_dir)))
+    for sentence in dict.fromkeys(str(warning.message) for warning in caught):
+        warn(sentence)
+    for fault in faults[1:]:
+        warn(str(fault))
+    if faults:
+        raise faults[0]

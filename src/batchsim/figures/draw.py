@@ -2,47 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from batchsim.errors import ConfigError
+from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
-from batchsim.figures.results import SweepResults, read_sweeps
-from batchsim.figures.save import render
+from batchsim.figures.results import read_sweep, sweep_folders
+from batchsim.figures.save import as_csv, render
 from batchsim.figures.style import look
-from batchsim.files import write_whole
+from batchsim.files import reason, write_whole
 
 
-def draw_figures(results_dir: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+def draw_figures(
+    results_dir: str | Path,
+    names: Sequence[str] | None = None,
+    *,
+    width: str = "two",
+    on_fault: Callable[[BatchsimError], None] | None = None,
+) -> list[Path]:
     """Draw the figure of each sweep in a folder of results, or of those named.
+
+    Parameters
+    ----------
+    width
+        ``one`` column of a paper, or ``two``.
+    on_fault
+        Called for each sweep that cannot be drawn, after which the others are; if left out, the first fault
+        is raised when the others are drawn.
 
     Returns
     -------
     list of Path
-        ``<name>.pdf``, ``.png`` and ``.csv`` (the table behind the plot) in each sweep's folder.
+        ``<name>.pdf``, ``.png`` and ``.csv`` (the table behind the plot) in each sweep's folder; none of a
+        sweep without a figure.
 
     Raises
     ------
     ConfigError
-        If there are no results, or a sweep names an unknown figure.
+        If there are no results; and, without ``on_fault``, if a sweep's are damaged or name no known figure.
     """
-    return [file for results in read_sweeps(results_dir, names) for file in _draw(results)]
+    files: list[Path] = []
+    faults: list[BatchsimError] = []
+    for folder in sweep_folders(results_dir, names):
+        try:
+            files += _draw(folder, width)
+        except BatchsimError as fault:
+            (faults.append if on_fault is None else on_fault)(fault)
+    if faults:
+        raise faults[0]
+    return files
 
 
-def _draw(results: SweepResults) -> list[Path]:
+def _draw(folder: Path, width: str) -> list[Path]:
+    results = read_sweep(folder)
     plot = find_plot(results)
-    with look():
+    if plot is None:
+        return []
+    with look(width):
         try:
             figure, table = plot.draw(results)
-        except KeyError as error:
+            if results.share:  # a part of the grid must not be taken for all of it
+                figure.text(0.995, 0.005, results.share, ha="right", va="bottom", color="tab:red")
+                table = table.assign(share=results.share)
+            contents = {**render(figure), "csv": as_csv(table)}
+        except BatchsimError:
+            raise
+        except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page
             raise ConfigError(
-                f"{results.sweep.name}: figure {results.sweep.figure} needs {error}, which these runs lack"
+                f"{results.file}: cannot be drawn ({type(error).__name__}: {reason(error)})"
             ) from error
-        if results.share:  # a part of the grid must not be taken for all of it
-            figure.text(0.995, 0.005, results.share, ha="right", va="bottom", color="tab:red")
-            table = table.assign(share=results.share)
-        contents = {**render(figure), "csv": table.to_csv(index=False, lineterminator="\n").encode()}
-    files = [results.folder / f"{results.sweep.name}.{kind}" for kind in contents]
+    files = [folder / f"{results.sweep.name}.{kind}" for kind in contents]
     for file, content in zip(files, contents.values(), strict=True):
         write_whole(file, content)
     return files

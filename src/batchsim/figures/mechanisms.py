@@ -10,9 +10,13 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from batchsim.config import flat
-from batchsim.figures.results import SweepResults, over_seeds
-from batchsim.figures.schedulers import THROUGHPUT, averages
-from batchsim.figures.style import PALETTE, canvas, color_of, facet_title, set_axis
+from batchsim.errors import ConfigError
+from batchsim.figure_config import THROUGHPUT
+from batchsim.figures.axes import set_axis
+from batchsim.figures.findings import contrast
+from batchsim.figures.results import SweepResults, averages, over_seeds
+from batchsim.figures.schedulers import panels_of
+from batchsim.figures.style import PALETTE, canvas, color_of, num_columns
 
 Drawing = tuple[Figure, pd.DataFrame]
 
@@ -28,18 +32,20 @@ def multi_bin_theorem(results: SweepResults) -> Drawing:
     low_s, high_s = (
         settings[f"workload.generator.output.{end}"] * SECONDS_PER_TOKEN for end in ("low", "high")
     )
-    metric = "whole_run_request_throughput_per_s"
+    (metric,) = results.having(["whole_run_request_throughput_per_s"])
     table = over_seeds(results.runs, [BATCH_SIZE, BINS], [metric])
     table["closed_form_per_s"] = saturated_throughput(table[BATCH_SIZE], table[BINS], low_s, high_s)
     table["relative_error"] = table[metric] / table["closed_form_per_s"] - 1
     sizes = table[BATCH_SIZE].unique().tolist()
-    figure, rows = canvas(results, 1, len(sizes), has_legend=False)
-    for size, axes in zip(sizes, rows[0], strict=True):
+    columns = num_columns(len(sizes))
+    finding = f"Simulated and closed form agree within {table['relative_error'].abs().max():.1%}"
+    figure, rows = canvas(results, -(-len(sizes) // columns), columns, table, finding=finding)
+    for size, axes in zip(sizes, [axes for row in rows for axes in row], strict=False):
         points = table[table[BATCH_SIZE] == size]
         bins = np.geomspace(1, points[BINS].max(), 200)
         axes.plot(bins, saturated_throughput(size, bins, low_s, high_s), color=".5", label="B / (m + A / k)")
         axes.axhline(2 * size / (low_s + high_s), color=".5", ls=":", label="limit B / m")
-        look = {"fmt": "o", "markersize": 5, "capsize": 2, "color": color_of("multi_bin")}
+        look = {"fmt": "o", "markersize": 4, "capsize": 2, "color": color_of("multi_bin")}
         axes.errorbar(points[BINS], points[metric], points[f"{metric}_ci95"], label="simulated", **look)
         set_axis(axes, "x", BINS, steps=points[BINS])
         set_axis(axes, "y", metric)
@@ -64,34 +70,34 @@ def saturated_throughput(
 
 def prediction_error(results: SweepResults) -> Drawing:
     """Every predictor beside the oracle: how often it names the right bin, and what its errors cost."""
-    facets = results.facets()
-    metrics = ["bin_accuracy", THROUGHPUT, "e2e_mean_s", "slo_attainment"]
+    facets = results.facets("case", "predictor")
+    metrics = results.having(["bin_accuracy", THROUGHPUT, "e2e_mean_s", "slo_attainment"])
     table = averages(results, [*facets, "case", "predictor"], metrics)
-    groups = list(table.groupby(facets, sort=False)) if facets else [((), table)]
-    figure, rows = canvas(results, len(groups), len(metrics), has_legend=False)
+    finding = contrast("case", THROUGHPUT)(table)
+    figure, panels = panels_of(results, table, facets, metrics, finding)
     kinds = list(table["predictor"].unique())
-    for (values, part), row in zip(groups, rows, strict=True):
-        colors = [PALETTE[kinds.index(kind) % len(PALETTE)] for kind in part["predictor"]]
-        for metric, axes in zip(metrics, row, strict=True):
-            hatches = ["////" if saturated else "" for saturated in part["num_saturated"]]
-            axes.barh(
-                part["case"],
-                part[metric],
-                xerr=part[f"{metric}_ci95"],
-                color=colors,
-                hatch=hatches,
-                edgecolor="white",
-            )
-            axes.axvline(part[metric].iloc[0], color=".4", ls=":", lw=1)
-            set_axis(axes, "x", metric)
-            if axes.get_xscale() == "log":
-                axes.set(xscale="linear", xlim=(0, None))
-            axes.grid(visible=False, axis="y")
-            axes.set_ylim(len(part) - 0.5, -0.5)
-            if axes is not row[0]:
-                axes.set_yticklabels([])
-        note = " (hatched: saturated)" if part["num_saturated"].any() else ""
-        row[0].set_title(facet_title(facets, values) + note, loc="left")
+    for part, metric, axes in panels:
+        hatches = ["////" if saturated else "" for saturated in part["num_saturated"]]
+        axes.barh(
+            part["case"],
+            part[metric],
+            xerr=part[f"{metric}_ci95"],
+            error_kw={"lw": 1},
+            color=[PALETTE[kinds.index(kind) % len(PALETTE)] for kind in part["predictor"]],
+            hatch=hatches,
+            edgecolor="white",
+        )
+        axes.axvline(part[metric].iloc[0], color=".4", ls=":", lw=1)
+        set_axis(axes, "x", metric)
+        if axes.get_xscale() == "log":
+            axes.set(xscale="linear", xlim=(0, None))
+        axes.grid(visible=False, axis="y")
+        axes.set_ylim(len(part) - 0.5, -0.5)
+        place = axes.get_subplotspec()
+        if place is not None and not place.is_first_col():
+            axes.set_yticklabels([])
+        if metric == metrics[0] and part["num_saturated"].any():
+            axes.set_title(f"{axes.get_title('left')} (hatched: saturated)".strip(), loc="left")
     return figure, table
 
 
@@ -100,25 +106,42 @@ def controller_trajectory(results: SweepResults) -> Drawing:
     table = pd.concat(
         [_decisions(results, run) for run in results.runs.to_dict("records")], ignore_index=True
     )
+    if table.empty:
+        raise ConfigError(f"{results.folder}: no controller decided anything in these runs")
     cases = list(table["case"].unique())
-    figure, rows = canvas(results, 2, len(cases), has_legend=False)
-    target_ms = flat(results.sweep.base)["slo.tpot_ms"]
-    for case, cap_axes, time_axes in zip(cases, *rows, strict=True):
+    target_ms = flat(results.sweep.base).get("slo.tpot_ms")
+    columns = num_columns(len(cases))
+    depth = -(-len(cases) // columns)
+    figure, rows = canvas(results, 2 * depth, columns, table, finding=_steered(table, target_ms))
+    for i, case in enumerate(cases):
+        cap_axes, time_axes = (rows[2 * (i // columns) + lower][i % columns] for lower in (0, 1))
         decisions = table[table["case"] == case]
         for bin_, part in decisions.groupby("bin"):
             color = PALETTE[(bin_ + 1) % len(PALETTE)]
             name = "allowed" if bin_ < 0 else f"allowed in bin {bin_}"
             cap_axes.step(part["time_s"], part["batch_size"], where="post", color=color, lw=1, label=name)
-            cap_axes.scatter(part["time_s"], part["measured_batch_size"], s=3, color=color)
-            time_axes.scatter(part["time_s"], part["measured"] * 1000, s=3, color=color)
+            cap_axes.scatter(part["time_s"], part["measured_batch_size"], s=2, lw=0, color=color)
+            time_axes.scatter(part["time_s"], part["measured"] * 1000, s=2, lw=0, color=color)
         cap_axes.scatter([], [], s=3, color=".3", label="batch as it ran")
-        time_axes.axhline(target_ms, color=".2", ls=":", label="target")
-        cap_axes.set(ylabel="Batch size (requests)", ylim=(0, 1.5 * decisions["batch_size"].max()))
+        cap_axes.set(ylabel="Batch size\n(requests)", ylim=(0, 1.5 * decisions["batch_size"].max()))
         cap_axes.set_title(case, loc="left")
-        time_axes.set(xlabel="Time (s)", ylabel="Time per token (ms)")
+        time_axes.set(xlabel="Time (s)", ylabel="Time per token\n(ms)")
         cap_axes.legend(loc="upper right", ncols=2, fontsize="small")
-        time_axes.legend(loc="upper right", fontsize="small")
+        if target_ms is not None:
+            time_axes.axhline(target_ms, color=".2", ls=":", label="target")
+            time_axes.legend(loc="upper right", fontsize="small")
+    for axes in [axes for row in rows for axes in row if not axes.has_data()]:
+        axes.remove()
     return figure, table
+
+
+def _steered(table: pd.DataFrame, target_ms: float | None) -> str:
+    """Say how near the measured times came to the target, of whoever came nearest."""
+    if target_ms is None:
+        return ""
+    means_ms = table.groupby("case", sort=False)["measured"].mean() * 1000
+    case = str((means_ms - target_ms).abs().idxmin())
+    return f"{case}: {means_ms[case]:.3g} ms per token on average, with a target of {target_ms:g} ms"
 
 
 def _decisions(results: SweepResults, run: dict[Any, Any]) -> pd.DataFrame:

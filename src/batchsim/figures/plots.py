@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from batchsim.errors import ConfigError, nearest
-from batchsim.figures import engines, mechanisms, schedulers
+from batchsim.figures import engines, mechanisms, own, schedulers
 from batchsim.figures.results import SweepResults
+from batchsim.study.plan import check_figure
 
 
 class Plot(NamedTuple):
@@ -135,9 +136,12 @@ FIGURES: Mapping[str, Plot] = {
 }
 
 
-def find_plot(results: SweepResults) -> Plot:
-    """Look up the figure that a sweep names."""
-    name = results.sweep.figure
-    if name not in FIGURES:
-        raise ConfigError(f"{results.sweep.name}: figure {name!r} is unknown; {nearest(name, FIGURES)}")
-    return FIGURES[name]
+def find_plot(results: SweepResults) -> Plot | None:
+    """Look up the figure that a sweep names, or make the one it describes; None where it wants no picture."""
+    figure = results.sweep.figure
+    if figure is None:
+        return None
+    if not isinstance(figure, str):
+        return Plot(partial(own.draw_own, figure), own.caption_of(figure))
+    check_figure(results.sweep, FIGURES, results.folder / "sweep.json")
+    return FIGURES[figure]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from batchsim.errors import ConfigError
+from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
-from batchsim.figures.results import SweepResults, read_sweeps
-from batchsim.files import write_whole
+from batchsim.figures.results import SweepResults, read_sweep, sweep_folders
+from batchsim.files import reason, write_whole
 
 _MOST_ROWS = 100
 
@@ -37,7 +37,7 @@ th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #d
 <p>Simulated by batchsim, not measured on a cluster. Below each figure stands which workload and latency model
 its numbers hold for; <em>synthetic</em> and <em>derived</em> mean that nothing was measured. Times are in
 seconds. A run is called saturated where its queue kept growing: its latency then says how long the trace is,
-not how fast the policy is.</p>
+not how fast the policy is; transient where it was too short to tell.</p>
 <ul>
 {contents}
 </ul>
@@ -48,50 +48,79 @@ not how fast the policy is.</p>
 
 _SECTION = """<section id="{name}">
 <h2>{title}</h2>
-<img alt="{title}" src="data:image/png;base64,{png}">
-<p>{caption}</p>
+{figure}
 <details><summary>The numbers ({shown})</summary><div class="table">
 {table}
 </div></details>
+</section>"""
+
+_FIGURE = """<img alt="{title}" src="data:image/png;base64,{png}">
+<p>{caption}</p>"""
+
+_FAULT = """<section id="{name}">
+<h2>{name}</h2>
+<p>Not drawn: {sentence}</p>
 </section>"""
 
 
 def write_report(results_dir: str | Path) -> Path:
     """Write ``report.html`` from the figures that `draw_figures` left in the folder, and return its path.
 
+    A sweep whose results are damaged, or whose figure was not drawn, has a sentence in place of it.
+
     Raises
     ------
     ConfigError
-        If there are no results, or a figure was not drawn.
+        If there are no results.
     """
-    sweeps = read_sweeps(results_dir)
-    contents = "\n".join(
-        f'<li><a href="#{results.sweep.name}">{html.escape(_title(results))}</a></li>' for results in sweeps
-    )
-    sections = "\n".join(map(_section, sweeps))
+    contents, sections = [], []
+    for folder in sweep_folders(results_dir):
+        name = html.escape(folder.resolve().name)
+        try:
+            results = read_sweep(folder)
+            title, section = html.escape(_title(results)), _section(results, name)
+        except BatchsimError as fault:
+            title, section = name, _FAULT.format(name=name, sentence=html.escape(str(fault)))
+        contents.append(f'<li><a href="#{name}">{title}</a></li>')
+        sections.append(section)
     file = Path(results_dir) / "report.html"
-    write_whole(file, _PAGE.format(title="Batching policies compared", contents=contents, sections=sections))
+    page = _PAGE.format(
+        title="Batching policies compared", contents="\n".join(contents), sections="\n".join(sections)
+    )
+    write_whole(file, page)
     return file
 
 
-def _section(results: SweepResults) -> str:
-    name = results.sweep.name
-    try:
-        png = (results.folder / f"{name}.png").read_bytes()
-        table = pd.read_csv(results.folder / f"{name}.csv")
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: not there; `batchsim figures` draws it") from error
+def _section(results: SweepResults, name: str) -> str:
+    title, plot = html.escape(_title(results)), find_plot(results)
+    if plot is None:
+        figure, file, table = "", results.file, results.runs
+    else:
+        file = results.folder / f"{results.sweep.name}.csv"
+        png, table = _read_drawn(file)
+        figure = _FIGURE.format(title=title, png=png, caption=html.escape(f"{_note(results)}{plot.caption}"))
     shown = (
         f"{len(table)} rows" if len(table) <= _MOST_ROWS else f"the first {_MOST_ROWS} of {len(table):,} rows"
     )
     return _SECTION.format(
         name=name,
-        title=html.escape(_title(results)),
-        png=base64.b64encode(png).decode("ascii"),
-        caption=html.escape(f"{_note(results)}{find_plot(results).caption}"),
-        shown=f"{shown}; all are in {name}/{name}.csv",
+        title=title,
+        figure=figure,
+        shown=f"{shown}; all are in {name}/{file.name}",
         table=table.head(_MOST_ROWS).to_html(index=False, border=0, na_rep="", float_format=_number),
     )
+
+
+def _read_drawn(file: Path) -> tuple[str, pd.DataFrame]:
+    """The picture of a figure, as text, and its table."""
+    try:
+        png = file.with_suffix(".png").read_bytes()
+        return base64.b64encode(png).decode("ascii"), pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{getattr(error, 'filename', None) or file}: cannot be read ({reason(error)}); "
+            "`batchsim figures` draws it"
+        ) from error
 
 
 def _note(results: SweepResults) -> str:

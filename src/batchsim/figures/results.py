@@ -1,19 +1,30 @@
-"""What a sweep left behind, as the figures read it, and means over seeds with their intervals."""
+"""Results of sweeps as figures read them: a row per run, averaged over seeds, with intervals."""
 
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from batchsim.config import SweepConfig, validate
+from batchsim.config import SweepConfig, flat, validate
 from batchsim.errors import ConfigError
+from batchsim.figure_config import THROUGHPUT
 from batchsim.files import reason
 from batchsim.metrics.statistics import t_interval
 from batchsim.results.store import load_run
+
+#: What every figure says of its runs, or finds them by.
+_CONDITIONS = (
+    "run_id", "case", "policy", "predictor", "seed", "num_gpus", "num_requests", "workload", "workload_kind",
+    "latency_model", "latency_provenance",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,10 +41,10 @@ class SweepResults:
     sweep: SweepConfig
     runs: pd.DataFrame
 
-    def facets(self, *used: str) -> list[str]:
-        """Keys of the grid that take several values, but for policy, seed and those ``used`` elsewhere."""
-        taken = {*used, "seed", "policy.preset"}
-        return [key for key in self.sweep.grid if key not in taken and len(self.runs[key].unique()) > 1]
+    @property
+    def file(self) -> Path:
+        """Where the runs come from."""
+        return self.folder / "results.csv"
 
     @property
     def share(self) -> str:
@@ -41,24 +52,77 @@ class SweepResults:
         planned = self.runs.get("num_runs_planned", pd.Series([len(self.runs)])).max()
         return f"{len(self.runs)} of {planned:.0f} runs" if len(self.runs) < planned else ""
 
+    def facets(self, *used: str) -> list[str]:
+        """Settings that still vary among runs with the same values of those ``used``, but for the seed.
+
+        `ConfigError` if one of those ``used`` is not in the table.
+        """
+        self.need(*used)
+        of_cases = [key for case in self.sweep.cases for key in flat(case) if key != "label"]
+        facets: list[str] = []
+        for key in dict.fromkeys([*self.sweep.grid, "case", *of_cases]):
+            if key == "seed" or key in used or key not in self.runs:
+                continue
+            if self.runs.groupby([*used, *facets], dropna=False)[key].nunique(dropna=False).max() > 1:
+                facets.append(key)
+        return facets
+
+    def need(self, *settings: str) -> None:
+        """Raise a `ConfigError` if one of these settings is not in the table."""
+        for key in settings:
+            if key not in self.runs:
+                figure = self.sweep.figure
+                name = figure if isinstance(figure, str) or figure is None else figure.kind
+                raise ConfigError(f"{self.file}: figure {name} needs {key!r}, which these runs lack")
+
+    def having(self, metrics: Sequence[str]) -> list[str]:
+        """Those of the metrics that the runs have; a warning names each of the others.
+
+        Raises
+        ------
+        ConfigError
+            If the runs have none of them, or something that is no number in one.
+        """
+        measured = with_throughput_per_gpu(self.runs)
+        there = [name for name in metrics if name in measured and measured[name].notna().any()]
+        for metric in there:
+            self._check_numbers(measured[metric])
+        return self.there_are(metrics, there)
+
+    def there_are(self, names: Sequence[str], there: list[str]) -> list[str]:
+        """Return what is there of some names, and warn of each that is not; `ConfigError` if none is."""
+        if not there:
+            raise ConfigError(f"{self.file}: no run has {' or '.join(names)}; there is nothing to draw")
+        for name in names:
+            if name not in there:
+                warnings.warn(f"{self.file}: no run has {name}; its panel is left out", stacklevel=3)
+        return there
+
+    def _check_numbers(self, column: pd.Series[Any]) -> None:
+        numbers = pd.to_numeric(column, errors="coerce")
+        wrong = column[column.notna() & ~np.isfinite(numbers)]
+        if len(wrong):
+            raise ConfigError(
+                f"{self.file}: {column.name} is {wrong.iloc[0]!r} in row {int(wrong.index[0]) + 2}; "
+                "a number is needed"
+            )
+
     def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
         """Records of one run; `ConfigError` if the sweep did not keep them."""
         return load_run(self.folder / "runs" / run_id)[2]
 
 
-def read_sweeps(results_dir: str | Path, names: Sequence[str] | None = None) -> list[SweepResults]:
-    """Read the sweeps in a folder of results, or those named; the folder of a single sweep will do as well.
+def sweep_folders(results_dir: str | Path, names: Sequence[str] | None = None) -> list[Path]:
+    """Find the sweeps in a folder of results, or those named; the folder of a single sweep will do as well.
 
     Raises
     ------
     ConfigError
-        If there is none, one named is not there, or one cannot be read.
+        If there is none, or one named is not there.
     """
     results_dir = Path(results_dir)
-    folders = sorted(
-        file.parent for file in [*results_dir.glob("sweep.json"), *results_dir.glob("*/sweep.json")]
-    )
-    found = {result.sweep.name: result for result in map(_read_sweep, folders)}
+    files = sorted([*results_dir.glob("sweep.json"), *results_dir.glob("*/sweep.json")])
+    found = {file.parent.resolve().name: file.parent for file in files}
     if not found:
         raise ConfigError(f"{results_dir}: no results of a sweep in it; `batchsim sweep` makes them")
     for name in names or ():
@@ -69,6 +133,28 @@ def read_sweeps(results_dir: str | Path, names: Sequence[str] | None = None) -> 
     return [found[name] for name in names or found]
 
 
+def read_sweep(folder: Path) -> SweepResults:
+    """Read the results of one sweep; `ConfigError` with the file's name if they cannot be used."""
+    file = folder / "sweep.json"
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))["sweep"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from error
+    sweep = validate(SweepConfig, tree, str(file))
+    file = folder / "results.csv"
+    try:
+        runs = pd.read_csv(file, dtype={"case": str, "run_id": str})
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from error
+    missing = [name for name in _CONDITIONS if name not in runs]
+    if missing or runs.empty:
+        what = f"has no column {missing[0]}" if missing else "has no runs"
+        raise ConfigError(
+            f"{file}: {what}; the sweep, run again, writes it anew from the runs that are there"
+        )
+    return SweepResults(folder, sweep, runs.fillna({"case": ""}))
+
+
 def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Average runs that differ in the seed alone.
 
@@ -76,8 +162,8 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) ->
     -------
     pandas.DataFrame
         One row per combination of ``by``, in order of appearance: these columns, the mean of each metric and
-        the half width of its 95 % interval (``<metric>_ci95``), ``num_runs``, ``num_saturated``. Of a single
-        run only the mean end-to-end time has an interval, the run's own, from batch means.
+        the half width of its 95 % interval (``<metric>_ci95``), ``num_runs``, ``num_saturated`` and
+        ``num_transient``. Of a single run only the mean end-to-end time can have an interval, the run's own.
     """
     rows = []
     for key, part in runs.groupby(list(by), sort=False, dropna=False):
@@ -85,16 +171,34 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) ->
         for metric in metrics:
             row[metric], row[f"{metric}_ci95"] = t_interval(part[metric])
         if len(part) == 1 and "e2e_mean_s" in metrics:
-            row["e2e_mean_s_ci95"] = part["e2e_mean_ci95_s"].iloc[0]
-        rows.append({**row, "num_runs": len(part), "num_saturated": int(part["saturated"].sum())})
+            row["e2e_mean_s_ci95"] = part.get("e2e_mean_ci95_s", pd.Series([math.nan])).iloc[0]
+        counts = {f"num_{state}": int((states(part) == state).sum()) for state in ("saturated", "transient")}
+        rows.append({**row, "num_runs": len(part), **counts})
     return pd.DataFrame(rows)
 
 
-def _read_sweep(folder: Path) -> SweepResults:
-    try:
-        tree = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["sweep"]
-        sweep = validate(SweepConfig, tree, str(folder / "sweep.json"))
-        runs = pd.read_csv(folder / "results.csv", dtype={"case": str})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{folder}: the results of the sweep cannot be read ({reason(error)})") from error
-    return SweepResults(folder, sweep, runs.fillna({"case": ""}))
+def states(runs: pd.DataFrame) -> pd.Series[str]:
+    """Tell of each run whether it was ``stable``, ``saturated`` or ``transient``, too short to tell."""
+    if "verdict" in runs:
+        return runs["verdict"].astype(str)
+    is_saturated = runs.get("saturated", pd.Series(False, runs.index)).astype(str) == "True"
+    return is_saturated.map({True: "saturated", False: "stable"})
+
+
+def averages(results: SweepResults, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+    """Average over seeds as `over_seeds`, with the throughput per GPU besides."""
+    results.need(*by)
+    return over_seeds(with_throughput_per_gpu(results.runs), by, metrics)
+
+
+def with_throughput_per_gpu(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add requests per second and GPU, from first arrival to last finish.
+
+    Over the whole run all policies have done the same work by the end; a window that ends with the last
+    arrival counts other requests for a policy that lags behind.
+    """
+    whole_run = "whole_run_request_throughput_per_s"
+    if whole_run not in runs:
+        return runs
+    numbers = runs[[whole_run, "num_gpus"]].apply(pd.to_numeric, errors="coerce")
+    return runs.assign(**{THROUGHPUT: numbers[whole_run] / numbers["num_gpus"]})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
 
 from batchsim.files import write_whole
@@ -20,7 +23,9 @@ def render(figure: Figure) -> dict[str, bytes]:
     contents = {}
     for suffix, metadata in _METADATA.items():
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=160, metadata=metadata)
+        # TrueType fonts, as publishers ask: text in the file can be searched and edited.
+        with mpl.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
+            figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
         contents[suffix] = buffer.getvalue()
     return contents
 
@@ -31,3 +36,27 @@ def save(figure: Figure, path_stem: str | Path) -> Path:
     for suffix, content in render(figure).items():
         write_whole(stem.with_name(f"{stem.name}.{suffix}"), content)
     return stem.with_name(f"{stem.name}.png")
+
+
+def as_csv(table: pd.DataFrame) -> bytes:
+    """Return a table for spreadsheets: text that one would take for a formula begins with an apostrophe."""
+    safe = table.rename(columns=_as_text).map(_as_text)
+    return safe.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _as_text(cell: Any) -> Any:
+    return (
+        f"'{cell}"
+        if isinstance(cell, str)
+        and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+        and not _is_number(cell)
+        else cell
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

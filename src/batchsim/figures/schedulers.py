@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,126 +11,131 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from batchsim.config import flat
-from batchsim.figures.results import SweepResults, over_seeds
+from batchsim.figure_config import THROUGHPUT
+from batchsim.figures.axes import facet_title, set_axis
+from batchsim.figures.findings import ENOUGH, Finding, contrast, gain, no_finding, within_slo
+from batchsim.figures.results import SweepResults, averages, over_seeds, states
 from batchsim.figures.style import (
-    add_legend,
     canvas,
-    color_of,
     draw_line,
-    facet_title,
+    face_of,
+    legend_handles,
     looks_of,
-    marker_of,
-    set_axis,
+    num_columns,
 )
 
 Drawing = tuple[Figure, pd.DataFrame]
 
 RATE = "workload.request_rate_per_gpu"
-THROUGHPUT = "throughput_per_gpu_per_s"
+ATTAINMENT = "slo_attainment"
 
 
 def scheduler_comparison(results: SweepResults) -> Drawing:
     """Policies over the request rate."""
-    metrics = ["e2e_mean_s", "e2e_p99_s", "slo_attainment", THROUGHPUT, "busy_fraction", "batch_size_mean"]
-    return over(results, RATE, metrics)
+    metrics = ["e2e_mean_s", "e2e_p99_s", ATTAINMENT, THROUGHPUT, "busy_fraction", "batch_size_mean"]
+    return over(results, RATE, metrics, by="case", finding=within_slo("case", RATE))
 
 
 def scaling(results: SweepResults) -> Drawing:
-    """Policies over the number of GPUs, at the same request rate per GPU."""
-    return over(results, "cluster.num_gpus", [THROUGHPUT, "slo_attainment", "e2e_mean_s"], has_steps=True)
+    """Policies over the number of GPUs, at the same request rate and number of requests per GPU."""
+    gpus = "cluster.num_gpus"
+    metrics = [THROUGHPUT, ATTAINMENT, "e2e_mean_s"]
+    return over(results, gpus, metrics, has_steps=True, finding=contrast("policy", THROUGHPUT, gpus))
 
 
 def bin_sensitivity(results: SweepResults) -> Drawing:
     """Policies over the number of their bins."""
-    metrics = [THROUGHPUT, "e2e_mean_s", "slo_attainment", "padding_waste_output"]
-    return over(results, "policy.num_bins", metrics, has_steps=True)
+    bins = "policy.num_bins"
+    metrics = [THROUGHPUT, "e2e_mean_s", ATTAINMENT, "padding_waste_output"]
+    return over(results, bins, metrics, has_steps=True, finding=gain("policy", bins, THROUGHPUT))
 
 
 def latency_throughput(results: SweepResults) -> Drawing:
     """Latency against the throughput that was reached, a point for each request rate."""
-    latencies = ["e2e_mean_s", "e2e_p99_s"]
-    facets = results.facets(RATE)
+    latencies = results.having(["e2e_mean_s", "e2e_p99_s"])
+    results.having([THROUGHPUT])
+    facets = results.facets("policy", RATE)
     table = averages(results, [*facets, "policy", RATE], [THROUGHPUT, *latencies])
     looks = looks_of(results.runs, "policy")
-    figure, panels = panels_of(results, table, facets, latencies)
+    same = same_lines(table, "policy", [THROUGHPUT, *latencies])
+    finding = contrast("policy", THROUGHPUT, RATE)(table)
+    figure, panels = panels_of(
+        results, table, facets, latencies, finding, legend_handles(looks, results.runs, same)
+    )
     for part, metric, axes in panels:
         for policy, points in part.groupby("policy", sort=False):
             draw_line(axes, points, THROUGHPUT, metric, looks[str(policy)])
         set_axis(axes, "x", THROUGHPUT)
         set_axis(axes, "y", metric)
-    add_legend(figure, looks, saturated=bool(table["num_saturated"].any()))
     return figure, table
 
 
 def slo_pareto(results: SweepResults) -> Drawing:
     """Attainment against throughput of every setting and rate; those no other of the policy beats, joined."""
     of_cases = dict.fromkeys(key for case in results.sweep.cases for key in flat(case))
-    settings = [key for key in of_cases if key not in ("label", "policy.preset")]
-    table = averages(results, ["policy", "case", *settings, RATE], [THROUGHPUT, "slo_attainment"])
+    settings = [key for key in of_cases if key not in ("label", "policy.preset") and key in results.runs]
+    both = [THROUGHPUT, ATTAINMENT]
+    for metric in both:
+        results.having([metric])
+    table = averages(results, ["policy", "case", *settings, RATE], both)
     table["on_frontier"] = False
     for _, points in table.groupby("policy"):
-        table.loc[points.index, "on_frontier"] = is_undominated(points[[THROUGHPUT, "slo_attainment"]])
-    figure, rows = canvas(results, 1, 1)
+        table.loc[points.index, "on_frontier"] = is_undominated(points[both])
+    looks = looks_of(results.runs, "policy")
+    best_within = table[table[ATTAINMENT] >= ENOUGH].groupby("policy", sort=False)[THROUGHPUT].max()
+    figure, rows = canvas(
+        results, 1, 1, table, finding=_best_of(best_within), handles=legend_handles(looks, results.runs, {})
+    )
     axes = rows[0][0]
     for policy, points in table.groupby("policy", sort=False):
-        color, marker = color_of(str(policy)), marker_of(str(policy))
-        axes.scatter(
-            points[THROUGHPUT], points["slo_attainment"], s=14, alpha=0.35, lw=0, color=color, marker=marker
-        )
+        look = looks[str(policy)]
+        color, marker, size = look.color, look.marker, look.marker_size
+        for state, chosen in points.groupby(_state_of(points)):
+            axes.scatter(
+                chosen[THROUGHPUT], chosen[ATTAINMENT], s=size**2, marker=marker, alpha=0.45, lw=0.6,
+                edgecolor=color, color=[face_of(str(state), color)],
+            )  # fmt: skip
         best = points[points["on_frontier"]].sort_values(THROUGHPUT)
-        axes.plot(best[THROUGHPUT], best["slo_attainment"], lw=1.4, markersize=5, color=color, marker=marker)
+        axes.plot(
+            best[THROUGHPUT], best[ATTAINMENT], lw=look.line_width, markersize=size, color=color,
+            marker=marker, markerfacecolor="none",
+        )  # fmt: skip
     set_axis(axes, "x", THROUGHPUT)
-    set_axis(axes, "y", "slo_attainment")
-    add_legend(figure, looks_of(results.runs, "policy"), saturated=False)
+    set_axis(axes, "y", ATTAINMENT)
     return figure, table
 
 
 def seed_variance(results: SweepResults) -> Drawing:
     """Each seed's result, and the mean over seeds with its interval."""
-    metrics = ["e2e_mean_s", "e2e_p99_s", "slo_attainment"]
-    facets = results.facets()
+    metrics = results.having(["e2e_mean_s", "e2e_p99_s", ATTAINMENT])
+    facets = results.facets("policy")
     table = over_seeds(results.runs, [*facets, "policy"], metrics)
     policies = list(table["policy"].unique())
     runs = results.runs
-    figure, panels = panels_of(results, runs, facets, metrics)
+    looks = looks_of(runs, "policy")
+    finding = contrast("policy", metrics[0])(table)
+    figure, panels = panels_of(results, table, facets, metrics, finding, legend_handles(looks, runs, {}))
     for part, metric, axes in panels:
-        means = over_seeds(part, ["policy"], [metric]).set_index("policy")
+        means = part.set_index("policy")
         for position, policy in enumerate(policies):
-            color, marker = color_of(policy), marker_of(policy)
-            of_policy = part[part["policy"] == policy]
-            face = of_policy["saturated"].map({True: "white", False: color})
+            color, marker = looks[policy].color, looks[policy].marker
+            of_policy = _runs_of(runs, part, facets)
+            of_policy = of_policy[of_policy["policy"] == policy]
             axes.scatter(
                 np.full(len(of_policy), position - 0.1),
                 of_policy[metric],
-                s=18,
+                s=14,
                 marker=marker,
                 edgecolor=color,
-                color=face,
+                color=[face_of(state, color) for state in states(of_policy)],
             )
             mean, half_width = means.loc[policy, metric], means.loc[policy, f"{metric}_ci95"]
-            axes.errorbar(
-                position + 0.15, mean, half_width, color=color, marker="_", markersize=12, capsize=3
-            )
+            axes.errorbar(position + 0.15, mean, half_width, color=color, marker="_", markersize=8, capsize=2)
         set_axis(axes, "y", metric)
         axes.set_xticks(range(len(policies)), policies, rotation=20, ha="right")
         axes.set_xlim(-0.5, len(policies) - 0.5)
         axes.grid(visible=False, axis="x")
-    add_legend(figure, looks_of(runs, "policy"), saturated=bool(runs["saturated"].any()))
     return figure, table
-
-
-def averages(results: SweepResults, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """Average over seeds as `over_seeds`, with the throughput per GPU besides."""
-    return over_seeds(with_throughput_per_gpu(results.runs), by, metrics)
-
-
-def with_throughput_per_gpu(runs: pd.DataFrame) -> pd.DataFrame:
-    """Add requests per second and GPU, from first arrival to last finish.
-
-    Over the whole run all policies have done the same work by the end; a window that ends with the last
-    arrival counts other requests for a policy that lags behind.
-    """
-    return runs.assign(**{THROUGHPUT: runs["whole_run_request_throughput_per_s"] / runs["num_gpus"]})
 
 
 def is_undominated(points: pd.DataFrame) -> list[bool]:
@@ -144,11 +149,12 @@ def over(
     x: str,
     metrics: Sequence[str],
     *,
-    by: Literal["policy", "case"] = "policy",
+    by: str = "policy",
     has_steps: bool = False,
     x_scale: str | None = None,
+    finding: Finding = no_finding,
 ) -> Drawing:
-    """Draw a panel for each metric over one setting, a row of them for each combination of the others.
+    """Draw a panel for each metric over one setting, and again for each combination of the others.
 
     Parameters
     ----------
@@ -158,38 +164,82 @@ def over(
         Ticks are where the values are.
     x_scale
         Instead of the setting's usual scale.
+    finding
+        Says from the table what the title is.
     """
-    facets = results.facets(x)
+    metrics = results.having(metrics)
+    facets = results.facets(by, x)
     table = averages(results, [*facets, by, x], metrics)
     looks = looks_of(results.runs, by)
-    figure, panels = panels_of(results, table, facets, metrics)
+    handles = legend_handles(looks, results.runs, same_lines(table, by, metrics))
+    figure, panels = panels_of(results, table, facets, metrics, finding(table), handles)
     for part, metric, axes in panels:
         for name, points in part.groupby(by, sort=False):
             draw_line(axes, points, x, metric, looks[str(name)])
         set_axis(axes, "x", x, steps=table[x] if has_steps else None, scale=x_scale)
         set_axis(axes, "y", metric)
-    add_legend(figure, looks, saturated=bool(table["num_saturated"].any()))
     return figure, table
+
+
+def same_lines(table: pd.DataFrame, by: str, metrics: Sequence[str]) -> dict[str, str]:
+    """Find lines equal to an earlier one in every panel, and the name of the first such."""
+    same: dict[str, str] = {}
+    lines = {str(name): part[list(metrics)].to_numpy(float) for name, part in table.groupby(by, sort=False)}
+    for name, values in lines.items():
+        for earlier, others in lines.items():
+            if earlier == name:
+                break
+            if values.shape == others.shape and np.allclose(values, others, rtol=1e-9, equal_nan=True):
+                same[name] = earlier
+                break
+    return same
 
 
 Panel = tuple[pd.DataFrame, str, Axes]
 
 
 def panels_of(
-    results: SweepResults, table: pd.DataFrame, facets: Sequence[str], metrics: Sequence[str]
+    results: SweepResults,
+    table: pd.DataFrame,
+    facets: Sequence[str],
+    metrics: Sequence[str],
+    finding: str = "",
+    handles: Sequence[Any] = (),
 ) -> tuple[Figure, list[Panel]]:
-    """Lay out a row per combination of facets and a column per metric; a single row breaks at three."""
-    if not facets:
-        num_columns = min(3, len(metrics))
-        figure, rows = canvas(results, -(-len(metrics) // num_columns), num_columns)
-        cells = [axes for row in rows for axes in row]
+    """Lay out a panel per metric, in as many rows as the width takes, for each combination of facets."""
+    groups = list(table.groupby(list(facets), sort=False, dropna=False)) if facets else [((), table)]
+    columns = num_columns(len(metrics))
+    depth = -(-len(metrics) // columns)
+    figure, rows = canvas(results, depth * len(groups), columns, table, finding=finding, handles=handles)
+    panels = []
+    for i, (values, part) in enumerate(groups):
+        cells = [axes for row in rows[i * depth : (i + 1) * depth] for axes in row]
+        if facets:
+            cells[0].set_title(facet_title(facets, values), loc="left")
+        panels += [(part, metric, axes) for metric, axes in zip(metrics, cells, strict=False)]
         for axes in cells[len(metrics) :]:
             axes.remove()
-        return figure, [(table, metric, axes) for metric, axes in zip(metrics, cells, strict=False)]
-    groups = list(table.groupby(list(facets), sort=False))
-    figure, rows = canvas(results, len(groups), len(metrics))
-    panels = []
-    for (values, part), row in zip(groups, rows, strict=True):
-        row[0].set_title(facet_title(facets, values), loc="left")
-        panels += [(part, metric, axes) for metric, axes in zip(metrics, row, strict=True)]
     return figure, panels
+
+
+def _runs_of(runs: pd.DataFrame, part: pd.DataFrame, facets: Sequence[str]) -> pd.DataFrame:
+    """The runs that a part of the table averages."""
+    for key in facets:
+        runs = runs[runs[key] == part[key].iloc[0]]
+    return runs
+
+
+def _state_of(points: pd.DataFrame) -> pd.Series[str]:
+    state = pd.Series("stable", points.index).mask(points["num_transient"] > 0, "transient")
+    return state.mask(points["num_saturated"] > 0, "saturated")
+
+
+def _best_of(within: pd.Series[float]) -> str:
+    """Say by how much the best policy beats the first in throughput with enough requests in time."""
+    held = f"with at least {ENOUGH:.0%} within the limit"
+    if within.empty:
+        return f"No setting serves {ENOUGH:.0%} of the requests within the limit"
+    best, first = str(within.idxmax()), str(within.index[0])
+    if best == first:
+        return f"{best}: {within[best]:.2g} requests/s per GPU {held}"
+    return f"{best}: {within[best] / within[first]:.2g}x the throughput of {first} {held}"

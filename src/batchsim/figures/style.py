@@ -1,4 +1,4 @@
-"""One look for all figures: a colour per policy, words and units on the axes, conditions below."""
+"""One look for all figures: a colour per policy, the finding above, what the numbers hold for below."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    AutoLocator,
-    FixedLocator,
-    FuncFormatter,
-    Locator,
-    LogLocator,
-    NullLocator,
-    PercentFormatter,
-)
 
 from batchsim.config import flat
-from batchsim.figures.results import SweepResults
+from batchsim.figures.axes import label_of
+from batchsim.figures.results import SweepResults, states
 
 PALETTE = sns.color_palette("colorblind")
 _MARKERS = "osD^vPX*"
@@ -44,58 +38,13 @@ _KNOWN_POLICIES = (
     "vllm_v0_swap",
 )
 
-# Inches of a figure above and below its panels.
-_TITLE, _LEGEND, _FOOT = 0.4, 0.35, 0.55
+#: Inches of a figure in a paper's one column, or across two.
+WIDTHS: Mapping[str, float] = {"one": 3.3, "two": 7.0}
 
-
-class Quantity(NamedTuple):
-    """How a column of the results is drawn."""
-
-    label: str
-    scale: str = "linear"  # or "log", or "share": 0 to 100 %
-
-
-QUANTITIES = {
-    "e2e_mean_s": Quantity("E2E mean (s)", "log"),
-    "e2e_p99_s": Quantity("E2E P99 (s)", "log"),
-    "slo_attainment": Quantity("SLO attainment", "share"),
-    "whole_run_request_throughput_per_s": Quantity("Throughput (1/s)"),
-    "throughput_per_gpu_per_s": Quantity("Throughput (1/s per GPU)"),
-    "busy_fraction": Quantity("GPU busy fraction", "share"),
-    "batch_size_mean": Quantity("Mean batch size (requests)", "log"),
-    "padding_waste_output": Quantity("Padding (share of output slots)", "share"),
-    "workload.request_rate_per_gpu": Quantity("Request rate (1/s per GPU)"),
-    "workload.load": Quantity("Load (share of what the baseline serves)"),
-    "cluster.num_gpus": Quantity("GPUs", "log"),
-    "policy.num_bins": Quantity("Bins", "log"),
-    "bin_accuracy": Quantity("Requests in the right bin", "share"),
-    "normalized_latency_mean_s": Quantity("E2E / output tokens, mean (s)", "log"),
-    "ttft_mean_s": Quantity("TTFT mean (s)", "log"),
-    "ttft_p99_s": Quantity("TTFT P99 (s)", "log"),
-    "itl_mean_s": Quantity("ITL mean (s)"),
-    "itl_p99_s": Quantity("ITL P99 (s)", "log"),
-    "worst_gap_p99_s": Quantity("Longest gap of a request, P99 (s)", "log"),
-    "slo_attainment_tpot": Quantity("Requests within the TPOT limit", "share"),
-    "whole_run_output_throughput_tokens_per_s": Quantity("Output tokens (1/s)"),
-    "preemptions_per_request": Quantity("Preemptions per request"),
-    "recomputed_share": Quantity("Recomputed (share of all tokens)", "share"),
-    "prefix_hit_rate": Quantity("Prompt tokens found in cache", "share"),
-    "running_mean": Quantity("Running sequences, mean"),
-    "workload.request_rate": Quantity("Request rate (1/s)"),
-    "policy.batch_size": Quantity("Limit on running sequences", "log"),
-    "policy.batching.max_num_batched_tokens": Quantity("Tokens per iteration, at most", "log"),
-    "engine.num_kv_blocks": Quantity("KV blocks", "log"),
-}
-
-_FACET_WORDS = {
-    "workload.request_rate_per_gpu": "{} requests/s per GPU",
-    "workload.load": "load {}",
-    "workload.num_requests": "{} requests",
-    "workload.num_requests_per_gpu": "{} requests per GPU",
-    "cluster.num_gpus": "{} GPUs",
-    "policy.num_bins": "{} bins",
-    "policy.batch_size": "batch size {}",
-}
+# Inches of a line of the title, of the legend and of the small print, of a panel, and of an edge.
+_TITLE, _LEGEND, _PRINT, _PANEL, _EDGE = 0.17, 0.17, 0.105, 1.8, 0.07
+# Letters to the inch, in the same order; a panel is no narrower than so many inches.
+_TITLE_LETTERS, _LEGEND_LETTERS, _PRINT_LETTERS, _NARROWEST = 12.5, 17.0, 20.5, 2.0
 
 
 class Look(NamedTuple):
@@ -104,10 +53,22 @@ class Look(NamedTuple):
     color: Any
     marker: str
     dashes: str = "-"
+    #: 1 for the first line, 0 for the last: it is thinner, so that no line hides another that it lies on.
+    breadth: float = 0.5
+
+    @property
+    def line_width(self) -> float:
+        """Points."""
+        return 0.8 + 1.1 * self.breadth
+
+    @property
+    def marker_size(self) -> float:
+        """Points across."""
+        return 3.0 + 2.2 * self.breadth
 
 
-def looks_of(runs: pd.DataFrame, by: Literal["policy", "case"]) -> dict[str, Look]:
-    """Give each policy the look it has in every figure, and cases not named like one a look by their order.
+def looks_of(runs: pd.DataFrame, by: str) -> dict[str, Look]:
+    """Give each policy the look it has in every figure, and other names a look by their order.
 
     Where both worlds meet in one figure, policies whose batches run to completion have dashed lines.
     """
@@ -115,12 +76,13 @@ def looks_of(runs: pd.DataFrame, by: Literal["policy", "case"]) -> dict[str, Loo
     own = {name: _index_of(name) for name in names if by == "policy" or name in _KNOWN_POLICIES}
     free = (index for index in count() if index not in own.values())
     indices = {name: own[name] if name in own else next(free) for name in names}
+    breadths = np.linspace(1, 0, len(indices)) if len(indices) > 1 else [0.5]
     looks = {
-        name: Look(PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)])
-        for name, index in indices.items()
+        name: Look(PALETTE[index % len(PALETTE)], _MARKERS[index % len(_MARKERS)], breadth=float(breadth))
+        for (name, index), breadth in zip(indices.items(), breadths, strict=True)
     }
     if {"num_batches", "iterations_total"} <= set(runs):
-        for name in runs.loc[runs["num_batches"].notna(), by].unique():
+        for name in map(str, runs.loc[runs["num_batches"].notna(), by].unique()):
             looks[name] = looks[name]._replace(dashes="--")
     return looks
 
@@ -136,105 +98,122 @@ def marker_of(policy: str) -> str:
 
 
 @contextmanager
-def look() -> Iterator[None]:
-    """Draw inside this block."""
+def look(width: str = "two") -> Iterator[None]:
+    """Draw inside this block, in a paper's type and as wide as one column or two; `canvas` keeps to it."""
     with (
         sns.axes_style("whitegrid", {"grid.color": ".92", "axes.edgecolor": ".4"}),
-        sns.plotting_context("notebook", font_scale=0.8),
+        sns.plotting_context("paper"),
+        mpl.rc_context(
+            {
+                "font.size": 7.5,
+                "axes.titlesize": 7.5,
+                "axes.labelsize": 7.5,
+                "legend.fontsize": 7.5,
+                "xtick.labelsize": 7,
+                "ytick.labelsize": 7,
+                "axes.linewidth": 0.8,
+                "grid.linewidth": 0.6,
+                "figure.figsize": (WIDTHS[width], 3.0),
+                "text.parse_math": False,  # a dollar sign in a label is one
+            }
+        ),
     ):
         yield
 
 
+def num_columns(num_panels: int) -> int:
+    """How many panels stand side by side, in rows as equal as can be."""
+    most = max(1, int(mpl.rcParams["figure.figsize"][0] / _NARROWEST))
+    return -(-num_panels // -(-num_panels // most))
+
+
 def canvas(
-    results: SweepResults, num_rows: int, num_columns: int, *, has_legend: bool = True
+    results: SweepResults,
+    num_rows: int,
+    num_columns: int,
+    table: pd.DataFrame,
+    *,
+    finding: str = "",
+    handles: Sequence[Line2D] = (),
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Make empty panels below a title and room for a legend, and above what the numbers hold for."""
-    head = _TITLE + (_LEGEND if has_legend else 0)
-    width, height = max(7.5, 3.7 * num_columns), 2.8 * num_rows + head + _FOOT
+    """Make empty panels below what was found and a legend, and above what the numbers hold for.
+
+    Where nothing was found, what is shown is the title. ``table`` is what will be drawn: its intervals are
+    named in the small print.
+    """
+    width = mpl.rcParams["figure.figsize"][0]
+    shown = results.sweep.title or results.sweep.name
+    title = textwrap.wrap(finding or shown, int(_TITLE_LETTERS * width))
+    subtitle = textwrap.wrap(shown, int(_LEGEND_LETTERS * width)) if finding else []
+    small_print = textwrap.wrap(conditions(results, table), int(_PRINT_LETTERS * width))
+    widest = max((len(str(handle.get_label())) for handle in handles), default=0)
+    legend_columns = max(1, int(width / (0.4 + widest / _LEGEND_LETTERS)))
+    legend_rows = -(-len(handles) // legend_columns)
+    top_of_legend = _EDGE + _TITLE * len(title) + _LEGEND * len(subtitle)
+    head = top_of_legend + _LEGEND * legend_rows + _EDGE
+    foot = _PRINT * len(small_print) + _EDGE
+    height = _PANEL * num_rows + head + foot
     figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("constrained", rect=(0, _FOOT / height, 1, 1 - (head + _FOOT) / height))
+    figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
-    title = results.sweep.title or results.sweep.name
-    figure.text(0.1 / width, 1 - 0.1 / height, title, va="top", fontweight="bold", fontsize=12)
-    footer = textwrap.fill(conditions(results), int(15 * width))
-    figure.text(0.1 / width, 0.08 / height, footer, va="bottom", fontsize=7.5, color=".35")
+    left, top = _EDGE / width, 1 - _EDGE / height
+    figure.text(left, top, "\n".join(title), va="top", fontweight="bold", fontsize=9)
+    if subtitle:
+        below = top - _TITLE * len(title) / height
+        figure.text(left, below, "\n".join(subtitle), va="top", color=".35")
+    if handles:
+        figure.legend(
+            handles=list(handles), loc="upper left", bbox_to_anchor=(left, 1 - top_of_legend / height),
+            ncols=legend_columns, frameon=False, borderaxespad=0, borderpad=0, columnspacing=1.2,
+        )  # fmt: skip
+    figure.text(left, 0.5 * _EDGE / height, "\n".join(small_print), va="bottom", fontsize=6, color=".35")
     return figure, axes.tolist()
 
 
-def conditions(results: SweepResults) -> str:
-    """Say what the numbers of a sweep hold for."""
+def conditions(results: SweepResults, table: pd.DataFrame) -> str:
+    """Say what the numbers of a sweep hold for, and which intervals a figure shows."""
     runs = results.runs
     limits = {
         key[4:-3].upper(): limit for key, limit in flat(results.sweep.base).items() if key.startswith("slo.")
     }
-    num_seeds = runs["seed"].nunique()
-    if num_seeds > 1:
-        intervals = f"95 % over {num_seeds} seeds"
-    else:
-        intervals = "95 %, for the E2E mean alone, from batch means of the one run"
     return (
         f"Workload: {_each(runs['workload'])} ({_each(runs['workload_kind'])}), "
         f"{_each(runs['num_requests'])} requests a run, on {_each(runs['num_gpus'])} GPU(s). "
         f"Latency model: {_each(runs['latency_model'])} ({_each(runs['latency_provenance'])}). "
         f"SLO: {', '.join(f'{name} {limit / 1000:g} s' for name, limit in limits.items()) or 'none'}. "
-        f"Output lengths from: {_each(runs['predictor'])}. Intervals: {intervals}."
+        f"Output lengths from: {_each(runs['predictor'])}. {_intervals(table)}"
     )
 
 
+def _intervals(table: pd.DataFrame) -> str:
+    """Say what bars are drawn, and that there are none where there are none."""
+    all_metrics = [name.removesuffix("_ci95") for name in map(str, table) if name.endswith("_ci95")]
+    having = [metric for metric in all_metrics if table[f"{metric}_ci95"].notna().any()]
+    if not having:
+        return "No intervals are drawn, and none claimed."
+    num_runs = int(table["num_runs"].max())
+    if num_runs > 1:
+        return f"Bars: 95 % intervals of the mean over {num_runs} seeds (Student's t)."
+    named = ", ".join(label_of(metric).split(" (")[0] for metric in having)
+    rest = "; the others are of one run and claim none" if len(having) < len(all_metrics) else ""
+    return f"Bars: 95 % interval of {named} within the one run{rest}."
+
+
 def _each(column: pd.Series[Any]) -> str:
-    """All values of a column, or the first and last of many."""
+    """All values of a column, on one line, or the first and last of many."""
     values = [
-        f"{value:,}" if isinstance(value, int) else str(value) for value in column.drop_duplicates().tolist()
+        f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
+        for value in column.drop_duplicates().tolist()
     ]
     return ", ".join(values) if len(values) <= 4 else f"{values[0]} to {values[-1]} ({len(values)} values)"
 
 
-def facet_title(keys: Sequence[str], values: Sequence[Any]) -> str:
-    """Say which settings a row of panels is for."""
-    return ", ".join(
-        _FACET_WORDS.get(key, f"{key} {{}}").format(
-            f"{value:,g}" if isinstance(value, int | float) else value
-        )
-        for key, value in zip(keys, values, strict=True)
-    )
-
-
-def set_axis(
-    axes: Axes,
-    which: Literal["x", "y"],
-    column: str,
-    steps: pd.Series[Any] | None = None,
-    scale: str | None = None,
-) -> None:
-    """Label and scale an axis, as its quantity is if not told; one with ``steps`` has its ticks there."""
-    quantity = QUANTITIES[column]
-    scale = scale or quantity.scale
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_label_text(quantity.label)
-    if scale == "share":
-        axes.set(**{f"{which}lim": (-0.04, 1.04)})
-        axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    elif scale == "log":
-        axes.set(**{f"{which}scale": "log"})
-        axis.set_major_locator(
-            _log_locator(axes, which) if steps is None else FixedLocator(sorted(steps.unique()))
-        )
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_locator(NullLocator())
-    else:
-        most = axes.dataLim.xmax if which == "x" else axes.dataLim.ymax
-        axes.set(**{f"{which}lim": (0, 1.08 * most or 1)})
-
-
-def _log_locator(axes: Axes, which: Literal["x", "y"]) -> Locator:
-    least, most = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
-    # Within a decade, 1, 2 and 5 may leave an axis with a single tick.
-    return LogLocator(subs=(1, 2, 5)) if most > 10 * least else AutoLocator()
-
-
 def draw_line(axes: Axes, part: pd.DataFrame, x: str, y: str, look: Look) -> None:
-    """Draw the points of one policy or case, joined in order, with intervals; saturated points are hollow."""
-    axes.plot(part[x], part[y], color=look.color, ls=look.dashes, lw=1.4)
+    """Draw the points of one policy or case, joined in order, with intervals.
+
+    Saturated points are hollow; those of runs too short to tell are pale.
+    """
+    axes.plot(part[x], part[y], color=look.color, ls=look.dashes, lw=look.line_width)
     has_interval = part[f"{y}_ci95"].notna()
     axes.errorbar(
         part[x][has_interval],
@@ -245,39 +224,60 @@ def draw_line(axes: Axes, part: pd.DataFrame, x: str, y: str, look: Look) -> Non
         lw=1,
         capsize=2,
     )
-    for is_saturated, points in part.groupby(part["num_saturated"] > 0):
+    for face, points in part.groupby(part.apply(lambda row: _face(row, look.color), axis=1)):
         axes.scatter(
             points[x],
             points[y],
-            s=26,
+            s=look.marker_size**2,
             marker=look.marker,
             edgecolor=look.color,
-            color="white" if is_saturated else look.color,
+            lw=0.8,
+            color=[face],
             zorder=3,
         )
 
 
-def add_legend(figure: Figure, looks: Mapping[str, Look], *, saturated: bool) -> None:
-    """Name the lines below the title, and say what dashes and hollow markers mean where there are any."""
+def _face(point: pd.Series[Any], color: Any) -> Any:
+    """The inside of a marker: white where any run was saturated, pale where any was too short to tell."""
+    state = "saturated" if point["num_saturated"] else "transient" if point["num_transient"] else "stable"
+    return face_of(state, color)
+
+
+def face_of(state: str, color: Any) -> Any:
+    """The inside of the marker of a run in this state."""
+    faces = {"saturated": (1.0, 1.0, 1.0), "transient": tuple(0.6 + 0.4 * part for part in color)}
+    return faces.get(state, tuple(color))
+
+
+def legend_handles(
+    looks: Mapping[str, Look], runs: pd.DataFrame, same: Mapping[str, str], *, has_markers: bool = True
+) -> list[Line2D]:
+    """Name the lines, those that lie on another too, and say what dashes and pale markers mean.
+
+    ``same`` gives, for a line that another hides or would hide, the name of the first that is equal.
+    """
     handles = [
-        Line2D([], [], color=look.color, marker=look.marker, ls=look.dashes, markersize=5, lw=1.4, label=name)
+        Line2D(
+            [], [], color=look.color, marker=look.marker, ls=look.dashes, markersize=look.marker_size,
+            lw=look.line_width, label=f"{_shown(name)} (same as {_shown(same[name])})" if name in same
+            else _shown(name),
+        )
         for name, look in looks.items()
-    ]
+    ]  # fmt: skip
     if any(look.dashes != "-" for look in looks.values()):
         handles.append(Line2D([], [], color=".3", ls="--", lw=1.4, label="dashed: runs to completion"))
-    if saturated:
-        hollow: dict[str, Any] = {
-            "color": ".3",
-            "marker": "o",
-            "markerfacecolor": "white",
-            "markersize": 5,
-            "lw": 0,
-        }
-        handles.append(Line2D([], [], label="hollow: saturated", **hollow))
-    top = 1 - (_TITLE - 0.07) / figure.get_figheight()
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0, top), ncols=len(handles), frameon=False
-    )
+    there = set(states(runs)) if has_markers else set()
+    for state, label in (("saturated", "hollow: saturated"), ("transient", "pale: too short to tell")):
+        if state in there:
+            face = face_of(state, (0.3, 0.3, 0.3))
+            inside: dict[str, Any] = {"marker": "o", "markerfacecolor": face, "markersize": 4.5, "lw": 0}
+            handles.append(Line2D([], [], color=".3", label=label, **inside))
+    return handles
+
+
+def _shown(name: str) -> str:
+    """A name as a label; matplotlib leaves those out that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def _index_of(policy: str) -> int:

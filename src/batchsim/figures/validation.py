@@ -1,4 +1,7 @@
-"""Measured runs beside their prediction: the distributions of TTFT, TPOT and E2E time."""
+"""Measured runs beside their prediction: the distributions of TTFT, TPOT and E2E time.
+
+`plot_validation` for runs of this project's own replay, `plot_fidelity` for those of engines of others.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from batchsim.figures.save import save
-from batchsim.figures.style import color_of, look
+from batchsim.figures.style import PALETTE, color_of, look
 from batchsim.validation.comparison import TIMES
+from batchsim.validation.fidelity.engine_run import MeasuredRun
+from batchsim.validation.fidelity.predict import Prediction
 from batchsim.validation.replays.validate import Case, Validation
 
 _LABELS = {"ttft": "TTFT (s)", "tpot": "TPOT (s)", "e2e": "E2E (s)"}
@@ -112,3 +117,44 @@ def _conditions(case: Case, prediction: str) -> str:
         f"Measured: {case.measured_on}. Predicted: {prediction}. {case.comparison.num_requests:,} requests, "
         f"load {case.load:.0%}. Above the panels: predicted / measured - 1. Axes span 98 % of the values."
     )
+
+
+def plot_fidelity(run: MeasuredRun, prediction: Prediction, path_stem: str | Path) -> Path:
+    """Draw cumulative distributions, measured, predicted and the peer's, as PDF and PNG.
+
+    Returns
+    -------
+    Path
+        The PNG; the PDF lies beside it.
+    """
+    curves = [
+        (name, requests, style)
+        for name, requests, style in (
+            ("measured", run.requests, {"color": ".25", "lw": 2.2}),
+            (f"predicted ({prediction.family})", prediction.requests, {"color": PALETTE[0], "lw": 1.4}),
+            (run.peer_name, run.peer, {"color": PALETTE[1], "lw": 1.2, "ls": "--"}),
+        )
+        if requests is not None
+    ]
+    with look():
+        figure = Figure(figsize=(7, 2.6), layout="constrained")
+        for axes, metric in zip(figure.subplots(1, 3, sharey=True), _LABELS, strict=True):
+            for name, requests, style in curves:
+                sample = np.sort(_seconds(requests, metric))
+                axes.plot(sample, np.arange(1, len(sample) + 1) / len(sample), label=name, **style)
+            axes.set(xlabel=_LABELS[metric], xlim=(0, None), ylim=(0, 1.02))
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        figure.axes[0].set_ylabel("Requests")
+        figure.axes[-1].legend(fontsize=7, loc="lower right")
+        figure.suptitle(f"{run.name}: from the engine's queue on", x=0.01, ha="left", fontsize=9)
+        return save(figure, path_stem)
+
+
+def _seconds(requests: pd.DataFrame, metric: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    start = requests["queued_s"].fillna(requests["arrival_s"])
+    if metric == "tpot":
+        several = requests[requests["output_tokens"] > 1]
+        seconds = (several["last_token_s"] - several["first_token_s"]) / (several["output_tokens"] - 1)
+    else:
+        seconds = requests["first_token_s" if metric == "ttft" else "last_token_s"] - start
+    return np.asarray(seconds.to_numpy(dtype=np.float64))

@@ -1,0 +1,152 @@
+"""Words, units and scales of axes, one for each column of the results wherever it is drawn."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import (
+    AutoLocator,
+    FixedLocator,
+    FuncFormatter,
+    Locator,
+    LogLocator,
+    NullLocator,
+    PercentFormatter,
+)
+
+_HIGHEST = 20  # letters of a label beside a panel
+
+
+class Quantity(NamedTuple):
+    """How a column of the results is drawn."""
+
+    label: str
+    scale: str = "linear"  # or "log", or "share": 0 to 100 %
+
+
+QUANTITIES = {
+    "e2e_mean_s": Quantity("E2E mean (s)", "log"),
+    "e2e_p99_s": Quantity("E2E P99 (s)", "log"),
+    "slo_attainment": Quantity("SLO attainment", "share"),
+    "whole_run_request_throughput_per_s": Quantity("Throughput (1/s)"),
+    "throughput_per_gpu_per_s": Quantity("Throughput (1/s per GPU)"),
+    "busy_fraction": Quantity("GPU busy fraction", "share"),
+    "batch_size_mean": Quantity("Mean batch size (requests)", "log"),
+    "padding_waste_output": Quantity("Padding (share of output slots)", "share"),
+    "workload.request_rate_per_gpu": Quantity("Request rate (1/s per GPU)"),
+    "workload.load": Quantity("Load (share of what the baseline serves)"),
+    "cluster.num_gpus": Quantity("GPUs", "log"),
+    "policy.num_bins": Quantity("Bins", "log"),
+    "bin_accuracy": Quantity("Requests in the right bin", "share"),
+    "normalized_latency_mean_s": Quantity("E2E / output tokens, mean (s)", "log"),
+    "ttft_mean_s": Quantity("TTFT mean (s)", "log"),
+    "ttft_p99_s": Quantity("TTFT P99 (s)", "log"),
+    "itl_mean_s": Quantity("ITL mean (s)"),
+    "itl_p99_s": Quantity("ITL P99 (s)", "log"),
+    "worst_gap_p99_s": Quantity("Longest gap of a request, P99 (s)", "log"),
+    "slo_attainment_tpot": Quantity("Requests within the TPOT limit", "share"),
+    "whole_run_output_throughput_tokens_per_s": Quantity("Output tokens (1/s)"),
+    "preemptions_per_request": Quantity("Preemptions per request"),
+    "recomputed_share": Quantity("Recomputed (share of all tokens)", "share"),
+    "prefix_hit_rate": Quantity("Prompt tokens found in cache", "share"),
+    "running_mean": Quantity("Running sequences, mean"),
+    "workload.request_rate": Quantity("Request rate (1/s)"),
+    "policy.batch_size": Quantity("Limit on running sequences", "log"),
+    "policy.batching.max_num_batched_tokens": Quantity("Tokens per iteration, at most", "log"),
+    "engine.num_kv_blocks": Quantity("KV blocks", "log"),
+}
+
+_FACET_WORDS = {
+    "workload.request_rate_per_gpu": "{} requests/s per GPU",
+    "workload.request_rate": "{} requests/s",
+    "workload.load": "load {}",
+    "workload.num_requests": "{} requests",
+    "workload.num_requests_per_gpu": "{} requests per GPU",
+    "cluster.num_gpus": "{} GPUs",
+    "policy.num_bins": "{} bins",
+    "policy.batch_size": "batch size {}",
+    "policy.batching.max_num_batched_tokens": "{} tokens",
+    "engine.num_kv_blocks": "{} KV blocks",
+    "policy": "{}",
+    "case": "{}",
+}
+
+
+def quantity(column: str) -> Quantity:
+    """How a column is drawn; times of requests that are not listed by the words in their names."""
+    if column in QUANTITIES:
+        return QUANTITIES[column]
+    if time := re.fullmatch(r"(e2e|ttft|tpot|itl|queueing)_?(mean|p\d+)?_s", column):
+        what, statistic = time.groups()
+        what = "Queueing" if what == "queueing" else what.upper()
+        words = [what] if statistic is None else [what, statistic.replace("p", "P")]
+        return Quantity(f"{' '.join(words)} (s)", "log")
+    return Quantity(column, "share" if column.startswith("slo_attainment") else "linear")
+
+
+def label_of(column: str) -> str:
+    """What stands on an axis of this column."""
+    return quantity(column).label
+
+
+def facet_title(keys: Sequence[str], values: Sequence[Any]) -> str:
+    """Say which settings a row of panels is for."""
+    return ", ".join(_setting(key, value) for key, value in zip(keys, values, strict=True))
+
+
+def _setting(key: str, value: Any) -> str:
+    shown = f"{value:,g}" if isinstance(value, int | float) else str(value)
+    words = _FACET_WORDS.get(key, f"{key} {{}}")
+    return (words.removesuffix("s") if shown == "1" else words).format(shown)
+
+
+def set_axis(
+    axes: Axes,
+    which: Literal["x", "y"],
+    column: str,
+    steps: pd.Series[Any] | None = None,
+    scale: str | None = None,
+) -> None:
+    """Label and scale an axis, as its quantity is if not told; one with ``steps`` has its ticks there."""
+    scale = scale or quantity(column).scale
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    label = label_of(column)
+    axis.set_label_text(label if which == "x" else textwrap.fill(label, _HIGHEST))
+    if steps is not None and not pd.api.types.is_numeric_dtype(steps):
+        return  # names: matplotlib sets them side by side
+    if scale == "share":
+        axes.set(**{f"{which}lim": (-0.04, 1.04)})
+        axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    elif scale == "log":
+        axes.set(**{f"{which}scale": "log"})
+        axis.set_major_locator(
+            _log_locator(axes, which) if steps is None else FixedLocator(sorted(steps.unique()))
+        )
+        unlabelled = _crowded(sorted(steps.unique())) if steps is not None else ()
+        axis.set_major_formatter(FuncFormatter(lambda value, _: "" if value in unlabelled else f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
+    else:
+        most = axes.dataLim.xmax if which == "x" else axes.dataLim.ymax
+        axes.set(**{f"{which}lim": (0, 1.08 * most or 1)})
+
+
+def _crowded(steps: Sequence[float]) -> list[float]:
+    """Those whose labels would run into the one before, on a logarithmic axis."""
+    labelled = [steps[0]]
+    crowded: list[float] = []
+    for step in steps[1:]:
+        apart = math.log(step / labelled[-1]) / math.log(steps[-1] / steps[0])
+        (labelled if apart > 0.13 else crowded).append(step)
+    return crowded
+
+
+def _log_locator(axes: Axes, which: Literal["x", "y"]) -> Locator:
+    least, most = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
+    # Within a decade, 1, 2 and 5 may leave an axis with a single tick.
+    return LogLocator(subs=(1, 2, 5)) if most > 10 * least else AutoLocator()

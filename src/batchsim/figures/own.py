@@ -1,0 +1,197 @@
+"""Figures that a sweep file describes itself: lines, distributions, heat maps, and runs over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+from batchsim.figure_config import Cdf, Heatmap, Lines, OverTime, OwnFigure
+from batchsim.figures.axes import label_of
+from batchsim.figures.findings import Finding, contrast, no_finding, within_slo
+from batchsim.figures.results import SweepResults, averages
+from batchsim.figures.schedulers import Drawing, Panel, over, panels_of
+from batchsim.figures.style import legend_handles, looks_of
+from batchsim.metrics import requests as per_request
+from batchsim.records import FINISHED
+
+Tables = Mapping[str, pd.DataFrame]
+
+#: Times of requests that have a distribution to draw.
+REQUEST_TIMES: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
+    "e2e_s": per_request.e2e_s,
+    "queueing_s": per_request.queueing_s,
+    "ttft_s": per_request.ttft_s,
+    "tpot_s": per_request.tpot_s,
+}
+
+#: Points of a line in a distribution or over time: more than a page can show.
+_MOST_POINTS = 500
+
+
+def draw_own(spec: OwnFigure, results: SweepResults) -> Drawing:
+    """Draw what a sweep file describes."""
+    match spec:
+        case Lines():
+            return _lines(spec, results)
+        case Cdf():
+            return _cdf(spec, results)
+        case Heatmap():
+            return _heatmap(spec, results)
+        case OverTime():
+            return _over_time(spec, results)
+
+
+def caption_of(spec: OwnFigure) -> str:
+    """How to read it."""
+    match spec:
+        case Lines():
+            return f"{_list(spec.y)} over {spec.x}, a line for each {spec.hue}, averaged over seeds."
+        case Cdf():
+            return (
+                f"Share of the finished requests, after the warm-up, whose {_list(spec.x)} is at most so "
+                f"long; a line for each {spec.hue} and seed."
+            )
+        case Heatmap():
+            return f"{spec.value} over {spec.x} and {spec.y}. * saturated, ~ too short to tell."
+        case OverTime():
+            return (
+                f"{_list(spec.y)} over the time of the run, a line for each {spec.hue} and seed. Waiting: "
+                "arrived and not yet scheduled for the first time; running: scheduled and not finished."
+            )
+
+
+def _lines(spec: Lines, results: SweepResults) -> Drawing:
+    results.need(spec.x, spec.hue)
+    has_steps = results.runs[spec.x].nunique() <= 8
+    finding: Finding = contrast(spec.hue, spec.y[0], spec.x)
+    if not pd.api.types.is_numeric_dtype(results.runs[spec.x]):
+        finding = no_finding
+    elif "slo_attainment" in spec.y and "rate" in spec.x:
+        finding = within_slo(spec.hue, spec.x)
+    return over(results, spec.x, spec.y, by=spec.hue, has_steps=has_steps, finding=finding)
+
+
+def _heatmap(spec: Heatmap, results: SweepResults) -> Drawing:
+    results.need(spec.x, spec.y)
+    results.having([spec.value])
+    facets = results.facets(spec.x, spec.y)
+    table = averages(results, [*facets, spec.y, spec.x], [spec.value])
+    without_bars = table.drop(columns=f"{spec.value}_ci95")
+    figure, panels = panels_of(results, without_bars, facets, [spec.value])
+    for part, value, axes in panels:
+        part = part.assign(words=[f"{row[value]:.3g}{_mark(row)}" for _, row in part.iterrows()])
+        cells, words = (
+            part.pivot_table(name, spec.y, spec.x, aggfunc="first", sort=False).iloc[::-1]
+            for name in (value, "words")
+        )
+        sns.heatmap(
+            cells, annot=words, fmt="", cmap="viridis", ax=axes, annot_kws={"size": 6},
+            cbar_kws={"label": label_of(value)},
+        )  # fmt: skip
+        axes.set(xlabel=label_of(spec.x), ylabel=label_of(spec.y))
+    return figure, table
+
+
+def _mark(point: pd.Series[Any]) -> str:
+    return "*" if point["num_saturated"] else "~" if point["num_transient"] else ""
+
+
+def _cdf(spec: Cdf, results: SweepResults) -> Drawing:
+    def distributions(run: Mapping[Any, Any], tables: Tables) -> Mapping[str, pd.DataFrame]:
+        requests = tables["requests"].iloc[int(run.get("num_warmup", 0)) :]
+        finished = requests[requests["status"] == FINISHED]
+        return {name: _quantiles(REQUEST_TIMES[name](finished).dropna()) for name in spec.x}
+
+    figure, table, panels = _by_run(results, spec.hue, spec.x, distributions)
+    for part, name, axes in panels:
+        axes.set(ylim=(0, 1.02), xlabel=label_of(name), ylabel="Requests")
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        seconds = part.loc[part["what"] == name, "at"]
+        if seconds.min() > 0 and seconds.max() > 50 * seconds.min():
+            axes.set_xscale("log")
+    return figure, table
+
+
+def _quantiles(values: pd.Series[float]) -> pd.DataFrame:
+    """The distribution at its order statistics, or at evenly spaced ones of many."""
+    ordered = np.sort(values.to_numpy(dtype=np.float64))
+    ranks = np.unique(np.linspace(1, len(ordered), min(len(ordered), _MOST_POINTS)).round().astype(int))
+    return pd.DataFrame({"at": ordered[ranks - 1], "value": ranks / max(len(ordered), 1)})
+
+
+def _over_time(spec: OverTime, results: SweepResults) -> Drawing:
+    def courses(run: Mapping[Any, Any], tables: Tables) -> Mapping[str, pd.DataFrame]:
+        return {name: COURSES[name](tables) for name in spec.y}
+
+    figure, table, panels = _by_run(results, spec.hue, spec.y, courses)
+    for _, name, axes in panels:
+        axes.set(xlabel="Time (s)", ylabel=_COURSE_LABELS[name], ylim=(0, None))
+    return figure, table
+
+
+def _requests_inside(tables: Tables, start: str, end: str) -> pd.DataFrame:
+    """How many requests are between two of their times, at evenly spaced instants."""
+    requests = tables["requests"]
+    ends_s: NDArray[np.float64] = np.sort(requests[end].fillna(requests["finish_s"]).dropna())
+    starts_s: NDArray[np.float64] = np.sort(requests[start].dropna())
+    at = np.linspace(0, float(requests["finish_s"].max()), _MOST_POINTS)
+    inside = np.searchsorted(starts_s, at, "right") - np.searchsorted(ends_s, at, "right")
+    return pd.DataFrame({"at": at, "value": inside})
+
+
+def _decisions(tables: Tables, column: str) -> pd.DataFrame:
+    decisions = tables["controllers"]
+    return pd.DataFrame({"at": decisions["time_s"], "value": decisions[column]})
+
+
+#: What can be drawn over time.
+COURSES: Mapping[str, Callable[[Tables], pd.DataFrame]] = {
+    "waiting": lambda tables: _requests_inside(tables, "arrival_s", "scheduled_s"),
+    "running": lambda tables: _requests_inside(tables, "scheduled_s", "finish_s"),
+    "allowed": lambda tables: _decisions(tables, "batch_size"),
+    "measured_s": lambda tables: _decisions(tables, "measured"),
+}
+_COURSE_LABELS = {
+    "waiting": "Waiting requests",
+    "running": "Running requests",
+    "allowed": "Allowed by the controller",
+    "measured_s": "Measured by the controller (s)",
+}
+
+
+def _by_run(
+    results: SweepResults,
+    hue: str,
+    names: Sequence[str],
+    lines_of: Callable[[Mapping[Any, Any], Tables], Mapping[str, pd.DataFrame]],
+) -> tuple[Figure, pd.DataFrame, list[Panel]]:
+    """Draw a line per run in a panel for each name; the table has the points, with what varies in front."""
+    facets = results.facets(hue)
+    front = list(dict.fromkeys([*facets, hue, "seed", "run_id"]))
+    parts = []
+    for run in results.runs.to_dict("records"):
+        lines = lines_of(run, results.tables(str(run["run_id"])))
+        same_run = {key: run[key] for key in front}
+        parts += [points.assign(what=name, **same_run) for name, points in lines.items()]
+    table = pd.concat(parts, ignore_index=True)[[*front, "what", "at", "value"]]
+    there = results.there_are(names, [name for name in names if (table["what"] == name).any()])
+    looks = {name: look._replace(marker="") for name, look in looks_of(results.runs, hue).items()}
+    figure, panels = panels_of(
+        results, table, facets, there, handles=legend_handles(looks, results.runs, {}, has_markers=False)
+    )
+    for part, name, axes in panels:
+        for (value, _), line in part[part["what"] == name].groupby([hue, "run_id"], sort=False):
+            look = looks[str(value)]
+            axes.step(line["at"], line["value"], where="post", color=look.color, lw=look.line_width / 1.4)
+    return figure, table, panels
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
