@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -8,8 +9,9 @@ from batchsim import ConfigError
 from batchsim.figures.mechanisms import saturated_throughput
 from batchsim.figures.plots import FIGURES, find_plot
 from batchsim.figures.results import SweepResults
+from batchsim.figures.save import as_csv, render
 from batchsim.figures.schedulers import is_undominated, latency_throughput, scaling, slo_pareto
-from batchsim.figures.style import conditions
+from batchsim.figures.style import conditions, look
 from batchsim.study.sweep import load_sweep, plan
 from tests.figures.swept import results
 
@@ -46,7 +48,7 @@ def test_throughput_per_gpu_divides_by_the_gpus_of_the_run() -> None:
 
     assert table["throughput_per_gpu_per_s"].tolist() == [2.0, 1.5]
     assert [axes.get_ylabel() for axes in figure.axes] == [
-        "Throughput (1/s per GPU)",
+        "Throughput (1/s per\nGPU)",
         "SLO attainment",
         "E2E mean (s)",
     ]
@@ -133,3 +135,103 @@ def test_an_unknown_figure_is_refused_with_the_nearest_names() -> None:
 
     with pytest.raises(ConfigError, match=r"made-up: figure 'scalling' is unknown; did you mean scaling"):
         find_plot(misspelt)
+
+
+def test_a_line_that_lies_on_another_is_thinner_and_named_with_it() -> None:
+    swept = results(
+        {RATE: [1.0, 2.0]},
+        **{RATE: [1.0, 2.0] * 2, "policy": ["vllm_v1", "vllm_v1", "sarathi", "sarathi"]},
+    )
+
+    figure, _ = latency_throughput(swept)
+
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    first, second = (line for line in figure.axes[0].lines if line.get_linestyle() != "None")
+    assert legend == ["vllm_v1", "sarathi (same as vllm_v1)"]
+    assert second.get_linewidth() < first.get_linewidth()
+
+
+def test_the_verdict_tells_saturated_from_transient_runs_and_each_has_its_mark() -> None:
+    swept = results(
+        {RATE: [1.0, 2.0, 3.0]},
+        **{RATE: [1.0, 2.0, 3.0], "policy": ["a"] * 3, "verdict": ["stable", "transient", "saturated"]},
+        saturated=[False, False, True],
+    )
+
+    figure, table = latency_throughput(swept)
+
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    markers = [drawn for drawn in figure.axes[0].collections if isinstance(drawn, PathCollection)]
+    assert table[["num_saturated", "num_transient"]].to_numpy().tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert legend == ["a", "hollow: saturated", "pale: too short to tell"]
+    assert len({tuple(marker.get_facecolor()[0]) for marker in markers}) == 3
+
+
+@pytest.mark.parametrize(
+    ("ci95", "num_seeds", "sentence"),
+    [
+        ([0.1, 0.1], 1, "Bars: 95 % interval of E2E mean within the one run; the others are of one run"),
+        ([math.nan, math.nan], 1, "No intervals are drawn, and none claimed."),
+        ([0.1, 0.1], 2, "Bars: 95 % intervals of the mean over 2 seeds (Student's t)."),
+    ],
+)  # fmt: skip
+def test_the_small_print_claims_the_intervals_that_are_drawn(
+    ci95: list[float], num_seeds: int, sentence: str
+) -> None:
+    rates = [1.0, 1.0] if num_seeds == 2 else [1.0, 2.0]
+    swept = results(
+        {RATE: [1.0, 2.0]}, **{RATE: rates, "policy": ["a", "a"], "seed": [1, 2], "e2e_mean_ci95_s": ci95}
+    )
+
+    figure, _ = latency_throughput(swept)
+
+    assert any(sentence in " ".join(text.get_text().split()) for text in figure.texts)
+
+
+@pytest.mark.parametrize(("width", "inches", "columns"), [("one", 3.3, 1), ("two", 7.0, 3)])
+def test_a_figure_is_as_wide_as_asked_and_its_panels_follow(width: str, inches: float, columns: int) -> None:
+    swept = results({"cluster.num_gpus": [1, 2]}, **{"cluster.num_gpus": [1, 2], "policy": ["a", "a"]})
+
+    with look(width):
+        figure, _ = scaling(swept)
+
+    assert figure.get_figwidth() == inches
+    assert figure.axes[0].get_gridspec().ncols == columns
+
+
+def test_fonts_are_embedded_as_truetype() -> None:
+    figure, _ = scaling(
+        results({"cluster.num_gpus": [1, 2]}, **{"cluster.num_gpus": [1, 2], "policy": ["a", "a"]})
+    )
+
+    content = render(figure)["pdf"]
+
+    assert b"/Type0" in content
+    assert b"/Type3" not in content
+
+
+def test_text_in_a_table_for_spreadsheets_is_no_formula_and_numbers_stay_numbers() -> None:
+    table = pd.DataFrame({"case": ["=1+1", "@x", "-x", "-1.5", "a=b"], "=y": [-1.5, 2.0, -3.0, 0.5, 1.0]})
+
+    lines = as_csv(table).decode().splitlines()
+
+    assert lines == ["case,'=y", "'=1+1,-1.5", "'@x,2.0", "'-x,-3.0", "-1.5,0.5", "a=b,1.0"]
+
+
+def test_scaling_lasts_equally_long_on_any_number_of_gpus() -> None:
+    (path,) = (path for path in EXPERIMENTS if path.stem == "scaling")
+
+    for full in (False, True):
+        for run in plan(load_sweep(path, full=full), path):
+            assert run.config.workload.num_requests is None
+            assert run.config.workload.num_requests_per_gpu is not None
+            assert run.config.workload.request_rate_per_gpu is not None
+
+
+def test_multi_bin_stands_with_its_timer_beside_the_rule_of_full_batches() -> None:
+    (path,) = (path for path in EXPERIMENTS if path.stem == "scheduler_comparison")
+
+    labels = {run.case: run.config.policy for run in plan(load_sweep(path), path)}
+
+    assert {"multi_bin", "multi_bin, 5 s timer"} <= labels.keys()
+    assert labels["multi_bin, 5 s timer"].batching["kind"] == "Timer"

@@ -212,7 +212,7 @@ def test_a_broken_run_is_named(tmp_path: Path, name: str) -> None:
     save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
     (tmp_path / "run" / name).write_text("{", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="the run cannot be read"):
+    with pytest.raises(ConfigError, match=rf"run/{name}: \S+"):
         load_run(tmp_path / "run")
 
 

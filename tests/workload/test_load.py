@@ -104,6 +104,14 @@ def test_request_rate_per_gpu_grows_with_the_cluster(trace: Path) -> None:
     assert evaluated.mean_rate_per_s == pytest.approx(12.0)
 
 
+def test_requests_per_gpu_grow_with_the_cluster(trace: Path) -> None:
+    on_one, on_three = (
+        prepared(trace=str(trace), num_requests_per_gpu=2, num_gpus=num_gpus)[1] for num_gpus in (1, 3)
+    )
+
+    assert [len(on_one), len(on_three)] == [2, 6]
+
+
 def test_rate_scale_compresses_time(trace: Path) -> None:
     _, evaluated = prepared(trace=str(trace), rate_scale=4.0)
 

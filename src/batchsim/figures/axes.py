@@ -103,7 +103,8 @@ def facet_title(keys: Sequence[str], values: Sequence[Any]) -> str:
 def _setting(key: str, value: Any) -> str:
     shown = f"{value:,g}" if isinstance(value, int | float) else str(value)
     words = _FACET_WORDS.get(key, f"{key} {{}}")
-    return (words.removesuffix("s") if shown == "1" else words).format(shown)
+    is_one = shown == "1" and not words.endswith("/s")
+    return (words.removesuffix("s") if is_one else words).format(shown)
 
 
 def set_axis(

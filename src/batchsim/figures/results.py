@@ -18,13 +18,16 @@ from batchsim.errors import ConfigError
 from batchsim.figure_config import THROUGHPUT
 from batchsim.files import reason
 from batchsim.metrics.statistics import t_interval
-from batchsim.results.store import load_run
+from batchsim.results.store import ITERATION_TABLES, TABLES, load_run
 
 #: What every figure says of its runs, or finds them by.
 _CONDITIONS = (
     "run_id", "case", "policy", "predictor", "seed", "num_gpus", "num_requests", "workload", "workload_kind",
     "latency_model", "latency_provenance",
 )  # fmt: skip
+
+#: Of the tables of either world, the columns that both have.
+_COLUMNS = {**ITERATION_TABLES, **TABLES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,8 +111,13 @@ class SweepResults:
             )
 
     def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
-        """Records of one run; `ConfigError` if the sweep did not keep them."""
-        return load_run(self.folder / "runs" / run_id)[2]
+        """Records of one run; `ConfigError` if the sweep did not keep them, or not whole."""
+        folder = self.folder / "runs" / run_id
+        tables = load_run(folder)[2]
+        for name, table in tables.items():
+            if missing := [column for column in _COLUMNS[name] if column not in table]:
+                raise ConfigError(f"{folder / name}.parquet: has no column {missing[0]}")
+        return tables
 
 
 def sweep_folders(results_dir: str | Path, names: Sequence[str] | None = None) -> list[Path]:

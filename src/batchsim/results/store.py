@@ -125,23 +125,24 @@ def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Pat
 
 
 def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]:
-    """Read a run directory back: manifest, summary, tables. `ConfigError` if it holds no readable run."""
+    """Read a run directory back: manifest, summary, tables. `ConfigError` if it holds no readable run.
+
+    It names the file that cannot be read.
+    """
     directory = Path(directory)
     from pyarrow import ArrowException
 
     if not (directory / "manifest.json").is_file():
         raise ConfigError(f"{directory}: no run in it (manifest.json is missing)")
-    try:
-        manifest, summary = (
-            json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("manifest", "summary")
-        )
-        known = ITERATION_TABLES if (directory / "iterations.parquet").exists() else TABLES
-        tables = {
-            name: _read_table(directory / f"{name}.parquet", columns) for name, columns in known.items()
-        }
-    except (OSError, ValueError, ArrowException) as error:
-        raise ConfigError(f"{directory}: the run cannot be read ({reason(error)})") from error
+    manifest, summary = (_read_object(directory / f"{name}.json") for name in ("manifest", "summary"))
+    known = ITERATION_TABLES if (directory / "iterations.parquet").exists() else TABLES
+    tables = {}
+    for name, columns in known.items():
+        file = directory / f"{name}.parquet"
+        try:
+            tables[name] = _read_table(file, columns)
+        except (OSError, ValueError, TypeError, ArrowException) as error:
+            raise ConfigError(f"{file}: the table cannot be read ({reason(error)})") from error
     manifest.pop("files", None)  # of the directory, not of the run
     return manifest, summary, tables
 

@@ -1,0 +1,110 @@
+import math
+
+import pandas as pd
+import pytest
+
+from batchsim.figures.findings import contrast, gain, within_slo
+
+RATE = "workload.request_rate"
+
+
+def table(**columns: list[object]) -> pd.DataFrame:
+    """Averages as figures make them; without intervals, and nothing saturated, if not said."""
+    num = len(columns["policy"])
+    metrics = [name for name in columns if name not in ("policy", RATE) and not name.startswith("num_")]
+    rest = {f"{metric}_ci95": [math.nan] * num for metric in metrics if not metric.endswith("_ci95")}
+    counts = {"num_saturated": [0] * num, "num_transient": [0] * num}
+    return pd.DataFrame({**rest, **counts, **columns})[[*columns, *(rest | counts).keys() - columns.keys()]]
+
+
+def of_attainment(first: list[float], second: list[float], num_saturated: list[int]) -> pd.DataFrame:
+    return table(
+        policy=["fifo"] * 3 + ["bins"] * 3,
+        **{RATE: [1.0, 2.0, 3.0] * 2},
+        slo_attainment=first + second,
+        num_saturated=num_saturated,
+    )
+
+
+def test_the_load_within_the_slo_is_read_between_the_points() -> None:
+    averages = of_attainment([1.0, 0.8, 0.2], [1.0, 1.0, 0.8], [0] * 6)
+
+    title = within_slo("policy", RATE)(averages)
+
+    # fifo crosses 90 % at 1.5, bins at 2.5
+    assert title == "bins: 1.7x the load of fifo with 90% within the limit"
+
+
+def test_a_saturated_rate_is_not_reached_whatever_was_attained_there() -> None:
+    averages = of_attainment([1.0, 1.0, 1.0], [1.0, 0.95, 0.85], [0, 1, 1, 0, 0, 0])
+
+    title = within_slo("policy", RATE)(averages)
+
+    assert title == "bins: 2.5x the load of fifo with 90% within the limit"
+
+
+def test_who_is_never_outside_reaches_at_least_the_last_point() -> None:
+    averages = of_attainment([1.0, 0.8, 0.2], [1.0, 1.0, 1.0], [0] * 6)
+
+    assert within_slo("policy", RATE)(averages).startswith("bins: at least 2x the load")
+
+
+def test_where_nobody_attains_the_limit_the_title_says_so() -> None:
+    averages = of_attainment([0.5] * 3, [0.7] * 3, [0] * 6)
+
+    assert within_slo("policy", RATE)(averages) == "No policy keeps 90% of the requests within the limit"
+
+
+def test_best_and_worst_are_compared_at_the_end_of_the_axis() -> None:
+    averages = table(
+        policy=["a", "a", "b", "b"], **{RATE: [1.0, 2.0] * 2}, throughput_per_gpu_per_s=[1.0, 1.0, 1.0, 1.8]
+    )
+
+    title = contrast("policy", "throughput_per_gpu_per_s", RATE)(averages)
+
+    assert title == "b: 1.8x the throughput of a at 2 requests/s"
+
+
+def test_times_are_compared_where_no_run_is_saturated() -> None:
+    averages = table(
+        policy=["a", "a", "b", "b"],
+        **{RATE: [1.0, 2.0] * 2},
+        e2e_mean_s=[1.0, 9.0, 2.0, 90.0],
+        num_saturated=[0, 0, 0, 1],
+    )
+
+    assert contrast("policy", "e2e_mean_s", RATE)(averages) == "b: 2x the E2E mean of a at 1 requests/s"
+
+
+def test_a_difference_within_the_intervals_is_not_claimed() -> None:
+    averages = table(policy=["a", "b"], e2e_mean_s=[1.0, 2.0], e2e_mean_s_ci95=[0.6, 0.6])
+
+    assert contrast("policy", "e2e_mean_s")(averages) == "E2E mean: no difference beyond the intervals"
+
+
+@pytest.mark.parametrize(
+    ("values", "title"),
+    [
+        ([1.0, 1.02], "E2E mean: all within 5 %"),
+        ([0.0, 2.0], "E2E mean: a 0 s, b 2 s"),
+        ([math.nan, 2.0], ""),
+    ],
+)
+def test_what_is_no_ratio_is_said_in_other_words(values: list[object], title: str) -> None:
+    averages = table(policy=["a", "b"], e2e_mean_s=values)
+
+    assert contrast("policy", "e2e_mean_s")(averages) == title
+
+
+@pytest.mark.parametrize(
+    ("values", "title"),
+    [
+        ([1.0, 2.0], "a: E2E mean grows 2x from 1 bin to 8 bins"),
+        ([2.0, 1.0], "a: E2E mean falls 2x from 1 bin to 8 bins"),
+        ([1.0, 1.01], "E2E mean: the same within 5 % from 1 bin to 8 bins"),
+    ],
+)
+def test_a_change_along_the_axis_has_its_direction(values: list[object], title: str) -> None:
+    averages = table(policy=["a", "a"], **{"policy.num_bins": [1, 8]}, e2e_mean_s=values)
+
+    assert gain("policy", "policy.num_bins", "e2e_mean_s")(averages) == title
