@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from batchsim.study.compare import compare
+from batchsim.study.sweep import load_sweep, plan
 from tests.study.test_run import workload
 
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
@@ -22,3 +24,19 @@ def test_the_policy_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch:
     mine = comparison.results["mine:careful"]
     assert set(mine.batches["size_limit"]) == {8, 16}
     assert (mine.requests["status"] == "finished").all()
+
+
+def test_the_caption_of_the_first_figure_says_what_its_experiment_is() -> None:
+    (caption,) = re.findall(
+        r"scheduler_comparison\.png\)\n\n\*(.*?)\*\n", README.read_text("utf-8"), re.DOTALL
+    )
+    runs = plan(load_sweep(EXPERIMENTS / "scheduler_comparison.toml"))
+
+    presets, timers = (
+        {run.config.policy.preset for run in runs},
+        [run.case for run in runs if "timer" in run.case],
+    )
+    assert len(presets) == 4
+    assert caption.startswith("The four presets")
+    assert ("with a timer" in caption) == bool(timers)
+    assert {f"on {run.config.cluster.num_gpus} GPUs" in caption for run in runs} == {True}

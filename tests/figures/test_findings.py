@@ -32,7 +32,7 @@ def test_the_load_within_the_slo_is_read_between_the_points() -> None:
     title = within_slo("policy", RATE)(averages)
 
     # fifo crosses 90 % at 1.5, bins at 2.5
-    assert title == "bins: 1.7x the load of fifo with 90% within the limit"
+    assert title == "bins: 1.7x the load of fifo with 90 % within the limit"
 
 
 def test_a_saturated_rate_is_not_reached_whatever_was_attained_there() -> None:
@@ -40,7 +40,7 @@ def test_a_saturated_rate_is_not_reached_whatever_was_attained_there() -> None:
 
     title = within_slo("policy", RATE)(averages)
 
-    assert title == "bins: 2.5x the load of fifo with 90% within the limit"
+    assert title == "bins: 2.5x the load of fifo with 90 % within the limit"
 
 
 def test_who_is_never_outside_reaches_at_least_the_last_point() -> None:
@@ -52,7 +52,7 @@ def test_who_is_never_outside_reaches_at_least_the_last_point() -> None:
 def test_where_nobody_attains_the_limit_the_title_says_so() -> None:
     averages = of_attainment([0.5] * 3, [0.7] * 3, [0] * 6)
 
-    assert within_slo("policy", RATE)(averages) == "No policy keeps 90% of the requests within the limit"
+    assert within_slo("policy", RATE)(averages) == "No policy keeps 90 % of the requests within the limit"
 
 
 def test_best_and_worst_are_compared_at_the_end_of_the_axis() -> None:

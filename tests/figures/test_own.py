@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from batchsim import ConfigError
+from batchsim import ConfigError, figure_config
 from batchsim.cli import main
 from batchsim.config import SweepConfig, validate
+from batchsim.figure_config import OwnFigure
 from batchsim.figures import draw_figures, write_report
-from batchsim.figures.own import draw_own
+from batchsim.figures.own import COURSES, REQUEST_TIMES, draw_own
 from batchsim.figures.plots import FIGURES
 from batchsim.figures.results import SweepResults, read_sweep
 from batchsim.study.plan import check_figure, summary_columns
@@ -191,3 +192,16 @@ def test_a_sweep_without_a_figure_has_its_table_on_the_page(swept: Path) -> None
     assert files == []
     assert "4 rows; all are in courses/results.csv" in page
     assert page.count("<img") == 0
+
+
+def test_whatever_a_figure_may_name_can_be_drawn() -> None:
+    assert set(COURSES) == set(figure_config.COURSES)
+    assert set(REQUEST_TIMES) == set(figure_config.REQUEST_TIMES)
+
+
+def test_the_documentation_names_every_kind_and_what_each_can_draw() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+    kinds = [kind.model_fields["kind"].annotation.__args__[0] for kind in OwnFigure.__args__]
+
+    assert [name for name in (*kinds, *REQUEST_TIMES, *COURSES) if f"`{name}`" not in page] == []

@@ -74,6 +74,7 @@ _FACET_WORDS = {
     "policy.batching.max_num_batched_tokens": "{} tokens",
     "engine.num_kv_blocks": "{} KV blocks",
     "policy": "{}",
+    "policy.preset": "{}",
     "case": "{}",
 }
 
@@ -150,4 +151,6 @@ def _crowded(steps: Sequence[float]) -> list[float]:
 def _log_locator(axes: Axes, which: Literal["x", "y"]) -> Locator:
     least, most = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
     # Within a decade, 1, 2 and 5 may leave an axis with a single tick.
-    return LogLocator(subs=(1, 2, 5)) if most > 10 * least else AutoLocator()
+    if most <= 10 * least:
+        return AutoLocator()
+    return LogLocator(subs=(1, 2, 5) if most < (100 if which == "x" else 2000) * least else (1,))

@@ -15,6 +15,7 @@ Finding = Callable[[pd.DataFrame], str]
 
 #: Share of the requests within the limit that counts as meeting it.
 ENOUGH = 0.9
+_ENOUGH = f"{100 * ENOUGH:.0f} %"
 
 
 def no_finding(table: pd.DataFrame) -> str:
@@ -33,15 +34,15 @@ def within_slo(by: str, x: str, metric: str = "slo_attainment") -> Finding:
             for name, part in table.groupby(by, sort=False)
         }
         first, best = next(iter(reached)), max(reached, key=lambda name: reached[name])
-        held = f"with {ENOUGH:.0%} within the limit"
+        held = f"with {_ENOUGH} within the limit"
         if reached[best] <= 0:
-            return f"No {by} keeps {ENOUGH:.0%} of the requests within the limit"
+            return f"No {by} keeps {_ENOUGH} of the requests within the limit"
         at_least = "at least " if reached[best] >= table[x].max() else ""
         most = facet_title([x], [float(f"{reached[best]:.2g}")])
-        if best == first or reached[first] <= 0:
+        if len(reached) > 1 and reached[best] < 1.05 * min(reached.values()):
+            return f"All: {at_least}{most} {held}"
+        if best == first or reached[best] < 1.05 * reached[first] or reached[first] <= 0:
             return f"{best}: {at_least}{most} {held}"
-        if reached[best] < 1.05 * reached[first]:
-            return f"All {held} up to about {most}"
         return f"{best}: {at_least}{reached[best] / reached[first]:.2g}x the load of {first} {held}"
 
     return finding

@@ -38,7 +38,7 @@ def multi_bin_theorem(results: SweepResults) -> Drawing:
     table["relative_error"] = table[metric] / table["closed_form_per_s"] - 1
     sizes = table[BATCH_SIZE].unique().tolist()
     columns = num_columns(len(sizes))
-    finding = f"Simulated and closed form agree within {table['relative_error'].abs().max():.1%}"
+    finding = f"Simulated and closed form agree within {table['relative_error'].abs().max():.2%}"
     figure, rows = canvas(results, -(-len(sizes) // columns), columns, table, finding=finding)
     for size, axes in zip(sizes, [axes for row in rows for axes in row], strict=False):
         points = table[table[BATCH_SIZE] == size]

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from batchsim.figure_config import Cdf, Heatmap, Lines, OverTime, OwnFigure
-from batchsim.figures.axes import label_of
+from batchsim.figures.axes import label_of, set_axis
 from batchsim.figures.findings import Finding, contrast, no_finding, within_slo
 from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import Drawing, Panel, over, panels_of
@@ -59,7 +60,7 @@ def caption_of(spec: OwnFigure) -> str:
                 f"long; a line for each {spec.hue} and seed."
             )
         case Heatmap():
-            return f"{spec.value} over {spec.x} and {spec.y}. * saturated, ~ too short to tell."
+            return f"{spec.value} over {spec.x} and {spec.y}. {', '.join(_MARKS)}."
         case OverTime():
             return (
                 f"{_list(spec.y)} over the time of the run, a line for each {spec.hue} and seed. Waiting: "
@@ -84,7 +85,9 @@ def _heatmap(spec: Heatmap, results: SweepResults) -> Drawing:
     facets = results.facets(spec.x, spec.y)
     table = averages(results, [*facets, spec.y, spec.x], [spec.value])
     without_bars = table.drop(columns=f"{spec.value}_ci95")
-    figure, panels = panels_of(results, without_bars, facets, [spec.value])
+    marks = {_mark(row) for _, row in table.iterrows()}
+    handles = [Line2D([], [], lw=0, label=label) for label in _MARKS if label[0] in marks]
+    figure, panels = panels_of(results, without_bars, facets, [spec.value], handles=handles)
     for part, value, axes in panels:
         part = part.assign(words=[f"{row[value]:.3g}{_mark(row)}" for _, row in part.iterrows()])
         cells, words = (
@@ -96,7 +99,11 @@ def _heatmap(spec: Heatmap, results: SweepResults) -> Drawing:
             cbar_kws={"label": label_of(value)},
         )  # fmt: skip
         axes.set(xlabel=label_of(spec.x), ylabel=label_of(spec.y))
+        axes.tick_params(axis="y", labelrotation=0)
     return figure, table
+
+
+_MARKS = ("* saturated", "~ too short to tell")
 
 
 def _mark(point: pd.Series[Any]) -> str:
@@ -111,11 +118,11 @@ def _cdf(spec: Cdf, results: SweepResults) -> Drawing:
 
     figure, table, panels = _by_run(results, spec.hue, spec.x, distributions)
     for part, name, axes in panels:
-        axes.set(ylim=(0, 1.02), xlabel=label_of(name), ylabel="Requests")
+        axes.set(ylim=(0, 1.02), ylabel="Requests")
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         seconds = part.loc[part["what"] == name, "at"]
-        if seconds.min() > 0 and seconds.max() > 50 * seconds.min():
-            axes.set_xscale("log")
+        is_wide = seconds.min() > 0 and seconds.max() > 50 * seconds.min()
+        set_axis(axes, "x", name, scale="log" if is_wide else "linear")
     return figure, table
 
 
@@ -161,8 +168,8 @@ COURSES: Mapping[str, Callable[[Tables], pd.DataFrame]] = {
 _COURSE_LABELS = {
     "waiting": "Waiting requests",
     "running": "Running requests",
-    "allowed": "Allowed by the controller",
-    "measured_s": "Measured by the controller (s)",
+    "allowed": "Allowed by the\ncontroller",
+    "measured_s": "Measured by the\ncontroller (s)",
 }
 
 
@@ -189,7 +196,14 @@ def _by_run(
     for part, name, axes in panels:
         for (value, _), line in part[part["what"] == name].groupby([hue, "run_id"], sort=False):
             look = looks[str(value)]
-            axes.step(line["at"], line["value"], where="post", color=look.color, lw=look.line_width / 1.4)
+            axes.step(
+                line["at"],
+                line["value"],
+                where="post",
+                color=look.color,
+                ls=look.dashes,
+                lw=look.line_width / 1.4,
+            )
     return figure, table, panels
 
 

@@ -27,15 +27,16 @@ FIGURES: Mapping[str, Plot] = {
         "Each policy as the load grows, all on the same GPUs and the same requests. Latency, "
         "throughput and the share of requests within the limit belong together: a policy is "
         "better at a load only if no panel pays for another. At low load the policies that start "
-        "whatever waits meet, since hardly anyone waits; multi_bin waits for full batches and is "
-        "slow where little comes.",
+        "whatever waits meet, since hardly anyone waits; multi_bin waits for full batches, as in its "
+        "paper, and is slow where little comes: with a timer, it is not. The title compares the "
+        "rates up to which 90 % of the requests stay within the limit, read between the points.",
     ),
     "scaling": Plot(
         schedulers.scaling,
         "All policies on the same number of GPUs, with the request rate growing in step. A flat "
         "throughput line per GPU means that the cluster scales; a larger one also smooths bursts, "
-        "so attainment may rise with it. At many GPUs the same requests last minutes only, and the "
-        "last batches, for which nobody waits any more, weigh down the throughput.",
+        "so attainment may rise with it. The number of requests grows with the GPUs too, so that all "
+        "runs last equally long; more of the trace is then replayed, and its hours differ.",
     ),
     "bin_sensitivity": Plot(
         schedulers.bin_sensitivity,
@@ -94,7 +95,7 @@ FIGURES: Mapping[str, Plot] = {
         "budget cuts prompts into many chunks: the first token waits, but iterations stay short, and "
         "so do the gaps between tokens. A large budget lets whole prompts stall those who decode, as "
         "they always do in vllm_v0, which does not chunk. Memory is plentiful here, so that sarathi "
-        "and vllm_v1 do the same and their lines coincide.",
+        "and vllm_v1 do the same: one's line lies inside the other's.",
     ),
     "memory_controller": Plot(
         engines.memory_controller,

@@ -24,8 +24,8 @@ def plot_roofline_errors(points: pd.DataFrame, path_stem: str | Path) -> Path:
     """
     metrics = [metric for metric in _TITLES if (points["metric"] == metric).any()]
     colours = dict(zip(sorted(points["gpu"].unique()), PALETTE, strict=False))
-    figure = Figure(figsize=(3.6 * max(len(metrics), 1), 3.9), layout="constrained")
     with look():
+        figure = Figure(figsize=(7, 2.8), layout="constrained")
         panels = figure.subplots(1, max(len(metrics), 1), squeeze=False)[0]
         for axes, metric in zip(panels, metrics, strict=False):
             some = points[points["metric"] == metric]
@@ -38,14 +38,14 @@ def plot_roofline_errors(points: pd.DataFrame, path_stem: str | Path) -> Path:
                 axes.scatter(
                     group["measured_s"],
                     group["predicted_s"],
-                    s=9,
+                    s=5,
                     alpha=0.6,
                     lw=0,
                     color=colours[gpu],
                     label=f"{gpu} ({len(group):,})",
                 )
             axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="Measured (s)")
-            axes.set_title(_TITLES[metric], fontsize=10)
-            axes.legend(fontsize=7, markerscale=2, loc="upper left")
+            axes.set_title(_TITLES[metric], fontsize=8)
+            axes.legend(fontsize=5.5, markerscale=2, loc="upper left")
         panels[0].set_ylabel("Predicted (s)")
         return save(figure, path_stem)

@@ -236,9 +236,9 @@ def _state_of(points: pd.DataFrame) -> pd.Series[str]:
 
 def _best_of(within: pd.Series[float]) -> str:
     """Say by how much the best policy beats the first in throughput with enough requests in time."""
-    held = f"with at least {ENOUGH:.0%} within the limit"
+    held = f"with at least {100 * ENOUGH:.0f} % within the limit"
     if within.empty:
-        return f"No setting serves {ENOUGH:.0%} of the requests within the limit"
+        return f"No setting serves {100 * ENOUGH:.0f} % of the requests within the limit"
     best, first = str(within.idxmax()), str(within.index[0])
     if best == first:
         return f"{best}: {within[best]:.2g} requests/s per GPU {held}"

@@ -114,7 +114,6 @@ def look(width: str = "two") -> Iterator[None]:
                 "axes.linewidth": 0.8,
                 "grid.linewidth": 0.6,
                 "figure.figsize": (WIDTHS[width], 3.0),
-                "text.parse_math": False,  # a dollar sign in a label is one
             }
         ),
     ):

@@ -55,18 +55,20 @@ def distributions(case: Case) -> Mapping[str, tuple[list[pd.Series[float]], pd.S
 
 def _draw(case: Case, prediction: str, stem: Path) -> Path:
     drawn = distributions(case)
-    figure = Figure(figsize=(3.7 * max(len(drawn), 2), 3.9))
-    figure.set_layout_engine("constrained", rect=(0, 0.14, 1, 0.71))
     with look():
+        figure = Figure(figsize=(7, 2.9))
+        figure.set_layout_engine("constrained", rect=(0, 0.14, 1, 0.71))
         panels = figure.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
         for axes, (name, (measured, predicted)) in zip(panels, drawn.items(), strict=True):
             _draw_panel(axes, measured, predicted, color_of(case.policy))
             axes.set_xlabel(_LABELS[name])
-            axes.set_title(_errors(case, name), loc="left", fontsize=8)
+            axes.set_title(_errors(case, name), loc="left", fontsize=7)
         panels[0].set_ylabel("Requests")
         panels[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         width = figure.get_figwidth()
-        figure.text(0.1 / width, 0.98, f"{case.name}: measured and predicted", va="top", fontweight="bold")
+        figure.text(
+            0.1 / width, 0.98, f"{case.name}: measured and predicted", va="top", fontweight="bold", fontsize=9
+        )
         figure.legend(
             handles=_handles(case),
             loc="upper left",
@@ -74,8 +76,8 @@ def _draw(case: Case, prediction: str, stem: Path) -> Path:
             ncols=2,
             frameon=False,
         )
-        footer = textwrap.fill(_conditions(case, prediction), int(17 * width))
-        figure.text(0.1 / width, 0.02, footer, va="bottom", fontsize=7.5, color=".35")
+        footer = textwrap.fill(_conditions(case, prediction), int(20 * width))
+        figure.text(0.1 / width, 0.02, footer, va="bottom", fontsize=6, color=".35")
         return save(figure, stem)
 
 
