@@ -10,7 +10,7 @@ from batchsim.figures.mechanisms import saturated_throughput
 from batchsim.figures.plots import FIGURES, find_plot
 from batchsim.figures.results import SweepResults
 from batchsim.figures.save import as_csv, render
-from batchsim.figures.schedulers import is_undominated, latency_throughput, scaling, slo_pareto
+from batchsim.figures.schedulers import is_undominated, latency_throughput, over, scaling, slo_pareto
 from batchsim.figures.style import conditions, look
 from batchsim.study.sweep import load_sweep, plan
 from tests.figures.swept import results
@@ -235,3 +235,20 @@ def test_multi_bin_stands_with_its_timer_beside_the_rule_of_full_batches() -> No
 
     assert {"multi_bin", "multi_bin, 5 s timer"} <= labels.keys()
     assert labels["multi_bin, 5 s timer"].batching["kind"] == "Timer"
+
+
+def test_a_case_with_dollar_signs_or_an_underscore_first_stands_in_the_legend_as_it_is() -> None:
+    swept = results(
+        {"policy.batch_size": [1, 2]},
+        **{"policy.batch_size": [1, 2] * 2, "policy": ["a"] * 4},
+        case=["_x", "_x", r"$\frac$", r"$\frac$"],
+        running_mean=[1.0, 2.0, 3.0, 4.0],
+    )
+
+    with look():
+        figure, _ = over(swept, "policy.batch_size", ["running_mean"], by="case")
+        content = render(figure)
+
+    legend = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert legend == ["_x", r"$\frac$"]
+    assert len(content["png"]) > 0

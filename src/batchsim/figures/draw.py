@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
 from batchsim.figures.results import read_sweep, sweep_folders
@@ -60,7 +58,7 @@ def _draw(folder: Path, width: str) -> list[Path]:
     plot = find_plot(results)
     if plot is None:
         return []
-    with look(width), mpl.rc_context({"text.parse_math": False}):  # a dollar sign in a name is one
+    with look(width):
         try:
             figure, table = plot.draw(results)
             if results.share:  # a part of the grid must not be taken for all of it

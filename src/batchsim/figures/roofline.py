@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from batchsim.figures.save import save
 from batchsim.figures.style import PALETTE, look
@@ -45,6 +46,10 @@ def plot_roofline_errors(points: pd.DataFrame, path_stem: str | Path) -> Path:
                     label=f"{gpu} ({len(group):,})",
                 )
             axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="Measured (s)")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1,) if ends[1] > 100 * ends[0] else (1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
             axes.set_title(_TITLES[metric], fontsize=8)
             axes.legend(fontsize=5.5, markerscale=2, loc="upper left")
         panels[0].set_ylabel("Predicted (s)")

@@ -114,6 +114,7 @@ def look(width: str = "two") -> Iterator[None]:
                 "axes.linewidth": 0.8,
                 "grid.linewidth": 0.6,
                 "figure.figsize": (WIDTHS[width], 3.0),
+                "text.parse_math": False,  # a dollar sign in a name is one
             }
         ),
     ):
@@ -151,7 +152,8 @@ def canvas(
     top_of_legend = _EDGE + _TITLE * len(title) + _LEGEND * len(subtitle)
     head = top_of_legend + _LEGEND * legend_rows + _EDGE
     foot = _PRINT * len(small_print) + _EDGE
-    height = _PANEL * num_rows + head + foot
+    panel = _PANEL if width < 5 * num_columns else 1.5 * _PANEL
+    height = panel * num_rows + head + foot
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
