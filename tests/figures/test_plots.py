@@ -133,7 +133,7 @@ def test_an_unknown_figure_is_refused_with_the_nearest_names() -> None:
     swept = results({}, policy=["a"])
     misspelt = SweepResults(Path(), swept.sweep.model_copy(update={"figure": "scalling"}), swept.runs)
 
-    with pytest.raises(ConfigError, match=r"made-up: figure 'scalling' is unknown; did you mean scaling"):
+    with pytest.raises(ConfigError, match=r"sweep.json: figure 'scalling' is unknown; did you mean scaling"):
         find_plot(misspelt)
 
 
