@@ -134,7 +134,8 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
 
     if not (directory / "manifest.json").is_file():
         raise ConfigError(f"{directory}: no run in it (manifest.json is missing)")
-    manifest, summary = (_read_object(directory / f"{name}.json") for name in ("manifest", "summary"))
+    files = (directory / f"{name}.json" for name in ("manifest", "summary"))
+    manifest, summary = (_parse(file, _content(file)) for file in files)
     known = ITERATION_TABLES if (directory / "iterations.parquet").exists() else TABLES
     tables = {}
     for name, columns in known.items():
