@@ -3,7 +3,7 @@
 A `Preset` is four answers, ours or yours; a configuration names it ``module:preset``. The answers stand
 in ``queueing`` (`QueueDiscipline`), ``sizing`` (`Sizer`), ``batching`` for batches that run to completion
 (`LaunchRule`), ``continuous`` for those that change at every iteration (`IterationRule`) and ``routing``
-(`Routing`).
+(`Routing`). `RankedQueue` and `PlainRule` are for own queues and iteration rules to derive from.
 """
 
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Step,
         WaitingRequest,
     )
+    from batchsim.policies.bases import PlainRule, RankedQueue
     from batchsim.policies.batching import FullBatch, Greedy, Timer
     from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
     from batchsim.policies.presets import PRESETS, Policy, Preset, build, find_preset
@@ -51,12 +52,14 @@ __all__ = [
     "LeastLoaded",
     "MemoryAware",
     "MultiBin",
+    "PlainRule",
     "Policy",
     "PowerOfTwo",
     "PrefillFirst",
     "PrefixAffinity",
     "Preset",
     "QueueDiscipline",
+    "RankedQueue",
     "ReserveWhole",
     "RoundRobin",
     "Routing",

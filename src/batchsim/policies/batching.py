@@ -12,6 +12,7 @@ from typing import Literal
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import QueueDiscipline, Sizer, arrival_order
+from batchsim.policies.bases import Answer
 
 
 def _occupied(queue: QueueDiscipline) -> Iterator[int]:
@@ -25,7 +26,7 @@ def _missing_to_full(queue: QueueDiscipline, sizer: Sizer) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Greedy:
+class Greedy(Answer):
     """Launch whatever waits as soon as a GPU is idle; of several bins, serve by `order`.
 
     Attributes
@@ -64,7 +65,7 @@ class Greedy:
 
 
 @dataclass(frozen=True, slots=True)
-class FullBatch:
+class FullBatch(Answer):
     """Launch full batches only, in the order in which they became full (arXiv 2412.04504).
 
     A batch of a bin became full when the request arrived that made the line as long as the sizer allows. When
@@ -116,7 +117,7 @@ class FullBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Timer:
+class Timer(Answer):
     """Launch a bin when it is full or its oldest request has waited `max_wait_s`; the oldest goes first.
 
     The practical option that the Multi-Bin Batching paper names and does not analyse.

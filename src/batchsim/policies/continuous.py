@@ -11,28 +11,11 @@ from typing import Literal
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest, arrival_order
+from batchsim.policies.bases import PlainRule
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """What holds for a rule that keeps no block free, reserves none, and caches no prefixes unasked."""
-
-    @property
-    def caches_prefixes(self) -> bool:
-        """Only if asked to."""
-        return False
-
-    def usable_blocks(self, num_blocks: int) -> int:
-        """All."""
-        return num_blocks
-
-    def reserved_tokens(self, request: WaitingRequest) -> int:
-        """None."""
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillFirst(_Rule):
+class PrefillFirst(PlainRule):
     """Whole prompts first, in iterations of their own, while the decoding sequences stall: vLLM V0.
 
     Requests are admitted as long as their prompts fit the token budget and leave the watermark free; else all
@@ -98,7 +81,7 @@ class PrefillFirst(_Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkedPrefill(_Rule):
+class ChunkedPrefill(PlainRule):
     """One token budget for decodes and prompt chunks alike; running requests first: vLLM V1.
 
     Every decoding sequence gets its token, then incomplete prompts go on in order of admission, then requests
@@ -193,7 +176,7 @@ class ChunkedPrefill(_Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class StallFree(_Rule):
+class StallFree(PlainRule):
     """Decodes first, prompts chunked into what the budget leaves: Sarathi-Serve (OSDI'24).
 
     Unlike `ChunkedPrefill`, the blocks of the whole prompt are taken at admission, and admission goes on in
@@ -231,7 +214,7 @@ class StallFree(_Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class ReserveWhole(_Rule):
+class ReserveWhole(PlainRule):
     """Whole prompts beside the decodes, with memory reserved for the longest answer: Orca (OSDI'22).
 
     Nothing is ever preempted as long as no answer outgrows its reservation; one that does takes blocks as it

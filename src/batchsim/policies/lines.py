@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from heapq import heappop, heappush
 from itertools import islice
+from typing import Any
 
 from batchsim.policies.base import WaitingRequest
 
@@ -68,14 +69,14 @@ class RankedLine:
     __slots__ = ("_arrivals", "_heap", "_keys")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, float, int, WaitingRequest]] = []
+        self._heap: list[tuple[Any, float, int, WaitingRequest]] = []
         self._arrivals: list[tuple[float, int, WaitingRequest]] = []
-        self._keys: dict[int, float] = {}  # of those present; other entries of both heaps are stale
+        self._keys: dict[int, Any] = {}  # of those present; other entries of both heaps are stale
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def push(self, key: float, request: WaitingRequest) -> None:
+    def push(self, key: Any, request: WaitingRequest) -> None:
         """Take a request in under a key, anew if it was there before."""
         heappush(self._heap, (key, request.arrival_s, request.request_id, request))
         heappush(self._arrivals, (request.arrival_s, request.request_id, request))

@@ -14,43 +14,13 @@ from itertools import pairwise
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest, arrival_order
-from batchsim.policies.lines import Line, RankedLine
+from batchsim.policies.bases import Answer, OneBin, RankedQueue
+from batchsim.policies.lines import Line
 from batchsim.workload.checks import is_whole
 
 
 @dataclass(slots=True)
-class _OneBin:
-    """What all disciplines with a single line share."""
-
-    @property
-    def num_bins(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def learns(self) -> bool:
-        """Nothing."""
-        return False
-
-    @property
-    def edges(self) -> Sequence[float]:
-        """None."""
-        return ()
-
-    def prepare(self, setting: Setting) -> None:
-        """Nothing to fit."""
-
-    def bin_of(self, output_tokens: int) -> int:
-        """All lengths share bin 0."""
-        return 0
-
-    def head_changes_s(self, now_s: float) -> float:
-        """Never by itself."""
-        return math.inf
-
-
-@dataclass(slots=True)
-class Fifo(_OneBin):
+class Fifo(OneBin):
     """Next is the request that arrived first."""
 
     _line: Line = field(default_factory=Line, init=False, repr=False, compare=False)
@@ -105,7 +75,7 @@ class Fifo(_OneBin):
 
 
 @dataclass(slots=True)
-class MultiBin:
+class MultiBin(Answer):
     """One first-come-first-served line per range of predicted output lengths (arXiv 2412.04504).
 
     Bin ``i`` holds predictions in ``[edges[i-1], edges[i])``; the outer bins are open. Edges are given, or
@@ -238,68 +208,7 @@ class MultiBin:
 
 
 @dataclass(slots=True)
-class _RankedQueue(_OneBin):
-    """One line, ordered by a key that the subclass names."""
-
-    _ranked: RankedLine = field(default_factory=RankedLine, init=False, repr=False, compare=False)
-
-    def key(self, request: WaitingRequest) -> float:
-        """Smallest goes first."""
-        raise NotImplementedError
-
-    def push(self, request: WaitingRequest) -> int:
-        """Take a request in."""
-        self._ranked.push(self.key(request), request)
-        return 0
-
-    def push_back(self, request: WaitingRequest, bin_: int) -> None:
-        """Take a request that was popped in again; its key decides its place."""
-        self._ranked.push(self.key(request), request)
-
-    def waiting(self, bin_: int) -> int:
-        """How many wait."""
-        return len(self._ranked)
-
-    def head(self, bin_: int, now_s: float) -> WaitingRequest:
-        """The one with the smallest key."""
-        return self._ranked.smallest()
-
-    def pop(self, bin_: int, now_s: float) -> WaitingRequest:
-        """Hand over the one `head` names."""
-        request = self.head(bin_, now_s)
-        self._ranked.remove(request)
-        return request
-
-    def oldest(self, bin_: int) -> WaitingRequest:
-        """The one that arrived first."""
-        return self._ranked.oldest()
-
-    def nth(self, bin_: int, position: int) -> WaitingRequest:
-        """The request at a position in order of arrival; O(n log n), and no rule asks it of a single line."""
-        return self._ranked.nth(position)
-
-    def take(self, bin_: int, num: int, now_s: float) -> list[WaitingRequest]:
-        """Hand over those with the smallest keys, one after the other."""
-        return [self.pop(bin_, now_s) for _ in range(num)]
-
-    def oldest_bin(self) -> int | None:
-        """The only one, if anyone waits."""
-        return 0 if self._ranked else None
-
-    next_bin = oldest_bin
-
-    @property
-    def is_fifo(self) -> bool:
-        """No."""
-        return False
-
-    def discard(self, request: WaitingRequest, bin_: int) -> None:
-        """Forget a request that gave up."""
-        self._ranked.remove(request)
-
-
-@dataclass(slots=True)
-class ShortestFirst(_RankedQueue):
+class ShortestFirst(RankedQueue):
     """Next is the waiting request with the fewest predicted output tokens.
 
     Long requests can starve under sustained load, unless `promote_after_s` puts one that waited longer at the
@@ -312,7 +221,7 @@ class ShortestFirst(_RankedQueue):
         if not self.promote_after_s > 0:
             raise ConfigError(f"promote_after_s is {self.promote_after_s!r}; a number > 0 is needed")
 
-    def key(self, request: WaitingRequest) -> float:
+    def rank(self, request: WaitingRequest) -> float:
         """Predicted output tokens."""
         return request.predicted_output_tokens
 
@@ -332,7 +241,7 @@ class ShortestFirst(_RankedQueue):
 
 
 @dataclass(slots=True)
-class EarliestDeadline(_RankedQueue):
+class EarliestDeadline(RankedQueue):
     """Next is the earliest deadline, ``arrival + slack_s + per_token_s * predicted output tokens``.
 
     With ``per_token_s = 0`` this is first come, first served.
@@ -346,15 +255,15 @@ class EarliestDeadline(_RankedQueue):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; a finite number is needed")
 
-    def key(self, request: WaitingRequest) -> float:
+    def rank(self, request: WaitingRequest) -> float:
         """The deadline in seconds."""
         return request.arrival_s + self.slack_s + self.per_token_s * request.predicted_output_tokens
 
 
 @dataclass(slots=True)
-class HighestPriority(_RankedQueue):
+class HighestPriority(RankedQueue):
     """Next is the smallest `priority`, of equals the one that arrived first (vLLM's priority scheduling)."""
 
-    def key(self, request: WaitingRequest) -> float:
+    def rank(self, request: WaitingRequest) -> float:
         """The priority."""
         return request.priority

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.policies.base import Setting, WaitingRequest
+from batchsim.policies.bases import Answer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,7 @@ Load = Literal["requests", "kv_blocks"]
 
 
 @dataclass(slots=True)
-class RoundRobin:
+class RoundRobin(Answer):
     """Replicas in turn, whatever they have to do."""
 
     _next: int = field(default=0, init=False, repr=False, compare=False)
@@ -40,7 +41,7 @@ class RoundRobin:
 
 
 @dataclass(slots=True)
-class _ByLoad:
+class _ByLoad(Answer):
     """What all routings that look at a load share."""
 
     by: Load = "requests"
@@ -124,7 +125,7 @@ class PrefixAffinity(_ByLoad):
     _replica_of: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _ByLoad.__post_init__(self)  # a slotted dataclass has no zero-argument super()
+        super().__post_init__()
         if not self.max_imbalance >= 0:
             raise ConfigError(f"max_imbalance is {self.max_imbalance!r}; a number >= 0 is needed")
 

@@ -9,11 +9,12 @@ from typing import Literal
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import BatchReport, Decision, IterationReport, Setting, Sizer
+from batchsim.policies.bases import Answer
 from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
 
 
 @dataclass(slots=True)
-class FixedSize:
+class FixedSize(Answer):
     """Always the same limit."""
 
     size: int = 8
@@ -52,7 +53,7 @@ class FixedSize:
 
 
 @dataclass(slots=True)
-class MemoryAware:
+class MemoryAware(Answer):
     """As many as keep the chance of outgrowing KV memory small: Algorithm 1 of arXiv 2503.05248.
 
     Lengths are learnt from the training part and from batches that ended; until `min_requests` are known the
@@ -177,7 +178,7 @@ class _Window:
 
 
 @dataclass(slots=True)
-class SloFeedback:
+class SloFeedback(Answer):
     """As many as keep a measured latency at its limit: Algorithm 2 of arXiv 2503.05248.
 
     With recent means ``tau`` (latency) and ``b`` (batch size): above the band the window ``[low, high]``
@@ -336,7 +337,7 @@ DEFAULT_TARGET_S = {"per_token": 0.02, "e2e": 20.0}
 
 
 @dataclass(slots=True)
-class Smallest:
+class Smallest(Answer):
     """The smallest limit of several sizers (the papers combine ``min(memory, SLO)``)."""
 
     of: tuple[Sizer, ...]
