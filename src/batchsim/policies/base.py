@@ -25,6 +25,7 @@ class WaitingRequest(Protocol):
     priority: int  # smaller goes first, where a policy looks at it
     session_id: int  # -1: none
     prefix_ids: Sequence[int]  # one per full block of the prompt; equal ids, equal prompt up to there
+    generated_tokens: int  # of its answer: 0, unless it was preempted; of one that runs, as a step shows it
 
 
 def arrival_order(request: WaitingRequest) -> tuple[float, int]:
@@ -219,11 +220,17 @@ class LaunchRule(Protocol):
 
 
 class RunningRequest(WaitingRequest, Protocol):
-    """What a policy sees of a request that was admitted."""
+    """What a policy sees of a request that was admitted.
+
+    How far its answer is, `generated_tokens`, is up to date when a step shows it: in `Step.running`, say.
+    """
 
     @property
     def remaining_tokens(self) -> int:
-        """Prompt tokens still to be computed; after a preemption, those of the answer so far count too."""
+        """Prompt tokens still to be computed; after a preemption, those of the answer so far count too.
+
+        At least 1: a sequence that decodes computes the token that it generated last.
+        """
 
     @property
     def is_running(self) -> bool:
@@ -237,6 +244,10 @@ class Step(Protocol):
     rule adds prompt chunks, of running requests and of waiting ones that it admits, and makes room by
     preempting. What does not fit raises `PlanError`.
     """
+
+    @property
+    def now_s(self) -> float:
+        """The time: the iteration begins now."""
 
     @property
     def num_blocks(self) -> int:
@@ -324,7 +335,7 @@ class Step(Protocol):
         """Bring a swapped request back if its blocks can be had; it decodes in this iteration."""
 
     def hold_decodes(self) -> None:
-        """Let the decoding sequences sit this iteration out."""
+        """Let the decoding sequences sit this iteration out, if it has a prompt chunk."""
 
 
 class IterationRule(Protocol):
@@ -332,6 +343,10 @@ class IterationRule(Protocol):
 
     It is asked only where there is something to decide: requests wait, prompts are incomplete, or the
     decoding sequences lack KV blocks. Otherwise those decode.
+
+    Until somebody can be admitted, equal iterations pass as one, without a question. A rule that could decide
+    otherwise meanwhile `replans`, and says when. One that brings a `plan` of its own and says neither is
+    asked at every iteration, which is right for any rule, and slow.
     """
 
     @property
@@ -346,6 +361,16 @@ class IterationRule(Protocol):
 
     def reserved_tokens(self, request: WaitingRequest) -> int:
         """Tokens that blocks are reserved for at admission, beyond the prompt; 0 where they grow."""
+
+    @property
+    def replans(self) -> bool:
+        """Whether it may plan otherwise though nobody left: as requests arrive, answers grow, time passes."""
+
+    def iterations_to_decision(self, step: Step) -> float:
+        """After how many more decode iterations it may plan otherwise though nobody came or went.
+
+        Asked of one that `replans`, after `plan`; at least 1, and infinity if that is only with arrivals.
+        """
 
 
 class Routing(Protocol):

@@ -15,6 +15,7 @@ import simpy
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape, follows_longest
 from batchsim.policies.base import IterationReport, IterationRule
+from batchsim.policies.guard import kind_of
 from batchsim.policies.presets import Policy
 from batchsim.sim.decoding import iterations_by
 from batchsim.sim.engine import Engine
@@ -53,9 +54,11 @@ class Replica:
     ) -> None:
         self._env = env
         self._replica_id = replica_id
+        self._policy_name = policy.name
         self._sizer = policy.sizing
         self._controllers = policy.controllers
         self._rule = cast("IterationRule", policy.batching)
+        self._replans = self._rule.replans
         self._engine = engine
         self._kv = kv
         self._true_output_tokens = true_output_tokens
@@ -95,7 +98,8 @@ class Replica:
         """Who waits for what, for the message of a stalled run."""
         running = self._running
         return (
-            f"{self._waiting.num} requests wait for {type(self._rule).__name__} to admit them beside "
+            f"{self._waiting.num} requests wait for {kind_of(self._rule)} of policy {self._policy_name} to "
+            "admit them beside "
             f"{running.num} running and {len(running.swapped)} swapped ones, with "
             f"{self._kv.available} of {self._kv.num_blocks} KV blocks free"
         )
@@ -103,6 +107,7 @@ class Replica:
     def run(self) -> ProcessGen:
         """Take in, plan, run an iteration or a span; wait for arrivals when there is nothing to do."""
         env, step, inbox, decoding = self._env, self._step, self.inbox, self._running.decoding
+        num_empty = 0  # iterations in a row that preempted, and nothing else
         while True:
             if inbox.items or inbox.next_s <= step.now_s:
                 self._take_in()
@@ -113,6 +118,8 @@ class Replica:
                 self._start_span()
             else:
                 if step.num_preempted:
+                    num_empty += 1
+                    self._check_progress(num_empty)
                     continue
                 if self._known_until_s >= step.now_s:
                     yield inbox.when()
@@ -121,7 +128,16 @@ class Replica:
                 self._is_first = True
                 continue
             yield self._end
+            num_empty = 0
             self._settle(env.now)
+
+    def _check_progress(self, num_empty: int) -> None:
+        """A rule may preempt all there are, one after the other, until it has to go on."""
+        if num_empty > self._waiting.num + len(self._running.swapped):
+            raise PlanError(
+                f"policy {self._policy_name}: {kind_of(self._rule)}.plan preempted in {num_empty} iterations "
+                f"at {self._step.now_s:.3f} s, and let nobody run in any of them"
+            )
 
     def _take_in(self) -> None:
         """Queue what has arrived, as far as the host knows; refuse what can never fit."""
@@ -209,9 +225,9 @@ class Replica:
         waiting, running, inbox = self._waiting, self._running, self.inbox
         if waiting.num:
             waiting.on_leave = self._cut_for_who_waits
-            if waiting.queue.is_fifo:
+            if waiting.queue.is_fifo and not self._replans:
                 return  # the head of the queue does not fit, and nobody gets ahead of it
-        if running.num >= self._sizer.batch_size(0, running.decoding.num):
+        if not self._replans and running.num >= self._sizer.batch_size(0, running.decoding.num):
             return
         if inbox.bring is None:
             self._is_watching = True
@@ -243,8 +259,15 @@ class Replica:
             num = min(num, max(1, int(min(num, controller.iterations_to_decision()))))
         num = decoding.iterations_within(self._kv.available, num)
         if num < 1:
-            raise PlanError(f"{self._rule} left {decoding.num} decoding sequences without KV blocks")
+            raise PlanError(
+                f"policy {self._policy_name}: {kind_of(self._rule)}.plan left {decoding.num} decoding "
+                "sequences without KV blocks; it has to preempt"
+            )
         waiting = self._waiting
+        if self._replans and (waiting.num or self._step.is_undecided):
+            # The rule names only requests it was shown, so that this is a `Step` for it.
+            left = self._rule.iterations_to_decision(self._step)  # type: ignore[arg-type]
+            num = max(1, int(min(num, left)))
         if not waiting.num:
             return num
         changes_s = waiting.queue.head_changes_s(self._start_s)

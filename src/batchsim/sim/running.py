@@ -54,6 +54,13 @@ class RunningSet:
         self.retired: list[Request] = []
         self.swapped: dict[int, Request] = {}
 
+    def show(self, request: Request) -> Request:
+        """Return a running request with how far it is now; while it decodes, only `decoding` knows."""
+        if request.finish_step >= 0:
+            request.computed_tokens = stored_tokens = request.offset + self.decoding.step
+            request.generated_tokens = stored_tokens - request.prompt_tokens + 1
+        return request
+
     def find_cached(self, request: Request, wanted_tokens: int) -> int:
         """Look up what the cache has for a request that waits; return how many tokens that are."""
         kv, ids = self._kv, request.prefix_ids

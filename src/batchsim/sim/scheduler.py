@@ -10,6 +10,7 @@ import simpy
 
 from batchsim.errors import ConfigError, PlanError
 from batchsim.policies.base import LaunchRule
+from batchsim.policies.guard import kind_of
 from batchsim.policies.presets import Policy
 from batchsim.records import STRANDED
 from batchsim.sim.gpu import GPU, Batch, KVMemory
@@ -38,6 +39,7 @@ class Scheduler:
         has_gpu_of_its_own: bool = False,
     ) -> None:
         self._env = env
+        self._policy_name = policy.name
         self._queue = policy.queueing
         self._sizer = policy.sizing
         self._rule = cast("LaunchRule", policy.batching)
@@ -70,7 +72,7 @@ class Scheduler:
         queue = self._queue
         bins = [
             f"{queue.waiting(bin_)} requests in bin {bin_} (oldest: request {queue.oldest(bin_).request_id}) "
-            f"wait for {type(self._rule).__name__} to launch them"
+            f"wait for {kind_of(self._rule)} of policy {self._policy_name} to launch them"
             for bin_ in range(queue.num_bins)
             if queue.waiting(bin_)
         ]
@@ -127,8 +129,9 @@ class Scheduler:
         num_waiting = queue.waiting(bin_)
         if size_limit < 1 or num_waiting < 1:
             raise PlanError(
-                f"bin {bin_} was chosen with {num_waiting} waiting requests and a size limit of "
-                f"{size_limit}; a batch needs at least one of each"
+                f"policy {self._policy_name}: {kind_of(self._rule)}.next_bin chose bin {bin_} with "
+                f"{num_waiting} waiting requests and a size limit of {size_limit}; a batch needs at least "
+                "one of each"
             )
         candidates = self._take(bin_, min(size_limit, num_waiting))
         num_fitting, _ = self._memory.count_fitting(

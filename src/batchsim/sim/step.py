@@ -13,6 +13,10 @@ from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.waiting import WaitingLine
 
+#: What no plan needs: a rule that asks, or preempts one request, so often would go on for ever.
+MOST_ASKED = 100_000
+MOST_PREEMPTIONS = 100_000
+
 
 class NextIteration:
     """The `policies.base.Step` that the rule sees, where its methods are described; it holds to what fits.
@@ -42,6 +46,7 @@ class NextIteration:
         "_holds_decodes",
         "_is_caching",
         "_kv",
+        "_num_asked",
         "_number",
         "_prefilling",
         "_recorder",
@@ -78,6 +83,7 @@ class NextIteration:
         self._recorder = recorder
         self._is_caching = kv.is_caching
         self._number = 0  # of the iteration
+        self._num_asked = 0  # how often, for who is next, since anybody was admitted
         self._holds_decodes = False
         self._prefilling: dict[int, Request] = {}
         self._stored: dict[int, list[int]] = {}  # by request, ids that the chunks will fill
@@ -94,13 +100,13 @@ class NextIteration:
     def start(self) -> None:
         """Begin a new iteration, empty but for the decodes."""
         self.num_preempted = self.swap_blocks = 0
-        self.may_fit_later = False
+        self.may_fit_later = self._holds_decodes = False
+        self._num_asked = 0
         self.growth_blocks = self._running.decoding.growth()
         if self.prefill_seqs:
             self._number += 1
             self.prefill_tokens = self.prefill_seqs = 0
             self.prefill_pairs = 0.0
-            self._holds_decodes = False
             self.completing = []
             if self._stored:
                 self._stored = {}
@@ -149,7 +155,8 @@ class NextIteration:
     @property
     def running(self) -> Sequence[Request]:
         """All that run."""
-        return tuple(self._running.requests.values())
+        running = self._running
+        return tuple(map(running.show, running.requests.values()))
 
     @property
     def swapped(self) -> Sequence[Request]:
@@ -160,11 +167,17 @@ class NextIteration:
     def next_waiting(self) -> Request | None:
         """The head of the queue."""
         waiting = self._waiting
+        self._num_asked += 1
+        if self._num_asked > MOST_ASKED:
+            raise PlanError(
+                f"an iteration was asked {MOST_ASKED} times who is next, and nobody was admitted meanwhile; "
+                "an admission may fail, and a plan has to end"
+            )
         return waiting.find_head(self.now_s) if waiting.num else None
 
     def last_running(self) -> Request:
         """The one admitted last."""
-        return next(reversed(self._running.requests.values()))
+        return self._running.show(next(reversed(self._running.requests.values())))
 
     def uncached_tokens(self, request: Request) -> int:
         """Tokens still to compute, prefix hits taken off."""
@@ -187,6 +200,11 @@ class NextIteration:
         if num_hits or num_kept:
             wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
             cached_tokens = self._running.cached_tokens(request, wanted)
+        if keep_free_blocks < 0:
+            raise PlanError(
+                f"request {request.request_id} was admitted with keep_free_blocks = {keep_free_blocks}; a "
+                "number >= 0 is needed"
+            )
         tokens = cached_tokens + num_tokens
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
@@ -203,6 +221,7 @@ class NextIteration:
                 f"request {request.request_id} was admitted beside {running.num} running ones; "
                 f"{self.max_running} may run"
             )
+        self._num_asked = 0
         waiting.pop_head(request, self.now_s)
         running.seat(request, blocks, cached_tokens)
         if request.is_waiting:
@@ -221,12 +240,17 @@ class NextIteration:
         """Add a chunk."""
         if request.chunk_number == self._number:
             raise PlanError(f"request {request.request_id} was given two chunks for one iteration")
+        if request.request_id not in self._prefilling:
+            raise PlanError(
+                f"request {request.request_id} was given a chunk, but no prompt of it is under way"
+            )
         self._running.grow(request, request.computed_tokens + num_tokens)
         self._add_chunk(request, num_tokens)
 
     def preempt(self, request: Request, *, swap: bool = False) -> None:
         """Take a request's blocks away."""
         running, decode_start_s = self._running, math.nan
+        self._check_preemption(request, swap=swap)
         if request.finish_step >= 0:
             stored_tokens = running.stop_decoding(request)
             self.growth_blocks = running.decoding.growth()
@@ -249,21 +273,42 @@ class NextIteration:
 
     def swap_in(self, request: Request) -> bool:
         """Bring a request back if its blocks can be had."""
-        blocks = self._running.swap_in(request, self.growth_blocks, self.now_s)
+        running = self._running
+        if running.swapped.get(request.request_id) is not request:
+            raise PlanError(f"request {request.request_id} was swapped in, but it is not swapped out")
+        if running.num >= self.max_running:
+            raise PlanError(
+                f"request {request.request_id} was swapped in beside {running.num} running ones; "
+                f"{self.max_running} may run"
+            )
+        blocks = running.swap_in(request, self.growth_blocks, self.now_s)
         if blocks:
             self.swap_blocks += blocks
-            self.growth_blocks = self._running.decoding.growth()
+            self.growth_blocks = running.decoding.growth()
         return blocks > 0
 
     def hold_decodes(self) -> None:
         """Let the decodes sit out."""
         self._holds_decodes = True
 
+    def _check_preemption(self, request: Request, *, swap: bool) -> None:
+        if self._running.requests.get(request.request_id) is not request:
+            raise PlanError(f"request {request.request_id} was preempted, but it does not run")
+        if swap and request.finish_step < 0:
+            raise PlanError(
+                f"request {request.request_id} was to be swapped out before its prompt is complete; such a "
+                "one can only be dropped"
+            )
+        if request.num_preemptions >= MOST_PREEMPTIONS:
+            raise PlanError(
+                f"request {request.request_id} was preempted {MOST_PREEMPTIONS} times; it gets nowhere"
+            )
+
     def _add_chunk(self, request: Request, num_tokens: int) -> None:
         """Count in a chunk whose blocks are there."""
         start = request.computed_tokens
         remaining = request.prompt_tokens + request.generated_tokens - start
-        if not 0 < num_tokens <= remaining:
+        if not 0 < num_tokens <= remaining or num_tokens % 1:
             raise PlanError(
                 f"request {request.request_id} was given a chunk of {num_tokens} tokens; "
                 f"1 to {remaining} are possible"

@@ -67,7 +67,11 @@ class WaitingLine:
         """Let a request go; `PlanError` if it is not the head."""
         if request is not self.head:
             raise PlanError(f"request {request.request_id} was admitted, but it is not the next in the queue")
-        self.queue.pop(self._head_bin, now_s)
+        if self.queue.pop(self._head_bin, now_s) is not request:
+            raise PlanError(
+                f"request {request.request_id} was admitted, but the queue handed over another than it had "
+                "shown"
+            )
         self.head = None
         self.num -= 1
         self.blocks -= -(-request.prompt_tokens // self._block_size)
