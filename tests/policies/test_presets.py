@@ -136,7 +136,11 @@ def test_description_leaves_out_state() -> None:
         ("static_fifo", {"sizing": {"size": 0}}, "size is 0"),
         ("static_fifo", {"batching": {"kind": "Timer", "max_wait_s": "soon"}}, r"policy\.batching.*'soon'"),
         ("static_fifo", {"routing": {"seed": 3}}, r"policy\.routing needs a kind; known: RoundRobin"),
-        ("multi_bin", {"queueing": {"boundaries": ["a", "b", "c"]}}, r"policy\.queueing.*wrong type"),
+        (
+            "multi_bin",
+            {"queueing": {"boundaries": ["a", "b", "c"]}},
+            r"policy\.queueing\.boundaries is .*numbers",
+        ),
         (
             "dynamic_no_bins",
             {"sizing": {"SloFedback": {}}},

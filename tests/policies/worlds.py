@@ -13,6 +13,7 @@ class Waiting:
     priority: int = 0
     session_id: int = -1
     prefix_ids: Sequence[int] = ()
+    generated_tokens: int = 0
 
 
 def waiting(*predicted_output_tokens: int) -> list[Waiting]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batchsim.errors import ConfigError, StalledSimulation
+from batchsim.errors import ConfigError, PlanError, StalledSimulation
 from batchsim.latency.base import Domain
 from batchsim.policies.base import QueueDiscipline, Sizer
 from batchsim.policies.batching import Greedy
@@ -268,12 +268,13 @@ def test_stalled_run_says_who_waits_for_what() -> None:
 
     assert str(stalled.value) == (
         "nothing can happen after 1.000 s, but 3 requests are unfinished: queue 0: 3 requests in bin 0 "
-        "(oldest: request 0) wait for Never to launch them, 2 of 2 GPUs wait for a batch"
+        f"(oldest: request 0) wait for Never of policy {__name__}:NEVER to launch them, 2 of 2 GPUs wait "
+        "for a batch"
     )
 
 
 def test_error_of_a_policy_is_not_mistaken_for_a_stall() -> None:
-    with pytest.raises(RuntimeError, match="this rule is broken"):
+    with pytest.raises(PlanError, match=r"Broken\.\w+ raised RuntimeError: this rule is broken"):
         run(workload([0.0], 1), ONE_SECOND, {"preset": f"{__name__}:BROKEN"})
 
 

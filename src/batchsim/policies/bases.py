@@ -50,10 +50,12 @@ def _functions(member: Any) -> Iterator[Callable[..., Any]]:
 
 
 def _is_replaced(held: object, kind: type) -> bool:
+    """Whether the second class was made from this first: the qualified name is given to it only later."""
     return (
         isinstance(held, type)
         and held is not kind
-        and (held.__module__, held.__qualname__) == (kind.__module__, kind.__qualname__)
+        and held.__bases__ == kind.__bases__
+        and (held.__module__, held.__name__) == (kind.__module__, kind.__name__)
     )
 
 

@@ -7,10 +7,12 @@ nothing one run learns reaches another.
 from __future__ import annotations
 
 import importlib
+import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,9 @@ from batchsim.policies import batching, continuous, queueing, routing, sizing
 from batchsim.policies.base import IterationRule, LaunchRule, QueueDiscipline, Routing, Sizer
 from batchsim.policies.batching import FullBatch, Greedy
 from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
+from batchsim.policies.guard import unguarded
+from batchsim.policies.guarded import check_complete, guard
+from batchsim.policies.parameters import check_names, construct, parameters_of
 from batchsim.policies.queueing import Fifo, MultiBin, ShortestFirst
 from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
@@ -182,11 +187,12 @@ class Policy:
 
 def describe(answer: object) -> str:
     """An answer with its parameters, without its state."""
+    answer = unguarded(answer)
     if isinstance(answer, tuple):
         return ", ".join(describe(part) for part in answer)
     if not is_dataclass(answer):
-        return repr(answer)
-    shown = ", ".join(f"{name}={describe(getattr(answer, name))}" for name in _parameters(answer))
+        return reprlib.repr(answer)
+    shown = ", ".join(f"{name}={describe(getattr(answer, name))}" for name in parameters_of(type(answer)))
     return f"{type(answer).__name__}({shown})"
 
 
@@ -214,8 +220,38 @@ def build(config: PolicyConfig) -> Policy:
     )  # fmt: skip
     if config.batch_size is not None:
         policy = replace(policy, sizing=_limited(policy.sizing, config.batch_size))
+    policy = _guarded(policy)
     _check_budget(policy)
     return policy
+
+
+def _guarded(policy: Policy) -> Policy:
+    """The policy with a guard before each answer that comes from outside."""
+    answers: dict[str, Any] = {}
+    for name, protocol in _protocols(policy.batching).items():
+        answer = getattr(policy, name)
+        if answer is not None:
+            check_complete(answer, protocol, f"policy {policy.name}")
+            answers[name] = _guard(answer, protocol, policy.name)
+    return replace(policy, **answers)
+
+
+def _guard(answer: Any, protocol: type, name: str) -> Any:
+    if isinstance(answer, Smallest):
+        for part in answer.of:
+            check_complete(part, Sizer, f"policy {name}")
+        answer.of = tuple(_guard(part, Sizer, name) for part in answer.of)
+    chunk = getattr(answer, "chunk", None)
+    if protocol is IterationRule and chunk is not None:
+        check_complete(chunk, Sizer, f"policy {name}")
+        object.__setattr__(answer, "chunk", _guard(chunk, Sizer, name))  # a fresh copy, frozen from now on
+    return guard(answer, protocol, name)
+
+
+def _protocols(batching: object) -> dict[str, type]:
+    """What is asked of each answer."""
+    rule = IterationRule if hasattr(batching, "plan") else LaunchRule
+    return {"queueing": QueueDiscipline, "sizing": Sizer, "batching": rule, "routing": Routing}
 
 
 def _check_budget(policy: Policy) -> None:
@@ -262,10 +298,6 @@ def _no_bytecode() -> Iterator[None]:
         sys.dont_write_bytecode = before
 
 
-def _parameters(answer: object) -> list[str]:
-    return [item.name for item in fields(answer) if item.init]  # type: ignore[arg-type]
-
-
 def _with_num_bins(config: PolicyConfig, preset: Preset) -> Mapping[str, Any]:
     """The queue's parameters, with ``policy.num_bins`` among them: boundaries are checked against it."""
     if config.num_bins is None:
@@ -281,15 +313,18 @@ def _with_num_bins(config: PolicyConfig, preset: Preset) -> Mapping[str, Any]:
 
 def _fresh(answer: Any) -> Any:
     """A copy with the same parameters and no state."""
-    if isinstance(answer, Smallest):
-        return Smallest(tuple(_fresh(part) for part in answer.of))
-    return replace(answer) if is_dataclass(answer) and not isinstance(answer, type) else answer
+    try:
+        return deepcopy(answer)
+    except Exception as error:
+        raise ConfigError(
+            f"{type(answer).__name__}, an answer of a policy, cannot be copied for a run of its own ({error})"
+        ) from error
 
 
 def _answer(template: Any, module: ModuleType, given: Mapping[str, Any], where: str) -> Any:
     """A fresh copy of the template, or of another answer of its module, with the given parameters."""
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{where} is {given!r}; a table of its parameters is needed")
+        raise ConfigError(f"{where} is {reprlib.repr(given)}; a table of its parameters is needed")
     parameters = dict(given)
     if isinstance(parameters.get("chunk"), Mapping):  # the sizer of a token budget
         parameters["chunk"] = _answer(None, sizing, parameters["chunk"], f"{where}.chunk")
@@ -300,8 +335,11 @@ def _answer(template: Any, module: ModuleType, given: Mapping[str, Any], where: 
         raise ConfigError(f"{where} needs a kind; {nearest('', _kinds(module))}")
     if isinstance(template, Smallest):
         return _smallest(template, module, parameters, where)
-    _check_parameters(type(template), parameters, where)
-    return _construct(partial(replace, template), parameters, where)
+    check_names(type(template), parameters, where)
+    own = _fresh(template)
+    if not parameters:
+        return own
+    return construct(partial(replace, own), type(own), parameters, where)
 
 
 def _smallest(template: Smallest, module: ModuleType, parameters: dict[str, Any], where: str) -> Smallest:
@@ -309,7 +347,7 @@ def _smallest(template: Smallest, module: ModuleType, parameters: dict[str, Any]
     parts = {type(part).__name__: part for part in template.of}
     for key in parameters:
         if key not in parts:
-            raise ConfigError(f"{where}.{key} is unknown; {nearest(key, parts)}")
+            raise ConfigError(f"{where}.{key} is unknown; {nearest(str(key), parts)}")
     return Smallest(
         tuple(
             _answer(part, module, parameters.get(name, {}), f"{where}.{name}") for name, part in parts.items()
@@ -320,28 +358,19 @@ def _smallest(template: Smallest, module: ModuleType, parameters: dict[str, Any]
 def _make(kind: str, module: ModuleType, parameters: dict[str, Any], where: str) -> Any:
     kinds = _kinds(module)
     if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(f"{where}.kind is {kind!r}; {nearest(str(kind), kinds)}")
-    _check_parameters(kinds[kind], parameters, where)
+        raise ConfigError(f"{where}.kind is {reprlib.repr(kind)}; {nearest(str(kind), kinds)}")
+    check_names(kinds[kind], parameters, where)
     if kinds[kind] is Smallest:
         parts = parameters.get("of", ())
-        if not isinstance(parts, list | tuple):
-            raise ConfigError(f"{where}.of is {parts!r}; a list of sizers is needed")
+        if not isinstance(parts, list | tuple) or not parts:
+            raise ConfigError(f"{where}.of is {reprlib.repr(parts)}; a list of sizers is needed")
         return Smallest(
             tuple(
                 _answer(None, module, part, f"{where}.of[{index}]")
                 for index, part in enumerate(parts)
             )
         )  # fmt: skip
-    return _construct(kinds[kind], parameters, where)
-
-
-def _construct(make: Callable[..., Any], parameters: Mapping[str, Any], where: str) -> Any:
-    """Call with the parameters; those an answer chokes on instead of refusing have the wrong type."""
-    try:
-        return make(**parameters)
-    except (TypeError, ValueError) as error:
-        given = ", ".join(f"{name} = {value!r}" for name, value in parameters.items())
-        raise ConfigError(f"{where} ({given}) holds a value of the wrong type: {error}") from error
+    return construct(kinds[kind], kinds[kind], parameters, where)
 
 
 def _kinds(module: ModuleType) -> dict[str, type]:
@@ -356,16 +385,14 @@ def _kinds(module: ModuleType) -> dict[str, type]:
     }
 
 
-def _check_parameters(kind: type, parameters: Mapping[str, Any], where: str) -> None:
-    known = [item.name for item in fields(kind) if item.init]
-    for key in parameters:
-        if key not in known:
-            raise ConfigError(f"{where}.{key} is no parameter of {kind.__name__}; {nearest(key, known)}")
-
-
 def _limited(sizer: Any, batch_size: int) -> Any:
     """The sizer with this upper limit."""
     if isinstance(sizer, Smallest):
         return Smallest(tuple(_limited(part, batch_size) for part in sizer.of))
     name = "size" if isinstance(sizer, FixedSize) else "max_batch_size"
-    return replace(sizer, **{name: batch_size})
+    kind = type(sizer)
+    if name not in parameters_of(kind):
+        raise ConfigError(
+            f"policy.batch_size is {batch_size}, but {kind.__name__} has no parameter {name} to set by it"
+        )
+    return construct(partial(replace, sizer), kind, {name: batch_size}, "policy.batch_size, as")
