@@ -1,6 +1,6 @@
 """What holds at the iteration level whatever the policy, first of all: a span is its iterations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,17 @@ from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.metrics.summary import laws
-from batchsim.policies.presets import names_of
+from batchsim.policies.base import Step
+from batchsim.policies.continuous import StallFree
+from batchsim.policies.presets import Preset, names_of
+from batchsim.policies.queueing import Fifo
+from batchsim.policies.routing import LeastLoaded
+from batchsim.policies.sizing import FixedSize
 from batchsim.records import FINISHED, Records
 from batchsim.sim.simulation import run_replicas
 from batchsim.study.cluster import engines, prepare_policies, replicas
 from batchsim.workload.request import Workload
+from tests.policies.examples import fastserve, srpt  # noqa: F401 -- found by name
 
 BLOCK_SIZES = st.sampled_from([1, 2, 4, 16])
 
@@ -158,6 +164,36 @@ def test_spans_give_what_single_iterations_give(world: World) -> None:
     assert spans.iterations["num_iterations"].sum() == len(exact.iterations)
     for column in ("host_s", "prefill_tokens", "num_preempted"):
         assert np.isclose(spans.iterations[column].sum(), exact.iterations[column].sum(), rtol=1e-9)
+
+
+@settings(max_examples=60)
+@given(worlds(["sarathi"]), st.sampled_from(["srpt:srpt", "fastserve:fastserve", f"{__name__}:FICKLE"]))
+def test_spans_give_what_single_iterations_give_where_a_rule_preempts_for_who_waits(
+    world: World, preset: str
+) -> None:
+    batch_size = world.config["policy"]["batch_size"]
+    queueing = {"promote_after_s": 0.7} if preset == "fastserve:fastserve" else {}
+    policy = {"preset": preset, "batch_size": batch_size, "queueing": queueing}
+    world = replace(world, config={**world.config, "policy": policy})
+
+    spans, exact = world.run(), world.run(is_exact=True)
+
+    pd.testing.assert_frame_equal(spans.requests, exact.requests, rtol=1e-9, atol=1e-9)
+    assert len(spans.preemptions) == len(exact.preemptions)
+    assert spans.iterations["num_iterations"].sum() == len(exact.iterations)
+
+
+class Fickle(StallFree):
+    """A rule that says nothing of when to ask it, and looks at what was generated."""
+
+    def plan(self, step: Step) -> None:
+        tired = [one for one in step.running if one.generated_tokens % 7 == 6]
+        if tired and step.next_waiting():
+            step.preempt(tired[-1])
+        super().plan(step)
+
+
+FICKLE = Preset(Fifo(), FixedSize(16), Fickle(), LeastLoaded())
 
 
 def test_an_arrival_and_one_who_then_gives_up_both_cut_the_span_under_way() -> None:
