@@ -87,6 +87,11 @@ class Request:
         """Tokens to compute before it yields its next token, those of the next iteration aside."""
         return self.prompt_tokens + len(self.answer) - self.stored_tokens - self.chunk_tokens
 
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of its answer so far."""
+        return len(self.answer)
+
 
 class Inbox:
     """Requests of a trace, handed over once their time has come."""

@@ -34,13 +34,15 @@ class NextIteration:
         Of this iteration, in order.
     max_running
         What the sizer allows; set before the rule is asked.
+    now_s
+        When the iteration begins.
     """
 
     swapped: Sequence[Request] = ()
 
     def __init__(self, queue: QueueDiscipline, num_blocks: int, block_size: int) -> None:
         self._queue = queue
-        self._now_s = 0.0
+        self.now_s = 0.0
         self._running: list[Request] = []
         self._head: tuple[WaitingRequest, int] | None = None
         self._holds_decodes = False
@@ -54,7 +56,7 @@ class NextIteration:
 
     def begin(self, now_s: float) -> None:
         """Start with the decodes alone."""
-        self._now_s = now_s
+        self.now_s = now_s
         self._holds_decodes = False
         self.chunks = []
         self.preemptions = []
@@ -148,7 +150,7 @@ class NextIteration:
         bin_ = self._queue.next_bin() if self.num_waiting else None
         if bin_ is None:
             return None
-        head = self._queue.head(bin_, self._now_s)
+        head = self._queue.head(bin_, self.now_s)
         self._head = head, bin_
         return head  # type: ignore[return-value]  # a queue hands back the requests it was given
 
@@ -175,13 +177,13 @@ class NextIteration:
                 f"request {request.request_id} was admitted beside {self.num_running} running ones; "
                 f"{self.max_running} may run"
             )
-        self._queue.pop(self._head[1], self._now_s)
+        self._queue.pop(self._head[1], self.now_s)
         self._head = None
         self._running.append(request)
         request.is_running = True
         self._grow(request, tokens)
         if math.isnan(request.scheduled_s):
-            request.scheduled_s = self._now_s
+            request.scheduled_s = self.now_s
         self.prefill(request, num_tokens)
         return True
 
