@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, get_args
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.policies.base import Setting, WaitingRequest
 from batchsim.policies.bases import Answer
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Load = Literal["requests", "kv_blocks"]
 
@@ -73,7 +70,7 @@ class LeastLoaded(_ByLoad):
 class PowerOfTwo(_ByLoad):
     """The less loaded of two replicas drawn at random (Mitzenmacher, 2001)."""
 
-    _rng: np.random.Generator = field(init=False, repr=False, compare=False)
+    _rng: Any = field(init=False, repr=False, compare=False)
 
     def prepare(self, setting: Setting) -> None:
         """Take the run's random stream."""
