@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         Step,
         WaitingRequest,
     )
-    from batchsim.policies.bases import PlainRule, RankedQueue
     from batchsim.policies.batching import FullBatch, Greedy, Timer
+    from batchsim.policies.building_blocks import PlainRule, RankedQueue
     from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
     from batchsim.policies.presets import PRESETS, Policy, Preset, build, find_preset
     from batchsim.policies.queueing import EarliestDeadline, Fifo, HighestPriority, MultiBin, ShortestFirst

@@ -12,7 +12,7 @@ from typing import Literal
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import QueueDiscipline, Sizer, arrival_order
-from batchsim.policies.bases import Answer
+from batchsim.policies.building_blocks import Answer
 
 
 def _occupied(queue: QueueDiscipline) -> Iterator[int]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest, arrival_order
-from batchsim.policies.bases import PlainRule
+from batchsim.policies.building_blocks import PlainRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from batchsim.policies import batching, continuous, queueing, routing, sizing
 from batchsim.policies.base import IterationRule, LaunchRule, QueueDiscipline, Routing, Sizer
 from batchsim.policies.batching import FullBatch, Greedy
 from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
-from batchsim.policies.guard import unguarded
-from batchsim.policies.guarded import check_complete, guard
+from batchsim.policies.guards.answers import check_complete, guard
+from batchsim.policies.guards.checks import unguarded
 from batchsim.policies.parameters import check_names, construct, parameters_of
 from batchsim.policies.queueing import Fifo, MultiBin, ShortestFirst
 from batchsim.policies.routing import LeastLoaded

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest, arrival_order
-from batchsim.policies.bases import Answer, OneBin, RankedQueue
+from batchsim.policies.building_blocks import Answer, OneBin, RankedQueue
 from batchsim.policies.lines import Line
 from batchsim.workload.checks import is_whole
 

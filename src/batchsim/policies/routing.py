@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.policies.base import Setting, WaitingRequest
-from batchsim.policies.bases import Answer
+from batchsim.policies.building_blocks import Answer
 
 Load = Literal["requests", "kv_blocks"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import BatchReport, Decision, IterationReport, Setting, Sizer
-from batchsim.policies.bases import Answer
+from batchsim.policies.building_blocks import Answer
 from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
 
 

@@ -15,7 +15,7 @@ import simpy
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape, follows_longest
 from batchsim.policies.base import IterationReport, IterationRule
-from batchsim.policies.guard import kind_of
+from batchsim.policies.guards.checks import kind_of
 from batchsim.policies.presets import Policy
 from batchsim.sim.decoding import iterations_by
 from batchsim.sim.engine import Engine

@@ -10,7 +10,7 @@ import simpy
 
 from batchsim.errors import ConfigError, PlanError
 from batchsim.policies.base import LaunchRule
-from batchsim.policies.guard import kind_of
+from batchsim.policies.guards.checks import kind_of
 from batchsim.policies.presets import Policy
 from batchsim.records import STRANDED
 from batchsim.sim.gpu import GPU, Batch, KVMemory

@@ -23,7 +23,7 @@ from batchsim.policies.base import (
     Step,
     WaitingRequest,
 )
-from batchsim.policies.guard import Guard, are_numbers, is_bool, is_foreign, is_whole
+from batchsim.policies.guards.checks import Guard, are_numbers, is_bool, is_foreign, is_whole
 
 #: What the records can count.
 MOST_RUNNING = 2**31 - 1

@@ -1,0 +1,1 @@
+"""What stands before answers from outside the package: everything they say is checked."""
