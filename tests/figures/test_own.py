@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from batchsim import ConfigError, figure_config
+from batchsim import ConfigError
 from batchsim.cli import main
 from batchsim.config import SweepConfig, validate
-from batchsim.figure_config import OwnFigure
+from batchsim.config import figure as figure_config
+from batchsim.config.figure import OwnFigure
 from batchsim.figures import draw_figures, write_report
 from batchsim.figures.own import COURSES, REQUEST_TIMES, draw_own
 from batchsim.figures.plots import FIGURES

@@ -10,8 +10,8 @@ import pytest
 
 import batchsim
 from batchsim.config import load_config
+from batchsim.config.section import MOST_GPUS
 from batchsim.errors import ConfigError
-from batchsim.hardware_config import MOST_GPUS
 from batchsim.latency.base import LatencyInfo
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.store import default_latency, save_latency

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchsim.config import flat
-from batchsim.figure_config import THROUGHPUT
+from batchsim.config.figure import THROUGHPUT
 from batchsim.figures.findings import contrast, gain, within_slo
 from batchsim.figures.results import SweepResults
 from batchsim.figures.schedulers import RATE, Drawing, over

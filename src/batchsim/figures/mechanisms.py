@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from batchsim.config import flat
+from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
-from batchsim.figure_config import THROUGHPUT
 from batchsim.figures.axes import set_axis
 from batchsim.figures.findings import contrast
 from batchsim.figures.results import SweepResults, averages, over_seeds

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from batchsim.figure_config import Cdf, Heatmap, Lines, OverTime, OwnFigure
+from batchsim.config.figure import Cdf, Heatmap, Lines, OverTime, OwnFigure
 from batchsim.figures.axes import label_of, set_axis
 from batchsim.figures.findings import Finding, contrast, no_finding, within_slo
 from batchsim.figures.results import SweepResults, averages

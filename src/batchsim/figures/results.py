@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from batchsim.config import SweepConfig, flat, validate
+from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
-from batchsim.figure_config import THROUGHPUT
 from batchsim.files import reason
 from batchsim.metrics.statistics import t_interval
 from batchsim.results.store import ITERATION_TABLES, TABLES, load_run

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from batchsim.config import flat
-from batchsim.figure_config import THROUGHPUT
+from batchsim.config.figure import THROUGHPUT
 from batchsim.figures.axes import facet_title, set_axis
 from batchsim.figures.findings import ENOUGH, Finding, contrast, gain, no_finding, within_slo
 from batchsim.figures.results import SweepResults, averages, over_seeds, states

@@ -33,9 +33,9 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
-from batchsim.csv_files import CsvTable, read_csv
 from batchsim.errors import TraceError
 from batchsim.files import read_json
+from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.base import Provenance
 from batchsim.latency.choices import Clock
 

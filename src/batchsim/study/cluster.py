@@ -9,9 +9,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from batchsim.config import PolicyConfig, RunConfig
+from batchsim.config import PolicyConfig, ReplicaConfig, RunConfig
 from batchsim.errors import ConfigError
-from batchsim.hardware_config import ReplicaConfig
 from batchsim.latency.analytic import NoisyLatency
 from batchsim.latency.base import IterationLatency
 from batchsim.latency.families import as_batch_latency, as_iteration_latency

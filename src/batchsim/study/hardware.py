@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from batchsim.config import RunConfig, load_config
+from batchsim.config import ReplicaConfig, RunConfig, load_config
 from batchsim.errors import ConfigError
-from batchsim.hardware_config import ReplicaConfig
 from batchsim.latency.base import BatchLatency, IterationLatency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import load_latency

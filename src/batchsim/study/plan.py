@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from batchsim.config import RunConfig, SweepConfig, flat, read_toml, set_dotted, validate
+from batchsim.config.figure import THROUGHPUT
+from batchsim.config.paths import anchored
 from batchsim.errors import ConfigError, nearest
-from batchsim.figure_config import THROUGHPUT
-from batchsim.paths import anchored
 from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.study.identity import identify, refresh_policy

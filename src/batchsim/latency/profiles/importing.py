@@ -16,9 +16,9 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from batchsim.csv_files import read_csv
 from batchsim.errors import ConfigError, TraceError, nearest
 from batchsim.files import MAX_COUNT, read_json
+from batchsim.files.tables import read_csv
 from batchsim.latency.base import Domain, IterationDomain, LatencyInfo
 from batchsim.latency.choices import Family, ProfileKind
 from batchsim.latency.fitting.fit import fit

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from batchsim.csv_files import CsvTable, read_csv
 from batchsim.errors import ConfigError, TraceError
 from batchsim.files import MAX_COUNT, read_json
+from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.operators import MOST_LISTED
 
 

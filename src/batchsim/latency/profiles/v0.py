@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from batchsim.csv_files import CsvTable
 from batchsim.errors import ConfigError, TraceError
+from batchsim.files.tables import CsvTable
 from batchsim.latency.base import Floats
 from batchsim.latency.profiles.tables import ProfileTables
 from batchsim.latency.roofline import ACTIVATION_BYTES

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.errors import TraceError
-from batchsim.files import MAX_BYTES, MAX_COUNT, decoded, read_bytes, reason, unzipped
+from batchsim.files.reading import MAX_BYTES, MAX_COUNT, decoded, read_bytes, reason, unzipped
 
 #: Times that a table may hold: beyond them they lose all meaning, then overflow.
 LEAST_S, MOST_S = 1e-12, 1e9

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from batchsim.csv_files import CsvTable, read_csv
 from batchsim.errors import TraceError
+from batchsim.files.tables import CsvTable, read_csv
 
 
 def read(tmp_path: Path, text: str | bytes) -> CsvTable:

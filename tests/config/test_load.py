@@ -69,7 +69,7 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def test_every_key_is_documented_and_no_other() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 
     documented = re.findall(r"^\| `([a-z0-9_.]+)` \|", page, re.MULTILINE)
 

@@ -1,45 +1,19 @@
 """What a run is: one pydantic model per section of the TOML file. Unknown keys are errors.
 
 Values are checked here for type and range only; whether a preset, a predictor or a file exists is for the
-part that uses it. `load_config` turns a dict, a TOML file or a model into a `RunConfig`, with overrides on
-top.
+part that uses it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
-from batchsim.errors import ConfigError
-from batchsim.figure_config import FigureConfig, OwnFigure
-from batchsim.hardware_config import (
-    ClusterConfig,
-    Count,
-    EngineConfig,
-    Fraction,
-    LatencyConfig,
-    Rate,
-    ReplicaConfig,
-    Section,
-)
-from batchsim.paths import anchored
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Values = Annotated[list[Any], Field(min_length=1)]
-
+from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
+from batchsim.config.section import Count, Finite, Fraction, Rate, Section
 
 #: A limit on a statistic of requests: the mean or any percentile of a time.
 STATISTIC_LIMIT = re.compile(r"(e2e|ttft|tpot)_(mean|p[1-9]\d?(\.\d+)?)_ms")
@@ -254,148 +228,3 @@ class RunConfig(Section):
         if self.clients.max_retries and self.patience_s is None:
             raise ValueError("clients.max_retries needs patience_s: only an abandoned request is sent again")
         return self
-
-
-class GridConfig(Section):
-    """What a sweep varies: a base run, and lists of values by dotted key."""
-
-    base: dict[str, Any] = Field({}, description="the tables of a run configuration")
-    grid: dict[str, Values] = Field({}, description="dotted keys to values")
-
-    @field_validator("grid", mode="before")
-    @classmethod
-    def _flat(cls, grid: object) -> object:
-        return flat(grid) if isinstance(grid, Mapping) else grid
-
-
-class SweepConfig(GridConfig):
-    """Many runs and the figure they make: every case crossed with every combination of the grid."""
-
-    name: str = Field(pattern=r"^[a-z0-9_-]+$", description="of the folder with the results")
-    title: str = Field("", description="above the figure")
-    figure: FigureConfig | None = Field(
-        None,
-        description="name of a shipped plot, or a table that describes one; left out: tables only",
-    )
-    save: Literal["summary", "tables"] = Field("summary", description="what is kept of a run")
-    cases: list[dict[str, Any]] = Field(
-        [{}], min_length=1, description="settings that go together; `label` names them in the results"
-    )
-    full: GridConfig = Field(GridConfig(), description="what `--full` puts in place of base and grid entries")
-
-    @model_validator(mode="after")
-    def _keeps_what_is_drawn(self) -> SweepConfig:
-        figure = self.figure
-        if isinstance(figure, OwnFigure) and figure.needs_tables and self.save != "tables":
-            raise ValueError(
-                f'a figure of kind {figure.kind} is drawn from tables of the runs; set save = "tables"'
-            )
-        return self
-
-
-#: Characters of a value, and levels of tables in tables, beyond which a file holds no settings.
-_MOST_SHOWN = 200
-_MOST_NESTED = 30
-
-S = TypeVar("S", bound=Section)
-
-
-def load_config(
-    given: RunConfig | Mapping[str, Any] | str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> RunConfig:
-    """Read a run configuration.
-
-    Parameters
-    ----------
-    given
-        A `RunConfig`, a (nested) mapping, or the path of a TOML file, in whose folder the files that it names
-        are; defaults alone if ``None``.
-    overrides
-        Dotted keys to values that win over ``given``, e.g. ``{"cluster.num_gpus": 4}``.
-
-    Raises
-    ------
-    ConfigError
-        One sentence that names the file, the key, the value and what would be accepted.
-    """
-    where = "configuration"
-    if given is None:
-        tree: dict[str, Any] = {}
-    elif isinstance(given, RunConfig):
-        tree = given.model_dump(exclude_unset=True)
-    elif isinstance(given, Mapping):
-        tree = _copy(given)
-    else:
-        where = str(given)
-        tree = read_toml(Path(given))
-        for key, value in flat(tree).items():
-            if (found := anchored(key, value, Path(given).parent)) is not value:
-                set_dotted(tree, key, found)
-    for key, value in (overrides or {}).items():
-        set_dotted(tree, key, value)
-    return validate(RunConfig, tree, where)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file as a dict, or raise `ConfigError` with a sentence."""
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        if not _is_nested_at_most(_MOST_NESTED, tree):
-            raise RecursionError
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: holds more than {_MOST_NESTED} tables or lists in each other") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({' '.join(str(error).split())})") from error
-    return tree
-
-
-def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
-    """Set ``tree["a"]["b"] = value`` for the key ``a.b``, making tables on the way."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{key}: {parent} is a value, not a table")
-    tree[last] = value
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested tables into dotted keys: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return leaves
-
-
-def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
-    """Build a section, with pydantic's report cut down to one sentence about the first fault."""
-    try:
-        return section.model_validate(tree)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"])) or "table"
-        is_told = fault["type"] == "missing" or isinstance(fault["input"], Mapping)  # of a whole table
-        shown = "" if is_told else f" is {_short(repr(fault['input']))}"
-        message = f"{_short(key)}{shown}: {_lower_first(fault['msg'])}"
-        raise ConfigError(f"{where}: {' '.join(message.split())}") from error
-
-
-def _is_nested_at_most(levels: int, value: Any) -> bool:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels >= 0 and all(_is_nested_at_most(levels - 1, one) for one in inside)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
-
-
-def _lower_first(message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
+from batchsim.config.section import Section
 from batchsim.errors import nearest
-from batchsim.hardware_config import Section
 
 #: Times of requests that have a distribution to draw.
 REQUEST_TIMES = ("e2e_s", "queueing_s", "ttft_s", "tpot_s")

@@ -1,4 +1,4 @@
-"""Files read within bounds, and written so that a reader never meets half of anything."""
+"""Files read within bounds: regular ones, no longer than asked for, of text or JSON as it should be."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import gzip
 import io
 import json
 import math
-import os
-import platform
 import re
-import shutil
 import stat
 import sys
-import time
-import uuid
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,120 +166,6 @@ def _wrong(tree: Any, place: str, depth: int) -> str | None:
     if isinstance(tree, str) and _HALF.search(tree):
         return f"{tree!a:.60} holds half a character; whole ones are needed"
     return None
-
-
-_SUFFIX = ".partial"
-_DAY_S = 86_400
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file, UTF-8 where it is text, that appears whole or not at all; an old one is replaced."""
-    path = Path(path)
-    partial = sibling(path)
-    with cleanly(path, partial):
-        _refuse_folder(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        partial.replace(path)
-
-
-def check_file(path: Path, *, inputs: Iterable[Path | str | None] = (), overwrite: bool = True) -> None:
-    """Raise before the work what writing would spoil after it: an input, or, unasked, a file that is there.
-
-    Raises
-    ------
-    ConfigError
-        Also for a folder, and for a link: what it leads to would stay as it is.
-    """
-    path = Path(path)
-    _refuse_folder(path)
-    if any(one is not None and _holds(Path(one), path) for one in inputs):
-        raise ConfigError(f"{path}: is an input; an input is never replaced, choose another name")
-    if path.is_symlink():
-        raise ConfigError(f"{path}: is a symbolic link; name the file itself")
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: is there already; choose another name or allow overwriting")
-
-
-def sibling(path: Path) -> Path:
-    """A name beside a path that nobody else uses: where it is made before it appears.
-
-    It tells which process on which machine makes it, so that what the dead left is known.
-
-    Raises
-    ------
-    ConfigError
-        For a path that ends in no name of its own, like ``.`` and ``/``.
-    """
-    path = Path(path)
-    if path.name in ("", ".."):
-        raise ConfigError(f"{str(path)!r} is no name of a file or folder to write; a name is needed")
-    maker = f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}"
-    return path.with_name(f".{path.name}.{maker}-{uuid.uuid4().hex[:8]}{_SUFFIX}")
-
-
-def remove_dead_partials(folder: Path) -> None:
-    """Remove what processes that are no more had begun to write in a folder; those of the living stay.
-
-    Of another machine's processes nothing is known: theirs go when they are a day old.
-    """
-    for partial in folder.glob(f".*{_SUFFIX}"):
-        if not _is_in_use(partial):
-            _remove(partial)
-
-
-def _is_in_use(partial: Path) -> bool:
-    maker = partial.name.removesuffix(_SUFFIX).rpartition(".")[2].split("-")
-    if len(maker) == 4 and maker[0] == _machine() and maker[2] != "0":
-        return maker[1].isdecimal() and _started(int(maker[1])) == maker[2]
-    with suppress(OSError):
-        return time.time() - partial.stat().st_mtime < _DAY_S
-    return False
-
-
-def _machine() -> str:
-    return f"{zlib.crc32(platform.node().encode()):08x}"
-
-
-def _started(pid: int) -> str | None:
-    """When a process started, in ticks of the machine; None if it runs no more, or the system does not tell.
-
-    A process id alone may belong to another process by now.
-    """
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state == "Z" else rest[18]
-
-
-def _refuse_folder(path: Path) -> None:
-    if path.name in ("", "..") or path.is_dir():
-        raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; the name of a file is needed")
-
-
-def _holds(given: Path, path: Path) -> bool:
-    """Whether an input, a file or a folder, is what lies at a path, or holds it."""
-    try:
-        return given.samefile(path) or (given.is_dir() and path.resolve().is_relative_to(given.resolve()))
-    except OSError:  # one of them is not there
-        return given.resolve() == path.resolve()
-
-
-def _remove(partial: Path) -> None:
-    with suppress(OSError):
-        partial.unlink() if partial.is_file() else shutil.rmtree(partial)
-
-
-@contextmanager
-def cleanly(target: Path, partial: Path) -> Iterator[None]:
-    """Leave nothing partial behind, and say in one sentence what the system refused."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({reason(error)})") from error
-    finally:
-        _remove(partial)
 
 
 def reason(error: BaseException) -> str:

@@ -1,0 +1,39 @@
+"""Configurations: what a run, a sweep and a figure are, and how they are read.
+
+`load_config` turns a dict, a TOML file or a model into a `RunConfig`, with overrides on top.
+"""
+
+from batchsim.config.dotted import flat, set_dotted
+from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
+from batchsim.config.load import load_config, read_toml, validate
+from batchsim.config.run import (
+    ClientsConfig,
+    MetricsConfig,
+    PolicyConfig,
+    PredictorConfig,
+    RunConfig,
+    SloConfig,
+    WorkloadConfig,
+)
+from batchsim.config.sweep import GridConfig, SweepConfig
+
+__all__ = [
+    "ClientsConfig",
+    "ClusterConfig",
+    "EngineConfig",
+    "GridConfig",
+    "LatencyConfig",
+    "MetricsConfig",
+    "PolicyConfig",
+    "PredictorConfig",
+    "ReplicaConfig",
+    "RunConfig",
+    "SloConfig",
+    "SweepConfig",
+    "WorkloadConfig",
+    "flat",
+    "load_config",
+    "read_toml",
+    "set_dotted",
+    "validate",
+]

@@ -1,0 +1,31 @@
+"""Files: read within bounds, written whole, and tables of CSV, which `batchsim.files.tables` reads."""
+
+from batchsim.files.reading import (
+    MAX_BYTES,
+    MAX_COUNT,
+    MAX_DEPTH,
+    decoded,
+    read_bytes,
+    read_json,
+    read_text,
+    reason,
+    unzipped,
+)
+from batchsim.files.writing import check_file, cleanly, remove_dead_partials, sibling, write_whole
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_COUNT",
+    "MAX_DEPTH",
+    "check_file",
+    "cleanly",
+    "decoded",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "reason",
+    "remove_dead_partials",
+    "sibling",
+    "unzipped",
+    "write_whole",
+]
