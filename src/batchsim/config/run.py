@@ -189,8 +189,8 @@ class MetricsConfig(Section):
 
     warmup: Literal["auto", "mser5"] | Fraction = Field(
         "auto",
-        description="requests cut at the start: until the requests in service have built up, by MSER-5, or a "
-        "fixed share",
+        description="requests cut at the start: until service and queue have built up, by MSER-5, or a fixed "
+        "share",
     )
 
 

@@ -64,6 +64,17 @@ def fill(arrivals_s: Floats, service_s: Floats) -> Filling:
     return Filling(fill_s, mean_s, window)
 
 
+def num_settling(requests: pd.DataFrame) -> int:
+    """Requests that a queue needs to forget that it began empty, at most a tenth of all.
+
+    Where ``L`` wait on average these are about ``4 L**2``: M/M/1's relaxation time near saturation is ``4 /
+    (1 - rho)**2`` services. An empty beginning of a short queue is as typical as the rest: 0.
+    """
+    waited_s = float((requests["scheduled_s"] - requests["arrival_s"]).sum())
+    span_s = float(requests["arrival_s"].iloc[-1] - requests["arrival_s"].iloc[0])
+    return int(min(4 * (waited_s / span_s) ** 2, len(requests) / 10))
+
+
 def _filled_s(service_s: Floats) -> float:
     """Seconds ``t`` at which ``E[min(service, t)]`` is 95 % of ``E[service]``."""
     ordered = np.concatenate([[0.0], np.sort(service_s[:: len(service_s) // _SAMPLE + 1])])

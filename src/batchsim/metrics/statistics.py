@@ -16,7 +16,8 @@ _FEWEST_VALUES = 2 * _NUM_BATCHES
 #: where its batches are all but independent.
 _LONG_SERIES = 10_000
 _FEWEST_BATCHES, _FEWEST_BATCHES_IF_SHORT = 4.0, 30.0
-_WIDEST = 0.8  # half width / mean, before it is stretched
+_MORE_CORRELATION = 0.08  # half a standard error: too much of it costs less than too little
+_WIDEST = 0.9  # half width / mean, before it is stretched
 
 
 class Interval(NamedTuple):
@@ -66,7 +67,7 @@ def batch_means_interval(values: ArrayLike, confidence: float = 0.95) -> Interva
     The means of 48 consecutive batches are taken for an autoregressive series of order one: with their
     correlation ``r`` the variance of the overall mean is that of independent batches times ``(1 + r) / (1 -
     r)``, and Student's interval has the ``48 (1 - r) / (1 + r)`` batches that are left of them. ``r`` is
-    corrected for its bias (Marriott and Pope, 1954) and made larger by 0.05, a third of its standard error.
+    corrected for its bias (Marriott and Pope, 1954) and made larger by half a standard error.
 
     Times are the longer the more they vary: near saturation a queue's standard error grows with the square
     of its mean, so a run that was calm by chance looks surer than it is. The interval is therefore symmetric
@@ -89,7 +90,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> I
     difference = first - second
     if len(difference) == 0:
         return Interval(math.nan, math.nan)
-    stretch = max(_stretch(first, confidence), _stretch(second, confidence))
+    stretch = float(np.maximum(_stretch(first, confidence), _stretch(second, confidence)))
     return Interval(float(difference.mean()), _half_width(difference, confidence) * stretch**2)
 
 
@@ -104,7 +105,7 @@ def _half_width(series: NDArray[np.float64], confidence: float) -> float:
     if squares == 0:
         return 0.0
     correlation = float(deviations[1:] @ deviations[:-1]) / squares
-    correlation = min(max(correlation + (1 + 3 * correlation) / _NUM_BATCHES + 0.05, 0.0), 0.99)
+    correlation = min(max(correlation + (1 + 3 * correlation) / _NUM_BATCHES + _MORE_CORRELATION, 0.0), 0.99)
     num_batches = _NUM_BATCHES * (1 - correlation) / (1 + correlation)
     if num_batches < (_FEWEST_BATCHES if len(series) >= _LONG_SERIES else _FEWEST_BATCHES_IF_SHORT):
         return math.nan

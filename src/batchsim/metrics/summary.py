@@ -15,7 +15,7 @@ from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
-from batchsim.metrics.filling import Filling, filling
+from batchsim.metrics.filling import Filling, filling, num_settling
 from batchsim.metrics.load import PERCENTILES, batch_load, engine_load
 from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window
@@ -45,9 +45,10 @@ def summarise(
     Parameters
     ----------
     warmup
-        ``auto``: cut who arrives until the requests in service have built up (`filling`), if there are more
-        than a few; ``mser5``: cut by MSER-5 on the end-to-end times in arrival order, which cuts busy periods
-        at the start and makes means too low; a fraction: that share of the requests; a whole number: so many.
+        ``auto``: cut who arrives until the requests in service have built up, if there are more than a few,
+        and until the queue has forgotten that it was empty, unless it grows for ever (`filling`);
+        ``mser5``: cut by MSER-5 on the end-to-end times in arrival order, which cuts busy periods at the
+        start and makes means too low; a fraction: that share of the requests; a whole number: so many.
     hardware
         Of the replicas, for ``mfu`` and ``mbu`` at the iteration level.
 
@@ -64,12 +65,12 @@ def summarise(
     """
     requests = records.requests
     filled = filling(requests)
-    num_warmup = _warmup_cut(requests, warmup, filled)
+    judged = verdict(requests)
+    num_warmup = _warmup_cut(requests, warmup, filled, is_saturated=judged.name == "saturated")
     covered = requests.iloc[num_warmup:]
     run = _whole_run(requests)
     steady = _steady_window(covered, filled)
     window = run if steady is None else steady
-    judged = verdict(requests)
     if records.is_iteration_level:
         load = engine_load(records, covered, window, hardware)
     else:
@@ -162,13 +163,16 @@ def _utilisation(records: Records, busy: pd.DataFrame) -> tuple[float, int]:
     return (busy_s - summed_s) / gpu_s if gpu_s > 0 else 0.0, most_busy
 
 
-def _warmup_cut(requests: pd.DataFrame, warmup: str | float, filled: Filling) -> int:
+def _warmup_cut(requests: pd.DataFrame, warmup: str | float, filled: Filling, *, is_saturated: bool) -> int:
     if isinstance(warmup, int):
         return warmup
     if isinstance(warmup, float):
         return int(warmup * len(requests))
     if warmup == "auto":
-        return 0 if filled.window is None else int((requests["arrival_s"] < filled.window.start_s).sum())
+        if filled.window is None:
+            return 0
+        num_filling = int((requests["arrival_s"] < filled.window.start_s).sum())
+        return num_filling if is_saturated else max(num_filling, num_settling(requests))
     rows = np.flatnonzero((requests["status"] == FINISHED).to_numpy())
     cut = mser5(per_request.e2e_s(requests).to_numpy()[rows])
     return int(rows[cut]) if cut else 0
