@@ -100,7 +100,7 @@ def test_the_fewest_gpus_are_those_of_whole_replicas() -> None:
     }
     requests = requests_of(np.arange(400), np.full(400, 2.5))
 
-    found = find_capacity(config, requests, latency=AS_LONG_AS_THE_LONGEST, share=1.0, num_replications=2)
+    found = find_capacity(config, requests, latency=AS_LONG_AS_THE_LONGEST, share=1.0, num_parts=2)
 
     assert found.num_gpus == 6
     assert {trial.num_gpus for trial in found.trials} == {2, 4, 6, 8}
