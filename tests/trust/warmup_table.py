@@ -14,7 +14,7 @@ RULES = ("auto", "mser5", 0.1, 0)
 
 
 def biases(rho: float) -> list[float]:
-    """Of the mean end-to-end time of M/M/1, relative, under each rule; then the first one's standard error."""
+    """Of the mean E2E time of M/M/1, relative, under each rule; then the standard error of the first."""
     means_s = np.array(
         [
             [summarise(run, SloConfig(), rule)["e2e_mean_s"] for rule in RULES]
