@@ -49,10 +49,11 @@ def finished_in(table: pd.DataFrame, window: Window) -> pd.DataFrame:
 
 def throughput(requests: pd.DataFrame, window: Window) -> Throughput:
     """Return requests and tokens per second of the window, counted when a request finishes."""
-    inside = finished_in(requests, window)
-    output_tokens = int(inside["output_tokens"].sum())
-    total_tokens = output_tokens + int(inside["prompt_tokens"].sum())
-    return Throughput(*(count / window.length_s for count in (len(inside), output_tokens, total_tokens)))
+    is_inside = requests["finish_s"].between(*window).to_numpy()
+    output_tokens = int(requests["output_tokens"].to_numpy()[is_inside].sum())
+    total_tokens = output_tokens + int(requests["prompt_tokens"].to_numpy()[is_inside].sum())
+    counts = (np.count_nonzero(is_inside), output_tokens, total_tokens)
+    return Throughput(*(count / window.length_s for count in counts))
 
 
 def busy_fraction(batches: pd.DataFrame, num_gpus: int, window: Window) -> float:
@@ -165,8 +166,10 @@ def slo_attainment(requests: pd.DataFrame, slo: SloConfig) -> float:
 
 def goodput_requests_per_s(requests: pd.DataFrame, slo: SloConfig, window: Window) -> float:
     """Goodput as a rate: requests per second of the window that finish in it and meet all limits."""
-    good = is_good(finished_in(requests, window), slo)
-    return math.nan if good is None else float(good.sum()) / window.length_s
+    good = is_good(requests, slo)
+    if good is None:
+        return math.nan
+    return float((good & requests["finish_s"].between(*window)).sum()) / window.length_s
 
 
 def capacity_rate(rates: ArrayLike, attainments: ArrayLike, share: float = 0.9) -> float:
