@@ -12,7 +12,6 @@ import numpy as np
 from batchsim.config import WorkloadConfig
 from batchsim.errors import ConfigError, TraceError
 from batchsim.workload.formats import Reading, read_trace
-from batchsim.workload.generators.synthetic import generate
 from batchsim.workload.request import Workload
 from batchsim.workload.tables import Limits
 from batchsim.workload.transform import (
@@ -122,6 +121,8 @@ def reading_of(config: WorkloadConfig) -> Reading:
 def _generate(
     config: WorkloadConfig, spec: Mapping[str, object], rng: np.random.Generator, training_fraction: float
 ) -> tuple[Workload, Workload]:
+    from batchsim.workload.generators.synthetic import generate  # few runs make their requests up
+
     num_requests = config.num_requests
     if num_requests is None:
         raise ConfigError(
