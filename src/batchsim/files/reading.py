@@ -119,26 +119,39 @@ def read_json(
     BatchsimError
         Of the given class, in one sentence that begins with the path.
     """
-    text = read_text(path, max_bytes=max_bytes, error=error)
+    return parsed_json(read_text(path, max_bytes=max_bytes, error=error), path, error=error)
+
+
+def parsed_json(
+    text: str,
+    where: str | Path,
+    *,
+    error: type[BatchsimError] = ConfigError,
+    parse_constant: Callable[[str], Any] | None = None,
+) -> Any:
+    """Return what a JSON text says, as `read_json` does; ``where`` it stands begins the sentence on a fault.
+
+    ``parse_constant`` makes what it will of ``NaN`` and ``Infinity``, which JSON has not but some write.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         tree = dict(pairs)
         if len(tree) < len(pairs):
             doubled = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise error(f"{path}: key {doubled!r:.60} stands twice in an object; once is needed")
+            raise error(f"{where}: key {doubled!r:.60} stands twice in an object; once is needed")
         return tree
 
     try:
-        tree = json.loads(text, object_pairs_hook=unique)
+        tree = json.loads(text, object_pairs_hook=unique, parse_constant=parse_constant)
         wrong = _wrong(tree, "", 0)
     except RecursionError:
         wrong = _TOO_DEEP
     except json.JSONDecodeError as refusal:
-        raise error(f"{path}: not valid JSON ({refusal})") from refusal
+        raise error(f"{where}: not valid JSON ({refusal})") from refusal
     except ValueError as refusal:  # int() takes no more than some thousand digits
-        raise error(f"{path}: holds a number of thousands of digits; finite ones are needed") from refusal
+        raise error(f"{where}: holds a number of thousands of digits; finite ones are needed") from refusal
     if wrong:
-        raise error(f"{path}: {wrong}")
+        raise error(f"{where}: {wrong}")
     return tree
 
 
