@@ -181,6 +181,7 @@ def test_aiperf_heeds_units_and_keeps_nanoseconds_apart(tmp_path: Path) -> None:
         ({"a": "x" * 10_000}, "holds no measured requests in a known form"),
         ({**VLLM, "ttfts": [0.1]}, "not equally long"),
         ({**VLLM, "itls": [["x"], [], []]}, "row 1: itls is ['x']"),
+        ({**VLLM, "itls": [2.0, [], []]}, "row 1: itls is 2.0; a list"),
         ({**VLLM, "itls": [[-1.0], [], []]}, "row 1: itls is [-1.0]"),
         ({**VLLM, "output_lens": [3, 1.5, 2]}, "row 2: output_tokens is 1.5"),
         ({**VLLM, "output_lens": [0, 0, 0]}, "no request was answered"),
@@ -194,8 +195,9 @@ def test_aiperf_heeds_units_and_keeps_nanoseconds_apart(tmp_path: Path) -> None:
         (aiperf(-5), "row 1: request_start_ns is -5"),
         (
             aiperf(1, metrics={"request_latency": {"value": 1, "unit": "ly"}}),
-            "unit of request_latency is 'ly'",
+            "unit of a time is 'ly'",
         ),
+        (aiperf(1, metrics={"request_latency": 0}), "request_latency: 0 stands where an object"),
         (aiperf(1, metadata=[]), "[] stands where an object is needed"),
     ],
 )

@@ -85,13 +85,24 @@ def synth(
 @click.argument("target", type=OUTPUT_PATH)
 @reading_options
 def convert(source: Path, target: Path, **given: Any) -> None:
-    """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet)."""
+    """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet).
+
+    SOURCE may be measured results, as `batchsim validate` reads them: their requests, when they were sent.
+    """
+    from batchsim.errors import TraceError
     from batchsim.files import check_file
+    from batchsim.results.measured_tables import measured_trace
     from batchsim.workload.formats import write_trace
     from batchsim.workload.load import load_trace
 
     check_file(target, inputs=[source])
-    workload = load_trace(source, _reading(given))
+    try:
+        workload = load_trace(source, _reading(given))
+    except TraceError:
+        measured = measured_trace(source)
+        if measured is None:
+            raise
+        workload = measured
     write_trace(workload, target)
     _describe(workload)
 

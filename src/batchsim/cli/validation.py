@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsim.cli.options import OUTPUT_PATH
-from batchsim.cli.output import echo_json, echo_table, warn
+from batchsim.cli.options import OUTPUT_PATH, overrides
+from batchsim.cli.output import echo_json, echo_table, notice, warn
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from batchsim.validation.replays.validate import Case, Validation
+    from batchsim.validation.replays.cases import Case, Validation
 
 _GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to end"}
 
@@ -23,17 +23,28 @@ _GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to 
 @click.command()
 @click.argument("measured", nargs=-1, required=True, type=OUTPUT_PATH)
 @click.argument("predicted", type=OUTPUT_PATH)
+@click.option("--policy", metavar="NAME", help="Simulate measured results so; default: vllm_v1.")
+@click.option("--num-gpus", type=int, metavar="N", help="GPUs that measured results are of.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting of theirs.")
 @click.option("-o", "--output-dir", type=OUTPUT_PATH, help="Write validation.csv, .json and figures here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def validate(measured: tuple[Path, ...], predicted: Path, output_dir: Path | None, as_json: bool) -> None:
+def validate(
+    measured: tuple[Path, ...], predicted: Path, output_dir: Path | None, as_json: bool, **given: Any
+) -> None:
     """Compare MEASURED runs with PREDICTED: a latency file, or the directory of a run.
 
     MEASURED are run directories of `batchsim-calibrate replay`, or folders of such. With a latency file,
     three gates are judged: scheduling logic, latency model, both together. Exit status 1 if the logic fails.
+
+    Or they are results of vLLM bench (--save-detailed), SGLang bench (--output-details), GuideLLM (JSON) or
+    AIPerf (profile_export.jsonl), whose requests are simulated when they were sent; errors are shown, not
+    judged.
     """
     from batchsim.validation.replays.validate import validate as validate_runs
 
-    validation = validate_runs(measured, predicted)
+    validation = validate_runs(measured, predicted, overrides(given))
+    for sentence in validation.notices:
+        notice(sentence)
     if as_json:
         echo_json(validation.to_json())
     else:
@@ -72,7 +83,7 @@ _RUN_COLUMNS = ("run", "case", "requests", "operations", "load", "bias of total 
 
 
 def _title(case: Case, prediction: str) -> str:
-    num = len(case.recordings)
+    num = len(case.measured)
     return (
         f"{case.name}: {case.comparison.num_requests:,} requests, {num} measured run{'s' if num > 1 else ''} "
         f"({case.measured_on}), predicted by {prediction}"

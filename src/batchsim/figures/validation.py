@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from batchsim.figures.style import PALETTE, color_of, look
 from batchsim.validation.comparison import TIMES
 from batchsim.validation.fidelity.engine_run import MeasuredRun
 from batchsim.validation.fidelity.predict import Prediction
-from batchsim.validation.replays.validate import Case, Validation
+from batchsim.validation.replays.cases import Case, Validation
 
 _LABELS = {"ttft": "TTFT (s)", "tpot": "TPOT (s)", "e2e": "E2E (s)"}
 _MEASURED = ".25"
@@ -46,9 +47,7 @@ def distributions(case: Case) -> Mapping[str, tuple[list[pd.Series[float]], pd.S
     return {
         name: ([known.dropna() for known in measured], predicted.dropna())
         for name, metric in TIMES.items()
-        for measured, predicted in [
-            ([metric(one.requests) for one in case.recordings], metric(case.predicted))
-        ]
+        for measured, predicted in [([metric(one) for one in case.measured], metric(case.predicted))]
         if predicted.notna().any() and all(one.notna().any() for one in measured)
     }
 
@@ -107,7 +106,7 @@ def _errors(case: Case, metric: str) -> str:
 
 
 def _handles(case: Case) -> list[Line2D]:
-    num = len(case.recordings)
+    num = len(case.measured)
     return [
         Line2D([], [], color=_MEASURED, lw=0.8, label=f"measured ({num} run{'s' if num > 1 else ''})"),
         Line2D([], [], color=color_of(case.policy), lw=2.4, label="predicted"),
@@ -115,9 +114,10 @@ def _handles(case: Case) -> list[Line2D]:
 
 
 def _conditions(case: Case, prediction: str) -> str:
+    load = "load unknown" if math.isnan(case.load) else f"load {case.load:.0%}"
     return (
         f"Measured: {case.measured_on}. Predicted: {prediction}. {case.comparison.num_requests:,} requests, "
-        f"load {case.load:.0%}. Above the panels: predicted / measured - 1. Axes span 98 % of the values."
+        f"{load}. Above the panels: predicted / measured - 1. Axes span 98 % of the values."
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from batchsim.errors import BatchsimError, TraceError
 from batchsim.files import parsed_json, read_text
 from batchsim.results.derived_arrivals import derived_arrivals
-from batchsim.workload.columns import numbers, shown, since_first_s, whole_numbers
+from batchsim.workload.columns import numbers, refuse, shown, since_first_s, whole_numbers
 from batchsim.workload.request import Source, Workload
 
 #: Columns of the tables; times in seconds since the first request was sent.
@@ -33,7 +33,7 @@ _READ = (
 _MAX_BYTES = 256 << 20  # answers' texts are among what they hold
 #: Shorter times are none of a request, longer ones none of a benchmark; float64 tells both apart.
 _SHORTEST_S, _LONGEST_S = 1e-6, 1e8
-_UNITS_PER_S: Mapping[object, float] = {"s": 1.0, "sec": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_UNITS_PER_S: Mapping[str, float] = {"s": 1.0, "sec": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,8 +147,7 @@ def _bench(tree: Mapping[str, Any], where: str) -> MeasuredRun:
         place for place, row in enumerate(rows, 1) if row["output_lens"] is False or row["output_lens"] != 0
     ]
     table = _table([rows[place - 1] for place in answered], answered, where)
-    table["itls"] = table["itls"].map(_sum)
-    latency_s = numbers(table, "ttfts", where) + numbers(table, "itls", where)
+    latency_s = numbers(table, "ttfts", where) + _sums(table["itls"], where)
     raw = table.rename(columns=_BENCH_COLUMNS).assign(latency=latency_s)
     notices = _left_out(len(rows) - len(answered), where)
     limit = tree.get("max_concurrency")
@@ -216,8 +215,9 @@ def _aiperf(documents: Sequence[Mapping[str, Any]], where: str) -> list[Measured
     """
     rows, places, num_left_out, num_warmup = [], [], 0, 0
     for place, record in enumerate(documents, 1):
-        metadata = _object(record.get("metadata"), f"{where}, row {place}, metadata")
-        metrics = _object(record.get("metrics"), f"{where}, row {place}, metrics")
+        row = f"{where}, row {place}"
+        metadata = _object(record.get("metadata"), f"{row}, metadata")
+        metrics = _object(record.get("metrics"), f"{row}, metrics")
         if metadata.get("benchmark_phase", "profiling") != "profiling":
             num_warmup += 1
         elif record.get("error") is not None or metadata.get("was_cancelled"):
@@ -227,10 +227,10 @@ def _aiperf(documents: Sequence[Mapping[str, Any]], where: str) -> list[Measured
             rows.append(
                 {
                     "request_start_ns": metadata.get("request_start_ns"),
-                    "prompt_tokens": _value(metrics, "input_sequence_length"),
-                    "output_tokens": _value(metrics, "output_sequence_length"),
-                    "ttft": _metric_s(metrics, "time_to_first_token", where, place),
-                    "latency": _metric_s(metrics, "request_latency", where, place),
+                    "prompt_tokens": _metric(metrics, "input_sequence_length", row).get("value"),
+                    "output_tokens": _metric(metrics, "output_sequence_length", row).get("value"),
+                    "ttft": _seconds(_metric(metrics, "time_to_first_token", row), row),
+                    "latency": _seconds(_metric(metrics, "request_latency", row), row),
                 }
             )
     table = _table(rows, places, where)
@@ -297,21 +297,20 @@ def _ttft_s(
     return np.where(is_one_piece, math.nan, ttft_s)
 
 
-def _metric_s(metrics: Mapping[str, Any], name: str, where: str, row: int) -> Any:
-    """Seconds of a metric of AIPerf; what is no number is left for those who check columns."""
-    value = _value(metrics, name)
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+def _metric(metrics: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """Value and unit of a metric of AIPerf, nothing of one that is not there."""
+    return _object(metrics[name], f"{where}, {name}") if name in metrics else {}
+
+
+def _seconds(metric: Mapping[str, Any], where: str) -> Any:
+    """Seconds of a metric; what is no number is left to those who check columns."""
+    value, unit = metric.get("value"), metric.get("unit")
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    unit = metrics[name].get("unit")
     units_per_s = _UNITS_PER_S.get(unit) if isinstance(unit, str) else None
     if units_per_s is None:
-        raise TraceError(f"{where}, row {row}: unit of {name} is {shown(unit)}; ns, us, ms or s is needed")
+        raise TraceError(f"{where}: unit of a time is {shown(unit)}; ns, us, ms or s is needed")
     return value / units_per_s
-
-
-def _value(metrics: Mapping[str, Any], name: str) -> Any:
-    metric = metrics.get(name)
-    return metric.get("value") if isinstance(metric, dict) else metric
 
 
 def _left_out(num: int, where: str) -> list[str]:
@@ -341,12 +340,16 @@ def _list(tree: Mapping[str, Any], name: str, where: str) -> list[Any]:
     return value
 
 
-def _sum(values: Any) -> Any:
-    """Sum of a list of numbers >= 0; anything else is handed on, to be refused."""
-    is_good = isinstance(values, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 for value in values
-    )
-    return sum(values) if is_good else values
+def _sums(column: pd.Series, where: str) -> NDArray[np.float64]:
+    """Sums of lists of numbers >= 0."""
+    for position, values in enumerate(column):
+        if not isinstance(values, list) or not all(map(_is_time, values)):
+            refuse(column, position, where, "a list of numbers >= 0 is needed")
+    return np.array([sum(map(float, values)) for values in column])
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 _Reader = Callable[[Sequence[Mapping[str, Any]], str], list[MeasuredRun]]

@@ -40,7 +40,7 @@ def test_a_right_model_passes_end_to_end_where_repeats_agree(tmp_path: Path) -> 
     validation = validate([runs], latency_file(tmp_path))
 
     (case,) = validation.cases
-    assert (case.name, case.policy, len(case.recordings)) == ("static_fifo", "static_fifo", 2)
+    assert (case.name, case.policy, len(case.measured)) == ("static_fifo", "static_fifo", 2)
     assert [gate.verdict for gate in validation.gates if gate.gate == "logic"] == ["pass", "pass"]
     assert gate(validation, "end to end").verdict == "pass"
     assert validation.runs["bias"].tolist() == pytest.approx([0, 0], abs=0.003)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -17,125 +17,51 @@ from batchsim.latency.families import as_batch_latency, as_iteration_latency
 from batchsim.latency.store import load_latency
 from batchsim.results.store import load_run
 from batchsim.study.hardware import AnyLatency
-from batchsim.study.run import SimulationResult
-from batchsim.validation.comparison import THROUGHPUT, Comparison, compare_requests, relative_half_range
-from batchsim.validation.replays.gates import MOST_LOAD, Gate, end_to_end_gate, logic_gate, model_gates
+from batchsim.validation.comparison import THROUGHPUT, compare_requests, relative_half_range
+from batchsim.validation.replays.cases import Case, Validation, model_in_words, predicted_requests
+from batchsim.validation.replays.gates import MOST_LOAD, end_to_end_gate, logic_gate, model_gates
 from batchsim.validation.replays.measured_replay import Recording, recordings_in
+from batchsim.validation.replays.measured_results import validate_results
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
-    """Repeats of a measured run, and what was predicted for them.
-
-    Attributes
-    ----------
-    name
-        That of the run directories, without the number of the repeat.
-    measured_on
-        Model and machine, in words.
-    load
-        Busy share of the engine, the largest of the repeats.
-    predicted
-        The predicted requests.
-    num_extrapolated
-        Simulated operations outside the range of the latency model; None where a run directory predicts.
-    """
-
-    name: str
-    recordings: Sequence[Recording]
-    measured_on: str
-    load: float
-    predicted: pd.DataFrame
-    comparison: Comparison
-    num_extrapolated: int | None
-
-    @property
-    def policy(self) -> str:
-        """The preset that drove it."""
-        return self.recordings[0].policy
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Validation:
-    """Measured runs beside their prediction.
-
-    Attributes
-    ----------
-    prediction
-        What predicted, in words: a latency model and its provenance, or a run directory.
-    cases
-        One per measured run, repeats together.
-    gates
-        Empty where a run directory predicts: that is a comparison, nothing else.
-    runs
-        One row per measured run directory: ``run``, ``case``, ``num_requests``, ``num_operations``, ``load``;
-        with a latency model also its ``bias`` (seconds it predicts for the recorded operations / seconds they
-        took - 1) and ``num_outside``, those outside its range.
-    """
-
-    prediction: str
-    cases: Sequence[Case]
-    gates: Sequence[Gate]
-    runs: pd.DataFrame
-
-    @property
-    def errors(self) -> pd.DataFrame:
-        """The errors of all cases (`Comparison.errors`), with a column ``case`` first."""
-        parts = [case.comparison.errors.assign(case=case.name) for case in self.cases]
-        table = pd.concat(parts, ignore_index=True)
-        return table[["case", *table.columns.drop("case")]]
-
-    @property
-    def is_logic_sound(self) -> bool:
-        """Whether no run failed the logic gate."""
-        return all(gate.verdict != "fail" for gate in self.gates if gate.gate == "logic")
-
-    def to_json(self) -> dict[str, Any]:
-        """All that there is to say, JSON-ready."""
-        return {
-            "prediction": self.prediction,
-            "gates": [gate._asdict() for gate in self.gates],
-            "runs": _plain(self.runs),
-            "cases": [
-                {
-                    "name": case.name,
-                    "policy": case.policy,
-                    "measured_on": case.measured_on,
-                    "num_repeats": len(case.recordings),
-                    "load": case.load,
-                    "num_extrapolated": case.num_extrapolated,
-                    "num_requests": case.comparison.num_requests,
-                    "only_measured": list(case.comparison.only_measured),
-                    "only_predicted": list(case.comparison.only_predicted),
-                    "errors": _plain(case.comparison.errors),
-                }
-                for case in self.cases
-            ],
-        }
-
-
-def validate(measured: Sequence[Path], predicted: Path) -> Validation:
+def validate(
+    measured: Sequence[Path], predicted: Path, settings: Mapping[str, Any] | None = None
+) -> Validation:
     """Lay measured runs beside a prediction.
 
     Parameters
     ----------
     measured
         Run directories, or folders of such. Runs with the same configuration, trace and machine are repeats.
+        Or files of others' benchmarks (`read_measured`), each run of which is a case.
     predicted
         A latency file, with which every measured run is simulated; or the directory of a run, which is only
         compared.
+    settings
+        Dotted keys of the configuration under which the requests of files are simulated; run directories
+        bring their own.
 
     Raises
     ------
     ConfigError, TraceError
         If something cannot be read, or a run directory is to predict runs of several configurations.
     """
+    are_files = [path.is_file() for path in measured]
+    if all(are_files):
+        return validate_results(measured, predicted, settings or {})
+    if any(are_files):
+        raise ConfigError(f"{measured[are_files.index(True)]}: files and folders of measured runs go apart")
+    if settings:
+        raise ConfigError(
+            f"{measured[0]}: a run directory says its configuration itself; {', '.join(settings)} goes with "
+            "files of results only"
+        )
     groups = _repeats(recordings_in(measured))
     if predicted.is_dir():
         return _against_run(groups, predicted)
     latency = load_latency(predicted)
     cases = [
-        _case(name, recordings, *_predicted(recordings[0].simulate(latency)))
+        _case(name, recordings, *predicted_requests(recordings[0].simulate(latency)))
         for name, recordings in groups.items()
     ]
     rows = [
@@ -150,8 +76,7 @@ def validate(measured: Sequence[Path], predicted: Path) -> Validation:
         *model_gates(latency.info.details),
         *(end_to_end_gate(case.name, case.comparison, case.load, spreads[case.name]) for case in cases),
     ]
-    prediction = f"a latency model of {latency.info.name} ({latency.info.provenance})"
-    return Validation(prediction, cases, gates, pd.DataFrame(rows))
+    return Validation(model_in_words(latency), cases, gates, pd.DataFrame(rows))
 
 
 def _against_run(groups: Mapping[str, Sequence[Recording]], predicted: Path) -> Validation:
@@ -177,11 +102,6 @@ def _against_run(groups: Mapping[str, Sequence[Recording]], predicted: Path) -> 
     )
 
 
-def _predicted(result: SimulationResult) -> tuple[pd.DataFrame, int]:
-    operations = result.iterations if result.records.is_iteration_level else result.batches
-    return result.requests, int(operations["is_extrapolated"].sum())
-
-
 def _case(
     name: str,
     recordings: Sequence[Recording],
@@ -192,7 +112,9 @@ def _case(
     load = max(recording.load for recording in recordings)
     if load > MOST_LOAD:
         comparison = replace(comparison, errors=comparison.errors.assign(verdict="not judged"))
-    return Case(name, recordings, _machine(recordings[0]), load, predicted, comparison, num_extrapolated)
+    measured = [recording.requests for recording in recordings]
+    machine = _machine(recordings[0])
+    return Case(name, recordings[0].policy, measured, machine, load, predicted, comparison, num_extrapolated)
 
 
 def _speed_spread(case: Case, cases: Sequence[Case], runs: Sequence[Mapping[str, Any]]) -> float:
@@ -263,7 +185,3 @@ def _bias(recording: Recording, latency: AnyLatency) -> dict[str, Any]:
         "bias": predicted_s / sum(recording.durations_s) - 1,
         "num_outside": len(recording.operations) - num_inside,
     }
-
-
-def _plain(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    return table.astype(object).where(table.notna(), None).to_dict("records")
