@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 from batchsim.cli import main
 from batchsim.latency.store import save_latency
+from tests.results.test_measured_tables import VLLM
 from tests.validation.replays.measured_worlds import engine, measure
 
 
@@ -68,3 +69,44 @@ def test_a_folder_without_measured_runs_is_bad_usage(tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert "no measured run in it" in result.stderr
+
+
+def test_results_of_other_benchmarks_are_simulated_as_the_options_say(tmp_path: Path) -> None:
+    result, model, out = tmp_path / "result.json", tmp_path / "latency.json", tmp_path / "out"
+    result.write_text(json.dumps(VLLM), encoding="utf-8")
+    save_latency(engine(), model)
+    options = ["--policy", "sarathi", "--set", "policy.batch_size=2", "-o", str(out)]
+
+    shown = CliRunner().invoke(main, ["validate", str(result), str(model), *options])
+    printed = CliRunner().invoke(main, ["validate", str(result), str(model), "--json"])
+
+    assert shown.exit_code == printed.exit_code == 0, shown.output
+    assert "result: 3 requests, 1 measured run (vLLM bench)" in shown.stdout
+    assert "under sarathi" in " ".join(shown.stdout.split())
+    assert "read as of vLLM bench" in shown.stderr
+    assert (out / "validation_result.png").is_file()
+    assert json.loads(printed.stdout)["cases"][0]["load"] is None
+    assert json.loads(printed.stdout)["prediction"].endswith("under vllm_v1")
+
+
+def test_a_file_of_no_known_benchmark_is_bad_usage(tmp_path: Path) -> None:
+    result, model = tmp_path / "result.json", tmp_path / "latency.json"
+    result.write_text(json.dumps([{"timestamp": 0}] * 10_000), encoding="utf-8")
+    save_latency(engine(), model)
+
+    refused = CliRunner().invoke(main, ["validate", str(result), str(model)])
+
+    assert refused.exit_code == 2
+    assert "read are vLLM bench JSON" in refused.stderr
+    assert len(refused.stderr) < 500
+
+
+def test_measured_requests_become_a_trace(tmp_path: Path) -> None:
+    result, trace = tmp_path / "result.json", tmp_path / "trace.csv"
+    result.write_text(json.dumps(VLLM), encoding="utf-8")
+
+    converted = CliRunner().invoke(main, ["trace", "convert", str(result), str(trace)])
+
+    assert converted.exit_code == 0, converted.output
+    lines = trace.read_text(encoding="utf-8").splitlines()
+    assert lines == ["arrival_s,prompt_tokens,output_tokens", "0.0,100,3", "0.5,200,1", "2.5,50,2"]
