@@ -112,6 +112,13 @@ def test_a_limit_on_requests_under_way_holds_back_until_the_next_one_ends(tmp_pa
     assert [row[1] for row in rows(run)] == [0, 0, 0.5]
 
 
+def test_with_start_times_a_limit_on_requests_under_way_is_only_told_of(tmp_path: Path) -> None:
+    (run,) = read_measured(written(tmp_path, {**VLLM, "max_concurrency": 1}))
+
+    assert [row[1] for row in rows(run)] == [0.0, 0.5, 2.5]
+    assert any("max_concurrency held requests back" in sentence for sentence in run.notices)
+
+
 def test_drawn_arrivals_have_the_rate_and_are_said_to_be_drawn(tmp_path: Path) -> None:
     num = 4000
     many = {name: VLLM[name][:1] * num for name in ("input_lens", "output_lens", "ttfts", "itls")}

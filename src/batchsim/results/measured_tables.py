@@ -133,43 +133,57 @@ def _vllm_or_sglang(documents: Sequence[Mapping[str, Any]], where: str) -> list[
     ]
 
 
-_BENCH_COLUMNS = {"ttfts": "ttft", "input_lens": "prompt_tokens", "output_lens": "output_tokens"}
+_BENCH_COLUMNS = {
+    "input_lens": "prompt_tokens",
+    "output_lens": "output_tokens",
+    "ttfts": "ttft",
+    "itls": "itls",
+    "start_times": "start_times",
+}
 
 
 def _bench(tree: Mapping[str, Any], where: str) -> MeasuredRun:
-    names = ["input_lens", "output_lens", "ttfts", "itls"]
-    names += [name for name in ("start_times",) if tree.get(name) is not None]
-    lists = {name: _list(tree, name, where) for name in names}
-    if len({len(values) for values in lists.values()}) > 1:
+    names = [name for name in _BENCH_COLUMNS if name != "start_times" or tree.get(name) is not None]
+    lists = [_list(tree, name, where) for name in names]
+    if len({len(values) for values in lists}) > 1:
         raise TraceError(f"{where}: {', '.join(names)} are not equally long; a value per request is needed")
-    rows = [dict(zip(names, values, strict=True)) for values in zip(*lists.values(), strict=True)]
-    answered = [
-        place for place, row in enumerate(rows, 1) if row["output_lens"] is False or row["output_lens"] != 0
-    ]
-    table = _table([rows[place - 1] for place in answered], answered, where)
-    latency_s = numbers(table, "ttfts", where) + _sums(table["itls"], where)
-    raw = table.rename(columns=_BENCH_COLUMNS).assign(latency=latency_s)
-    notices = _left_out(len(rows) - len(answered), where)
-    limit = tree.get("max_concurrency")
-    if "start_times" in table:
-        if limit is not None:
-            notices.append(
-                f"{where}: max_concurrency held requests back until others ended; they are simulated as sent"
-            )
-        arrival_s = since_first_s(table[["start_times"]].infer_objects(), "start_times", where, 1.0)
-        has_arrivals = True
-    else:
-        arrival_s, inferred, has_arrivals = derived_arrivals(tree, latency_s, where)
-        notices.append(inferred)
+    columns = [_BENCH_COLUMNS[name] for name in names]
+    rows = {
+        place: dict(zip(columns, row, strict=True)) for place, row in enumerate(zip(*lists, strict=True), 1)
+    }
+    answered = {
+        place: row
+        for place, row in rows.items()
+        if row["output_tokens"] != 0 or row["output_tokens"] is False
+    }
+    table = _table(list(answered.values()), list(answered), where)
+    latency_s = numbers(table, "ttft", where) + _sums(table["itls"], where)
+    arrival_s, remarks, has_arrivals = _sent_s(tree, table, latency_s, where)
     tool = "vLLM bench" if "tokenizer_id" in tree else "SGLang bench"
-    notices.insert(0, f"{where}: read as of {tool}, times in seconds; a request ends with its last token")
-    return _run(tool, raw, arrival_s, notices, where, has_arrivals)
+    notices = [
+        f"{where}: read as of {tool}, times in seconds; a request ends with its last token",
+        *_left_out(len(rows) - len(answered), where),
+        *remarks,
+    ]
+    return _run(tool, table.assign(latency=latency_s), arrival_s, notices, where, has_arrivals)
+
+
+def _sent_s(
+    tree: Mapping[str, Any], table: pd.DataFrame, latency_s: NDArray[np.float64], where: str
+) -> tuple[NDArray[np.float64], list[str], bool]:
+    """When requests were sent, what is to be said of it, and whether it is so or drawn."""
+    if "start_times" not in table:
+        arrival_s, remark, is_exact = derived_arrivals(tree, latency_s, where)
+        return arrival_s, [remark], is_exact
+    remark = f"{where}: max_concurrency held requests back until others ended; they are simulated as sent"
+    arrival_s = since_first_s(table[["start_times"]].infer_objects(), "start_times", where, 1.0)
+    return arrival_s, [remark] if tree.get("max_concurrency") is not None else [], True
 
 
 def _guidellm(documents: Sequence[Mapping[str, Any]], where: str) -> list[MeasuredRun]:
     """Per benchmark of a report the requests by how they ended: Unix times in seconds, TTFT in ms.
 
-    Before 0.4 ``start_time`` and ``end_time``, since ``request_start_time`` and ``request_end_time``.
+    ``request_start_time`` and ``request_end_time``; ``start_time`` and ``end_time`` in older versions.
     """
     benchmarks = [one for tree in documents for one in _list(tree, "benchmarks", where)]
     if not benchmarks:

@@ -108,6 +108,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
 
     for measured, predicted, settings, said in (
         ([result], model, {"workload.request_rate": 2}, "workload.request_rate: the requests are those"),
+        ([tmp_path / "absent.json"], model, {}, "absent.json: no such file or folder"),
         ([result], run, {}, "a latency file is needed"),
         ([result, run], model, {}, "files and folders of measured runs go apart"),
         ([run], model, LIMITS, "says its configuration itself"),

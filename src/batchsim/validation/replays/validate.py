@@ -46,6 +46,9 @@ def validate(
     ConfigError, TraceError
         If something cannot be read, or a run directory is to predict runs of several configurations.
     """
+    for path in measured:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
     are_files = [path.is_file() for path in measured]
     if all(are_files):
         return validate_results(measured, predicted, settings or {})
