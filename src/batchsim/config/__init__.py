@@ -3,19 +3,26 @@
 `load_config` turns a dict, a TOML file or a model into a `RunConfig`, with overrides on top.
 """
 
-from batchsim.config.dotted import flat, set_dotted
-from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
-from batchsim.config.load import load_config, read_toml, validate
-from batchsim.config.run import (
-    ClientsConfig,
-    MetricsConfig,
-    PolicyConfig,
-    PredictorConfig,
-    RunConfig,
-    SloConfig,
-    WorkloadConfig,
-)
-from batchsim.config.sweep import GridConfig, SweepConfig
+from typing import TYPE_CHECKING
+
+from batchsim._lazy import lazy
+
+if TYPE_CHECKING:
+    from batchsim.config.dotted import flat, set_dotted
+    from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
+    from batchsim.config.load import load_config, read_toml, validate
+    from batchsim.config.run import (
+        ClientsConfig,
+        MetricsConfig,
+        PolicyConfig,
+        PredictorConfig,
+        RunConfig,
+        SloConfig,
+        WorkloadConfig,
+    )
+    from batchsim.config.sweep import GridConfig, SweepConfig
+else:
+    __getattr__, __dir__ = lazy(__name__)  # what a sweep is need not be built for a run
 
 __all__ = [
     "ClientsConfig",
