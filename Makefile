@@ -12,8 +12,10 @@ RESULTS ?= results
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 # With LATENCY=file, a latency file for all runs but those of sweep files that name one of their own.
 LATENCY ?=
+# Of `batchsim sweep`, e.g. OPTIONS=--extrapolate.
+OPTIONS ?=
 EXPERIMENTS ?= $(if $(LATENCY),$(shell grep -L 'latency\.file' experiments/*.toml),$(wildcard experiments/*.toml))
-SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY))
+SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY)) $(OPTIONS)
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
@@ -35,7 +37,7 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 
 setup: $(VENV)/.installed-dev  ## Make the environment, with all that development needs
 
-sweep: $(VENV)/.installed  ## Compare the schedulers on the embedded trace and draw the figures; LATENCY=file (minutes)
+sweep: $(VENV)/.installed  ## Compare the schedulers on the embedded trace and draw the figures; LATENCY=file, OPTIONS=--extrapolate (minutes)
 	$(BIN)/batchsim $(SWEEP) --output-dir $(RESULTS)/small
 	$(BIN)/batchsim figures $(RESULTS)/small
 

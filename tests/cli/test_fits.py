@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from batchsim.cli import main
 from tests.latency.synthetic import kneed, write_calibration
@@ -93,3 +93,33 @@ def test_fit_for_iterations_runs_a_policy_that_batches_at_every_iteration(
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["num_covered"] > 0
+
+
+def test_a_calibration_goes_through_fit_run_and_sweep(measured: Path, tmp_path: Path) -> None:
+    latency, trace, cut = tmp_path / "latency.json", tmp_path / "trace.csv", tmp_path / "cut.csv"
+    lengths = pd.DataFrame({"prompt_tokens": range(20, 2020, 20), "output_tokens": range(1, 101)})
+    lengths.assign(arrival_s=range(100)).to_csv(trace, index=False)
+    few = ["--latency", str(latency), "--set"]
+    (tmp_path / "sweep.toml").write_text(
+        'name = "two"\nfigure = "scheduler_comparison"\nbase.workload.training_fraction = 0.1\n'
+        '[grid]\npolicy.preset = ["static_fifo", "multi_bin_dynamic"]\n',
+        encoding="utf-8",
+    )
+
+    def batchsim(*arguments: str) -> Result:
+        return CliRunner().invoke(main, list(arguments))
+
+    assert batchsim("fit", str(measured), "--family", "phase", "-o", str(latency)).exit_code == 0
+    refused = batchsim("run", *few, f"workload.trace={trace}")
+    command = refused.stderr.partition("batchsim trace convert ")[2].split(" keeps ")[0]
+    converted = batchsim("trace", "convert", *command.replace("CUT.csv", str(cut)).split())
+    run = batchsim("run", *few, f"workload.trace={cut}", "--json")
+    sweep = ["sweep", str(tmp_path / "sweep.toml"), "-o", str(tmp_path), *few]
+    swept = batchsim(*sweep, f"workload.trace={cut}")
+    extrapolated = batchsim(*sweep, f"workload.trace={trace}", "--extrapolate")
+
+    assert "lies outside" in refused.stderr
+    assert converted.exit_code == 0, converted.output
+    assert "Notice: kept " in converted.stderr
+    assert json.loads(run.stdout)["num_extrapolated_batches"] == 0
+    assert (swept.exit_code, extrapolated.exit_code) == (0, 0), swept.output + extrapolated.output

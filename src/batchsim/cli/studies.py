@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     "--shard", default="1/1", show_default=True, metavar="K/N", help="Every N-th run from the K-th on."
 )
 @click.option("--latency", metavar="FILE", help="latency.json for all runs, whatever the sweep files name.")
+@click.option("--extrapolate", is_flag=True, help="Leave the calibrated range in all runs, counted.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of all runs, likewise."
 )

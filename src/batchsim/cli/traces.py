@@ -84,18 +84,26 @@ def synth(
 @click.argument("source", type=INPUT_FILE)
 @click.argument("target", type=OUTPUT_PATH)
 @reading_options
-def convert(source: Path, target: Path, **given: Any) -> None:
+@click.option(
+    "--fit-latency",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Keep requests that lie in the range of this latency model, alone and in any batch.",
+)
+def convert(source: Path, target: Path, fit_latency: Path | None, **given: Any) -> None:
     """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet).
 
     SOURCE may be measured results, as `batchsim validate` reads them: their requests, when they were sent.
     """
     from batchsim.errors import TraceError
     from batchsim.files import check_file
+    from batchsim.latency.store import load_latency
     from batchsim.results.measured_tables import measured_trace
+    from batchsim.study.coverage import cut_to_range
     from batchsim.workload.formats import write_trace
     from batchsim.workload.load import load_trace
 
-    check_file(target, inputs=[source])
+    check_file(target, inputs=[source] if fit_latency is None else [source, fit_latency])
     try:
         workload = load_trace(source, _reading(given))
     except TraceError:
@@ -103,6 +111,8 @@ def convert(source: Path, target: Path, **given: Any) -> None:
         if measured is None:
             raise
         workload = measured
+    if fit_latency is not None:
+        workload = cut_to_range(workload, load_latency(fit_latency))
     write_trace(workload, target)
     _describe(workload)
 

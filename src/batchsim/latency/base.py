@@ -243,16 +243,27 @@ def padded_batch_time(latency: IterationLatency, shape: BatchShape) -> BatchTime
     )
 
 
+#: How to go on outside the range of a model: the end of a message.
+EXTRAPOLATE = '--extrapolate (latency.outside = "extrapolate") goes on and counts what lies outside'
+
+
+class OutsideRangeError(ConfigError):
+    """A batch or an iteration lies outside the range of a latency model that must not be left."""
+
+
 def refuse_outside(model: BatchLatency, shape: BatchShape) -> NoReturn:
-    """Raise the `ConfigError` for a batch outside the range of a model."""
+    """Raise the `OutsideRangeError` for a batch outside the range of a model."""
     units = {"batch_size": "batch size", "length": "prompt + output tokens"}
     covered = [
         f"{units.get(name, name.replace('_', ' '))} {bounds[0]} to {bounds[1]}"
         for name, bounds in asdict(model.domain).items()
         if bounds is not None
     ]
-    raise ConfigError(
+    sizes = model.domain.batch_size
+    is_too_large = sizes is not None and shape.batch_size > sizes[1]
+    smaller = f"--batch-size {sizes[1]} keeps batches inside, and " if sizes and is_too_large else ""
+    raise OutsideRangeError(
         f"latency model {model.info.name} holds for {', '.join(covered)}; a batch of {shape.batch_size} with "
-        f"{shape.prompt_tokens} prompt and {shape.output_tokens} output tokens lies outside: choose another "
-        'model, smaller batches, or latency.outside = "extrapolate"'
+        f"{shape.prompt_tokens} prompt and {shape.output_tokens} output tokens lies outside: {smaller}"
+        f"{EXTRAPOLATE}"
     )

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from math import ceil, inf
 from typing import cast
 
-from batchsim.errors import ConfigError
-from batchsim.latency.base import IterationLatency, IterationShape, UnevenIterationLatency
+from batchsim.latency.base import (
+    EXTRAPOLATE,
+    IterationLatency,
+    IterationShape,
+    OutsideRangeError,
+    UnevenIterationLatency,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Engine:
     swap_block_s
         Seconds to copy a KV block between GPU and host.
     may_extrapolate
-        Whether iterations outside the latency model's range are run (and counted) or raise `ConfigError`.
+        Whether iterations outside the latency model's range are run (and counted) or raise an error.
     is_exact
         One event per iteration instead of one per span.
     """
@@ -82,7 +87,7 @@ class Engine:
         return launch_s, 0.0, min(num_linear, num_below), launch_s - first_s, -growth_s
 
     def is_outside(self, shape: IterationShape, num_iterations: int) -> bool:
-        """Tell whether iterations leave the model's range; raise `ConfigError` if they must not."""
+        """Tell whether iterations leave the model's range; raise `OutsideRangeError` if they must not."""
         more = num_iterations - 1
         last = shape._replace(
             context_tokens=shape.context_tokens + more * shape.decode_seqs,
@@ -92,9 +97,9 @@ class Engine:
             return False
         if self.may_extrapolate:
             return True
-        raise ConfigError(
+        raise OutsideRangeError(
             f"latency model {self.latency.info.name} was not measured for an iteration with "
             f"{shape.prefill_tokens} prompt tokens, {shape.decode_seqs} decoding sequences and "
-            f"{last.context_tokens} context tokens: choose another model, lower limits, or "
-            'latency.outside = "extrapolate"'
+            f"{last.context_tokens} context tokens: lower limits (--batch-size, "
+            f"policy.batching.max_num_batched_tokens) keep iterations inside, and {EXTRAPOLATE}"
         )

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from batchsim._version import __version__
 from batchsim.config import ClientsConfig, PolicyConfig, RunConfig, WorkloadConfig, load_config
 from batchsim.errors import ConfigError
+from batchsim.latency.base import OutsideRangeError
+from batchsim.latency.store import load_latency
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
@@ -36,6 +38,7 @@ from batchsim.study.cluster import (
     replicas,
     with_noise,
 )
+from batchsim.study.coverage import outside_advice
 from batchsim.study.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
@@ -169,7 +172,10 @@ def simulate(
         edges = np.asarray(policy.queueing.edges, dtype=np.float64)
         return predictor.predict(evaluated, training, edges, stream(config.seed, "predictor"))
 
-    done = run(config, latency, training, evaluated, predict, on_start)
+    try:
+        done = run(config, latency, training, evaluated, predict, on_start)
+    except OutsideRangeError as error:
+        raise ConfigError(f"{error}{_advice(config, latency, evaluated)}") from error
     done = done._replace(records=_with_replayed(done.records, evaluated))
     summary = {
         **_conditions(config, done, training, evaluated),
@@ -183,6 +189,12 @@ def simulate(
     return SimulationResult(
         config, summary, done.records, _manifest(config, done, evaluated, notices), done.hardware
     )
+
+
+def _advice(config: RunConfig, latency: AnyLatency | None, evaluated: Workload) -> str:
+    if latency is None and config.latency.file is None:
+        return ""  # replicas with models of their own: each has another range
+    return outside_advice(config, evaluated, latency or load_latency(config.latency.file))
 
 
 def paced(config: RunConfig, workload: Workload | None, latency: AnyLatency | None) -> RunConfig:
