@@ -162,3 +162,25 @@ def test_ten_billion_gpus_are_refused_at_once() -> None:
 def test_noise_that_is_a_slip_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"latency.noise is 10.0"):
         load_config({"latency": {"noise": 10.0}})
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("workload.request_rat", "did you mean request_rate or"),
+        ("polcy.preset", "did you mean policy?"),
+        ("cluster.replicas", "did you mean gpu?"),
+        ("nothing_like_it", "known: seed, policy, workload,"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_names(key: str, near: str) -> None:
+    value = [{"gpus": 2}] if key == "cluster.replicas" else 1
+
+    with pytest.raises(ConfigError, match=rf"configuration: unknown key {key.split('.preset')[0]}.*; {near}"):
+        load_config(None, {key: value})
+
+
+def test_an_override_may_name_a_percentile_with_a_decimal() -> None:
+    config = load_config(None, {"slo.ttft_p99.9_ms": 500.0})
+
+    assert config.slo.statistics_s == {"ttft_p99.9": 0.5}

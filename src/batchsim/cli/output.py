@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,27 +16,28 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-#: Rows of the summary table: title, key, factor, digits, unit. Times are shown in milliseconds.
-_ROWS: Sequence[tuple[str, str, float, int, str]] = (
+#: A row of the summary table: title, key, factor, digits (None: as `milliseconds` has them), unit.
+_Row = tuple[str, str, float, int | None, str]
+_ROWS: Sequence[_Row] = (
     ("Request throughput", "request_throughput_per_s", 1, 3, "requests/s"),
     ("Output throughput", "output_throughput_tokens_per_s", 1, 1, "tokens/s"),
     ("Total throughput", "total_throughput_tokens_per_s", 1, 1, "tokens/s"),
-    ("E2E mean", "e2e_mean_s", 1000, 1, "ms"),
-    ("E2E mean, 95 % interval ±", "e2e_mean_ci95_s", 1000, 1, "ms"),
-    ("E2E P50", "e2e_p50_s", 1000, 1, "ms"),
-    ("E2E P90", "e2e_p90_s", 1000, 1, "ms"),
-    ("E2E P95", "e2e_p95_s", 1000, 1, "ms"),
-    ("E2E P99", "e2e_p99_s", 1000, 1, "ms"),
-    ("Queueing mean", "queueing_mean_s", 1000, 1, "ms"),
-    ("TTFT mean", "ttft_mean_s", 1000, 1, "ms"),
-    ("TTFT P99", "ttft_p99_s", 1000, 1, "ms"),
-    ("TTFT, of it queueing", "ttft_queueing_mean_s", 1000, 1, "ms"),
-    ("TTFT, of it prefill", "ttft_prefill_mean_s", 1000, 1, "ms"),
-    ("TTFT, of it host", "ttft_host_mean_s", 1000, 1, "ms"),
-    ("TPOT mean", "tpot_mean_s", 1000, 2, "ms"),
-    ("ITL mean", "itl_mean_s", 1000, 2, "ms"),
-    ("ITL P99", "itl_p99_s", 1000, 2, "ms"),
-    ("Worst gap P99", "worst_gap_p99_s", 1000, 1, "ms"),
+    ("E2E mean", "e2e_mean_s", 1000, None, "ms"),
+    ("E2E mean, 95 % interval ±", "e2e_mean_ci95_s", 1000, None, "ms"),
+    ("E2E P50", "e2e_p50_s", 1000, None, "ms"),
+    ("E2E P90", "e2e_p90_s", 1000, None, "ms"),
+    ("E2E P95", "e2e_p95_s", 1000, None, "ms"),
+    ("E2E P99", "e2e_p99_s", 1000, None, "ms"),
+    ("Queueing mean", "queueing_mean_s", 1000, None, "ms"),
+    ("TTFT mean", "ttft_mean_s", 1000, None, "ms"),
+    ("TTFT P99", "ttft_p99_s", 1000, None, "ms"),
+    ("TTFT, of it queueing", "ttft_queueing_mean_s", 1000, None, "ms"),
+    ("TTFT, of it prefill", "ttft_prefill_mean_s", 1000, None, "ms"),
+    ("TTFT, of it host", "ttft_host_mean_s", 1000, None, "ms"),
+    ("TPOT mean", "tpot_mean_s", 1000, None, "ms"),
+    ("ITL mean", "itl_mean_s", 1000, None, "ms"),
+    ("ITL P99", "itl_p99_s", 1000, None, "ms"),
+    ("Worst gap P99", "worst_gap_p99_s", 1000, None, "ms"),
     ("SLO attainment", "slo_attainment", 100, 2, "%"),
     ("Goodput", "goodput_requests_per_s", 1, 3, "requests/s"),
     ("GPU busy fraction", "busy_fraction", 100, 1, "%"),
@@ -58,6 +60,9 @@ _WHOLE_RUN_ROWS = tuple(
     for title, key, factor, digits, unit in _ROWS
     if key.endswith("_per_s")
 )
+
+#: What stands behind a statistic that an SLO has a limit on.
+_VERDICTS: Mapping[object, str] = {True: " (met)", False: " [red](missed)[/]", None: ""}
 
 #: Counts of requests, shown where there are any, and of other things.
 _COUNTS = ("finished", "abandoned", "refused", "stranded", "flushed", "evicted")
@@ -126,10 +131,15 @@ def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
     if len(set(worlds)) > 1:
         table.add_row("World", *worlds, "")
     has_window = any(summary["window"] == "steady" for summary in summaries.values())
-    for title, key, factor, digits, unit in _ROWS if has_window else (*_WHOLE_RUN_ROWS, *_ROWS):
+    rows = _rows_with_limits(summaries)
+    for title, key, factor, digits, unit in rows if has_window else (*_WHOLE_RUN_ROWS, *rows):
         values = [summary.get(key) for summary in summaries.values()]
         if any(value is not None for value in values):
-            table.add_row(title, *(_number(value, factor, digits) for value in values), unit)
+            limits = [summary.get(f"slo_met_{key.removesuffix('_s')}") for summary in summaries.values()]
+            cells = [_number(value, factor, digits) for value in values]
+            table.add_row(
+                title, *(cell + _VERDICTS[met] for cell, met in zip(cells, limits, strict=True)), unit
+            )
     for count in _COUNTS:
         values = [summary.get(f"num_{count}") for summary in summaries.values()]
         if count == "finished" or any(values):
@@ -213,8 +223,30 @@ def _window(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _number(value: float | None, factor: float, digits: int) -> str:
-    return "-" if value is None else f"{value * factor:,.{digits}f}"
+def _rows_with_limits(summaries: Mapping[str, Mapping[str, Any]]) -> list[_Row]:
+    """The rows, and one for each other statistic that an SLO has a limit on."""
+    shown, place = {key for _, key, *_ in _ROWS}, [key for _, key, *_ in _ROWS].index("slo_attainment")
+    keys = [key for summary in summaries.values() for key in summary if key.startswith("slo_met_")]
+    names = [key.removeprefix("slo_met_") for key in dict.fromkeys(keys)]
+    limited: list[_Row] = [
+        (f"{metric.upper()} {statistic.capitalize()}", f"{metric}_{statistic}_s", 1000, None, "ms")
+        for metric, statistic in (name.split("_") for name in names)
+        if f"{metric}_{statistic}_s" not in shown
+    ]
+    return [*_ROWS[:place], *limited, *_ROWS[place:]]
+
+
+def milliseconds(value_ms: float, sign: str = "") -> str:
+    """Four significant digits, but never fewer than whole milliseconds: 45,010, 12.35, 0.1235."""
+    rounded = float(f"{value_ms:.4g}")
+    digits = 3 - math.floor(math.log10(abs(rounded))) if rounded else 1
+    return f"{value_ms:{sign},.{max(digits, 0)}f}"
+
+
+def _number(value: float | None, factor: float, digits: int | None) -> str:
+    if value is None:
+        return "-"
+    return milliseconds(value * factor) if digits is None else f"{value * factor:,.{digits}f}"
 
 
 def _stdout() -> Console:

@@ -13,6 +13,7 @@ from batchsim.cli.output import (
     echo_json,
     echo_summaries,
     echo_table,
+    milliseconds,
     notice,
     progress_watch,
     warn,
@@ -141,7 +142,8 @@ def _echo_differences(comparison: Comparison) -> None:
     rows = [
         (
             row["policy"],
-            f"{row['e2e_difference_mean_s'] * 1000:+,.1f} ± {_half_width_ms(row['e2e_difference_ci95_s'])}",
+            f"{milliseconds(row['e2e_difference_mean_s'] * 1000, '+')} ± "
+            f"{_half_width_ms(row['e2e_difference_ci95_s'])}",
             f"{row['num_paired']:,}",
         )
         for row in comparison.differences.to_dict("records")
@@ -153,7 +155,7 @@ def _echo_differences(comparison: Comparison) -> None:
 
 
 def _half_width_ms(half_width_s: float) -> str:
-    return "- (too short or saturated)" if math.isnan(half_width_s) else f"{half_width_s * 1000:,.1f}"
+    return "- (too short or saturated)" if math.isnan(half_width_s) else milliseconds(half_width_s * 1000)
 
 
 def _notices(result: SimulationResult) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsim.cli.options import OUTPUT_PATH, overrides
-from batchsim.cli.output import echo_json, echo_table, notice, warn
+from batchsim.cli.output import echo_json, echo_table, milliseconds, notice, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,14 +101,14 @@ def _rate_or_time_row(row: dict[Any, Any]) -> tuple[str, ...]:
     statistic = row["statistic"]
     if statistic == MAPE:
         return metric, "of single requests, mean", "", "", "", f"{row['error']:.1%}", "", ""
-    factor, unit = 1000, "ms"
+    unit, shown = "ms", [milliseconds(row[which] * 1000) for which in ("measured", "predicted")]
     if row["metric"] == THROUGHPUT:
-        factor, unit, statistic = 1, f"{statistic}/s", ""
+        unit, statistic = f"{statistic}/s", ""
+        shown = [f"{row[which]:,.2f}" for which in ("measured", "predicted")]
     return (
         metric,
         statistic if statistic in ("", "mean") else statistic.upper(),
-        f"{row['measured'] * factor:,.2f}",
-        f"{row['predicted'] * factor:,.2f}",
+        *shown,
         unit,
         f"{row['error']:+.1%}",
         _share(row["spread"]),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from batchsim.errors import ConfigError
 
+#: What parts a dotted key; a number may have one of its own, as in ``slo.ttft_p99.9_ms``.
+_DOT = re.compile(r"\.(?!\d)")
+
 
 def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
     """Set ``tree["a"]["b"] = value`` for the key ``a.b``, making tables on the way."""
-    *parents, last = key.split(".")
+    *parents, last = _DOT.split(key)
     for parent in parents:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from batchsim.config.dotted import flat, set_dotted
 from batchsim.config.paths import anchored
 from batchsim.config.run import RunConfig
-from batchsim.config.section import Section
-from batchsim.errors import ConfigError
+from batchsim.config.section import Section, keys_at
+from batchsim.errors import ConfigError, nearest
 
 #: Characters of a value, and levels of tables in tables, beyond which a file holds no settings.
 _MOST_SHOWN = 200
@@ -84,6 +84,9 @@ def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
         is_told = fault["type"] == "missing" or isinstance(fault["input"], Mapping)  # of a whole table
         shown = "" if is_told else f" is {_short(repr(fault['input']))}"
         message = f"{_short(key)}{shown}: {_lower_first(fault['msg'])}"
+        *tables, name = fault["loc"] or ("",)
+        if fault["type"] == "extra_forbidden" and (known := keys_at(section, tables)):
+            message = f"unknown key {_short(key)}; {nearest(_short(str(name)), known)}"
         raise ConfigError(f"{where}: {' '.join(message.split())}") from error
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,3 +25,22 @@ class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def keys_at(section: type[Section], path: Sequence[str | int]) -> list[str]:
+    """Keys of the section that lies at this path, through tables and lists of tables; none if none does."""
+    for name in path:
+        if isinstance(name, str):
+            field = section.model_fields.get(name)
+            found = None if field is None else _section_in(field.annotation)
+            if found is None:
+                return []
+            section = found
+    return list(section.model_fields)
+
+
+def _section_in(kind: Any) -> type[Section] | None:
+    """The section that an annotation is of, or holds."""
+    if parts := get_args(kind):
+        return next(filter(None, map(_section_in, parts)), None)
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -18,6 +19,9 @@ _TIMES: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "ttft": ttft_s,
     "tpot": tpot_s,
 }
+
+#: What a mean of scores may be off by.
+_ROUNDING = 1e-12
 
 
 def requirement_scores(requests: pd.DataFrame, slo: SloConfig, share: float) -> dict[str, Floats]:
@@ -52,3 +56,33 @@ def requirement_scores(requests: pd.DataFrame, slo: SloConfig, share: float) -> 
             within = finished & ~(values_s > limit_s)
             scores[name] = within.astype(np.float64) - float(statistic[1:]) / 100
     return scores
+
+
+def limited_statistics(requests: pd.DataFrame, slo: SloConfig) -> dict[str, float | bool | None]:
+    """Statistics that have a limit, and whether it holds, as entries of a summary.
+
+    Returns
+    -------
+    dict
+        ``ttft_p95_s`` and the like, over the requests that finished; ``slo_met_ttft_p95``: whether the limit
+        holds (see `requirement_scores`: a request that did not finish is beyond any limit); ``slo_met``:
+        whether all of them do. None for what cannot be told, as without limits or requests.
+    """
+    finished = requests[requests["status"] == FINISHED]
+    scores = requirement_scores(requests, slo, 0.0)
+    values: dict[str, float | bool | None] = {}
+    met: dict[str, bool | None] = {}
+    for name in slo.statistics_s:
+        metric, statistic = name.split("_")
+        times_s = _TIMES[metric](finished).dropna().to_numpy()
+        is_known = len(times_s) > 0 or (len(requests) > 0 and finished.empty)
+        met[f"slo_met_{name}"] = bool(scores[name].mean() >= -_ROUNDING) if is_known else None
+        if not len(times_s):
+            values[f"{name}_s"] = math.nan
+        elif statistic == "mean":
+            values[f"{name}_s"] = float(times_s.mean())
+        else:
+            values[f"{name}_s"] = float(np.percentile(times_s, float(statistic[1:])))
+    if not met or (None in met.values() and False not in met.values()):
+        return {**values, **met, "slo_met": None}
+    return {**values, **met, "slo_met": all(met.values())}

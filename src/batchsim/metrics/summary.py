@@ -17,6 +17,7 @@ from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
 from batchsim.metrics.filling import Filling, filling, num_settling
 from batchsim.metrics.load import PERCENTILES, batch_load, engine_load
+from batchsim.metrics.slo import limited_statistics
 from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window
 from batchsim.metrics.tokens import decode_runs, num_tokens
@@ -92,6 +93,7 @@ def summarise(
         **_times(finished),
         "e2e_mean_ci95_s": math.nan if judged.name == "saturated" else _half_width(finished),
         **_slo(covered, slo),
+        **limited_statistics(covered, slo),
         **load,
         "verdict": judged.name,
         "verdict_reason": judged.reason,
