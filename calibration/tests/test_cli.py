@@ -101,3 +101,13 @@ def test_ctrl_c_keeps_what_was_measured_and_says_so(tmp_path: Path, monkeypatch:
     assert resumed.exit_code == 0, resumed.output
     details = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert details["num_resumed_rows"] > 0
+
+
+def test_progress_is_told_where_no_terminal_is(tmp_path: Path) -> None:
+    result = smoke(tmp_path, "--budget", "0.000001")
+
+    assert result.exit_code == 0, result.output
+    assert "no repeats after 0 s" in result.stderr
+    assert "warming up: 0 %" in result.stderr
+    assert "measuring: 100 %" in result.stderr
+    assert "the time was up before" in " ".join(result.stderr.split())

@@ -17,7 +17,7 @@ from batchsim.latency.fitting.fit import fit
 from batchsim.latency.table import read_calibration
 from batchsim_calibration.measuring.grid import Point, extent_of, points_of, slots_of
 from batchsim_calibration.measuring.operations import measure_batch_latency
-from batchsim_calibration.measuring.outcome import drift_of, spreads_of, unsteady_in
+from batchsim_calibration.measuring.outcome import REFERENCE_SAMPLES, drift_of, spreads_of, unsteady_in
 from batchsim_calibration.measuring.protocol import MAX_ATTEMPTS, calibrate_latency_grid
 from batchsim_calibration.measuring.rows import Row, Task, partial_of
 from batchsim_calibration.serving.engine import Chunk, Engine
@@ -295,6 +295,36 @@ def test_points_that_spread_widely_get_extra_trials_up_to_a_limit(
     extra = [row for row in rows_of(path) if row["purpose"] == "extra" and row["status"] == "ok"]
     assert [row["trial"] for row in extra] == ["1", "2", "3"]
     assert outcome.num_unsteady == 1
+
+
+def test_when_the_time_is_up_the_first_trial_still_covers_all_points(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+
+    outcome = calibrate_latency_grid(engine, FEW, path, num_trials=5, budget_s=1e-9)
+
+    rows = rows_of(path)
+    assert {row["trial"] for row in rows if row["purpose"] == "trial"} == {"1"}
+    assert not [row for row in rows if row["purpose"] == "extra"]
+    assert outcome.num_single == outcome.num_points == len(FEW)
+    assert outcome.num_not_taken == 4 * (len(FEW) + REFERENCE_SAMPLES)
+    assert math.isnan(outcome.median_spread)
+    assert any("the time was up" in sentence for sentence in outcome.warnings())
+
+
+def test_where_time_runs_short_disturbed_samples_are_not_taken_again(
+    loaded: LoadedModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "table.csv"
+
+    calibrate_latency_grid(IdlingEngine(loaded, num_slots=2, max_tokens=9), FEW, path, budget_s=1e-9)
+
+    assert {row["attempt"] for row in rows_of(path)} == {"1"}
+
+
+def test_with_time_enough_nothing_is_left_out(engine: Engine, tmp_path: Path) -> None:
+    outcome = calibrate_latency_grid(engine, FEW, tmp_path / "table.csv", num_trials=2, budget_s=1e9)
+
+    assert (outcome.num_not_taken, outcome.num_single) == (0, 0)
 
 
 def test_time_to_come_is_told_after_the_warm_up(engine: Engine, tmp_path: Path) -> None:

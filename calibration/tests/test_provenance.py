@@ -23,7 +23,7 @@ from batchsim_calibration.provenance import (
 )
 from batchsim_calibration.serving.models import load_model
 
-OUTCOME = Outcome({"ok": 3}, 3, 0, 0, 0, 0.1, float("nan"), 0, 1.5)
+OUTCOME = Outcome({"ok": 3}, 3, 0, 0, 0, 0, 0, 0.1, float("nan"), 0, 1.5)
 
 
 def a_provenance(command: list[str]) -> dict[str, object]:

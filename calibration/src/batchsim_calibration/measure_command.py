@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,13 @@ STDERR = Console(stderr=True)
 @click.option("--quick", "profile", flag_value="quick", help="A small grid, about five minutes.")
 @click.option("--smoke", "profile", flag_value="smoke", help="A handful of points, to try things out.")
 @click.option("--trials", "num_trials", type=click.IntRange(min=1), metavar="N", help="Trials of each point.")
+@click.option(
+    "--budget",
+    "budget_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Repeat nothing after so many seconds.  [default: 240 with --quick on a CPU, else no limit]",
+)
 @click.option("--max-batch-size", type=click.IntRange(min=2), metavar="B", help="Where the grid ends.")
 @click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Longest context and prompt.")
 @click.option(
@@ -80,15 +88,31 @@ def measure(
         STDERR.print(f"[bold yellow]Warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     rows = ", ".join(f"{count} {status}" for status, count in outcome.rows_by_status.items())
     click.echo(
-        f"{outcome.num_points} points, {rows}; spread {outcome.median_spread:.1%} "
-        f"(median interquartile range), drift {outcome.drift:.1%}; {outcome.taken_s:.0f} s",
+        f"{outcome.num_points} points, {rows}; spread {_share(outcome.median_spread)} "
+        f"(median interquartile range), drift {_share(outcome.drift)}; {outcome.taken_s:.0f} s",
         err=True,
     )
     click.echo(str(path))
 
 
+def _share(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.1%}"
+
+
 @contextmanager
 def _progress() -> Iterator[OnProgress]:
+    """Bars on a terminal; elsewhere, as in a log, a line for each tenth."""
+    if not STDERR.is_terminal:
+        told: dict[str, int] = {}
+
+        def tell(what: str, done: float, total: float) -> None:
+            tenths = int(10 * done / total) if total > 0 else 0
+            if tenths > told.get(what, -1):
+                told[what] = tenths
+                STDERR.print(f"{what}: {10 * tenths} %", highlight=False)
+
+        yield tell
+        return
     columns = (TextColumn("{task.description:12}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=STDERR) as progress:
         bars: dict[str, Any] = {}

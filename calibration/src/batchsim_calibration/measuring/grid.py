@@ -6,6 +6,7 @@ decodes. Batch sizes 1, 2 and 3 are among them, since kernels often change there
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -50,7 +51,7 @@ class Axes:
     """Values along each axis; the last of ``batch_sizes`` and ``contexts`` give the extent.
 
     Sums of ``batch_prompts`` and ``batch_outputs`` all differ, so that a table over prompt + output can be
-    made. A prefill of more than ``max_pass_tokens`` in all is left out.
+    made. A prefill of more than ``max_pass_tokens`` in all is left out. ``budget_s``: see `Measurement`.
     """
 
     num_trials: int
@@ -65,6 +66,7 @@ class Axes:
     whole_sizes: Sequence[int]
     batch_prompts: Sequence[int]
     batch_outputs: Sequence[int]
+    budget_s: float = math.inf
 
 
 _SMOKE = Axes(
@@ -97,6 +99,7 @@ _AXES: dict[tuple[Profile, str], Axes] = {
         whole_sizes=(1, 2, 3, 4, 8, 16),
         batch_prompts=(16, 128),
         batch_outputs=(8, 24, 64),
+        budget_s=240.0,
     ),
     ("full", "cpu"): Axes(
         num_trials=7,
@@ -146,6 +149,11 @@ _AXES: dict[tuple[Profile, str], Axes] = {
 def trials_of(profile: Profile, device: str) -> tuple[int, int]:
     """How often the profile measures each point, and how often more if its trials spread widely."""
     return _AXES[profile, device].num_trials, _AXES[profile, device].max_extra_trials
+
+
+def budget_of(profile: Profile, device: str) -> float:
+    """Seconds after which the profile does not repeat points any more."""
+    return _AXES[profile, device].budget_s
 
 
 def extent_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import torch
 
 from batchsim.errors import ConfigError
-from batchsim_calibration.measuring.grid import Extent, Profile, extent_of, points_of, slots_of, trials_of
+from batchsim_calibration.measuring.grid import (
+    Extent,
+    Profile,
+    budget_of,
+    extent_of,
+    points_of,
+    slots_of,
+    trials_of,
+)
 from batchsim_calibration.measuring.outcome import Outcome
 from batchsim_calibration.measuring.protocol import OnProgress, calibrate_latency_grid
 from batchsim_calibration.provenance import device_state, machine, model_identity, provenance, slug
@@ -31,6 +40,7 @@ class MeasureSettings:
     attention: str = "sdpa"
     profile: Profile = "full"
     num_trials: int | None = None
+    budget_s: float | None = None
     max_batch_size: int | None = None
     max_tokens: int | None = None
     seed: int = 0
@@ -57,6 +67,7 @@ def measure(
     points = points_of(settings.profile, device, _extent(settings, loaded))
     num_trials, max_extra_trials = trials_of(settings.profile, device)
     num_trials = settings.num_trials or num_trials
+    budget_s = settings.budget_s or budget_of(settings.profile, device)
     identity = {**model_identity(loaded), **machine(loaded.device)}
     path = output_dir / f"{name or automatic_name(identity)}.csv"
     configuration = {
@@ -68,7 +79,8 @@ def measure(
         "max_tokens": slots_of(points).tokens,
     }
     say(f"{identity['model']} ({loaded.weights} weights, {loaded.dtype}) on {identity['gpu']}")
-    say(f"{len(points)} points, {num_trials} trials each, into {path.name}")
+    until = "" if budget_s == math.inf else f", no repeats after {_duration(budget_s)}"
+    say(f"{len(points)} points, {num_trials} trials each{until}, into {path.name}")
     state_before = device_state(loaded.device)
     outcome = calibrate_latency_grid(
         engine_for(loaded, slots_of(points)),
@@ -76,6 +88,7 @@ def measure(
         path,
         num_trials=num_trials,
         max_extra_trials=max_extra_trials,
+        budget_s=budget_s,
         configuration={**identity, **configuration},
         seed=settings.seed,
         overwrite=overwrite,

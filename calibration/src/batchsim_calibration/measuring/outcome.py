@@ -34,10 +34,14 @@ class Outcome:
         Rows marked ok although all attempts of their trial were disturbed: the cleanest of them.
     num_left_out
         Points not measured because a smaller one ran out of memory.
+    num_not_taken
+        Trials, and visits to the reference point, that there was no time for.
+    num_single
+        Points with one trial, whose spread nobody knows.
     num_unsteady
         Points whose trials spread too widely for their number, extra ones included.
     median_spread
-        Over the points: interquartile range per median; NaN without points.
+        Over the points with several trials: interquartile range per median; NaN without any.
     drift
         See `drift_of`.
     num_resumed_rows
@@ -50,6 +54,8 @@ class Outcome:
     num_points: int
     num_kept_disturbed: int
     num_left_out: int
+    num_not_taken: int
+    num_single: int
     num_unsteady: int
     median_spread: float
     drift: float
@@ -68,6 +74,15 @@ class Outcome:
                 f"{self.num_kept_disturbed} of {self.rows_by_status.get('ok', 0)} trials were disturbed by "
                 "other work at every attempt; the cleanest attempts were kept (column cpu_share)"
             )
+        if self.num_not_taken:
+            sentences.append(
+                f"the time was up before {self.num_not_taken} samples were taken: spreads are of fewer "
+                "trials; measure again when the machine is less busy, or with a larger --budget"
+            )
+        if self.num_single:
+            sentences.append(
+                f"{self.num_single} of {self.num_points} points have a single trial, of unknown spread"
+            )
         if self.num_unsteady:
             sentences.append(
                 f"{self.num_unsteady} of {self.num_points} points are unsure by more than {WIDE_SPREAD:.0%} "
@@ -82,10 +97,17 @@ class Outcome:
 
 
 def outcome_of(
-    rows: Sequence[Row], device: torch.device, *, num_left_out: int, num_resumed_rows: int, taken_s: float
+    rows: Sequence[Row],
+    device: torch.device,
+    *,
+    num_left_out: int,
+    num_not_taken: int,
+    num_resumed_rows: int,
+    taken_s: float,
 ) -> Outcome:
     """Sum up all rows of a table."""
-    spreads = spreads_of(rows)
+    spreads, numbers = spreads_of(rows), _numbers(rows)
+    known = [spread for point, spread in spreads.items() if numbers[point] > 1]
     return Outcome(
         rows_by_status=dict(Counter(row.status for row in rows)),
         num_points=len(spreads),
@@ -93,8 +115,10 @@ def outcome_of(
             row.status == "ok" and row.timing is not None and row.timing.is_disturbed(device) for row in rows
         ),
         num_left_out=num_left_out,
+        num_not_taken=num_not_taken,
+        num_single=sum(number == 1 for number in numbers.values()),
         num_unsteady=len(unsteady_in(rows)),
-        median_spread=float(np.median(list(spreads.values()))) if spreads else math.nan,
+        median_spread=float(np.median(known)) if known else math.nan,
         drift=drift_of(rows),
         num_resumed_rows=num_resumed_rows,
         taken_s=taken_s,
@@ -112,9 +136,13 @@ def spreads_of(rows: Sequence[Row]) -> dict[Point, float]:
 
 def unsteady_in(rows: Sequence[Row]) -> list[Point]:
     """Return the points whose trials spread too widely for their number."""
-    numbers = {point: len(times_s) for point, times_s in _times_s(rows, "trial", "extra").items()}
-    spreads = spreads_of(rows)
+    numbers, spreads = _numbers(rows), spreads_of(rows)
     return [point for point, spread in spreads.items() if spread > WIDE_SPREAD * math.sqrt(numbers[point])]
+
+
+def _numbers(rows: Sequence[Row]) -> dict[Point, int]:
+    """Ok trials of each point."""
+    return {point: len(times_s) for point, times_s in _times_s(rows, "trial", "extra").items()}
 
 
 def drift_of(rows: Sequence[Row]) -> float:

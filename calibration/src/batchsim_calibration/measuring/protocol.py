@@ -3,7 +3,8 @@
 Every shape is warmed up. Each trial then goes through all points in an order of its own, so that drift falls
 on all alike; a reference point in between tells how much the machine drifted. Samples during which other work
 had the core are kept as ``disturbed`` and taken again, points whose trials spread widely get extra ones; a
-point too large for the device is marked, and larger ones are left out.
+point too large for the device is marked, and larger ones are left out. When the time is up, what is left of
+all this but the first trial is left out, and the outcome says so.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def calibrate_latency_grid(
     *,
     num_trials: int = 7,
     max_extra_trials: int = 8,
+    budget_s: float = math.inf,
     configuration: Mapping[str, Any] | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -71,6 +73,7 @@ def calibrate_latency_grid(
         path,
         num_trials=num_trials,
         max_extra_trials=max_extra_trials,
+        budget_s=budget_s,
         configuration=configuration or {},
         seed=seed,
         overwrite=overwrite,
@@ -99,7 +102,9 @@ class Measurement:
     max_extra_trials
         Of a point whose trials spread too widely for their number.
     max_attempts
-        Samples taken of a trial until one is not disturbed.
+        Samples taken of a trial until one is not disturbed; one alone where time runs short.
+    budget_s
+        Seconds of this start, warm-up included, after which nothing but the first trial is measured.
     configuration
         What must be the same for rows to lie in one table. Points, number of trials and seed are added here.
 
@@ -118,6 +123,7 @@ class Measurement:
         num_trials: int,
         max_extra_trials: int = 8,
         max_attempts: int = MAX_ATTEMPTS,
+        budget_s: float = math.inf,
         configuration: Mapping[str, Any],
         seed: int = 0,
         overwrite: bool = False,
@@ -145,6 +151,7 @@ class Measurement:
         self._done_s = self._left_s = 0.0
         self._num_resumed_rows = 0
         self._start_s = time.monotonic()
+        self._deadline_s = self._start_s + budget_s
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -168,15 +175,17 @@ class Measurement:
 
     def measure_trial(self, trial: int) -> None:
         """Measure every point once, in the order of this trial, and the reference point in between."""
-        self._measure(self._tasks(trial))
+        self._measure(self._tasks(trial), is_needed=trial == 1)
 
     def measure_extra(self) -> None:
         """Repeat the points whose trials spread widely, and visit the reference point for the last time."""
         for extra in range(1, self._max_extra_trials + 1):
             unsteady = unsteady_in(self._file.rows)
             order = stream(self._seed, f"extra {extra}").permutation(len(unsteady))
-            self._measure([Task(unsteady[index], "extra", extra) for index in order])
-        self._measure(self._visit(self._first_visit(self._num_trials + 1)))
+            tasks = [Task(unsteady[index], "extra", extra) for index in order]
+            self._left_s += sum(self._expected_s.get(task.point, 0.0) for task in tasks)
+            self._measure(tasks)
+        self._measure(self._visit(self._first_visit(self._num_trials + 1)), is_needed=True)
 
     def outcome(self) -> Outcome:
         """Sum up what the file holds."""
@@ -184,6 +193,7 @@ class Measurement:
             self._file.rows,
             self._engine.device,
             num_left_out=sum(not self._is_feasible(point) for point in self._points) - len(self._too_large),
+            num_not_taken=len(self._still_to_do()),
             num_resumed_rows=self._num_resumed_rows,
             taken_s=time.monotonic() - self._start_s,
         )
@@ -217,11 +227,17 @@ class Measurement:
         tasks += self._visit(self._first_visit(self._num_trials + 1))
         return [task for task in tasks if task not in self._done and self._is_feasible(task.point)]
 
-    def _measure(self, tasks: Sequence[Task]) -> None:
+    def _time_left_s(self) -> float:
+        return self._deadline_s - time.monotonic()
+
+    def _measure(self, tasks: Sequence[Task], *, is_needed: bool = False) -> None:
         with undisturbed():
             for task in tasks:
                 if task in self._done:
                     continue
+                if not is_needed and self._time_left_s() <= 0:
+                    self._left_s = 0.0
+                    return
                 if self._is_feasible(task.point):
                     rows = self._attempts(task)
                     self._file.append(rows)
@@ -243,7 +259,7 @@ class Measurement:
             if timing is None:
                 return [Row(task, None, "oom")]
             timings.append(timing)
-            if not timing.is_disturbed(self._engine.device):
+            if not timing.is_disturbed(self._engine.device) or self._left_s > self._time_left_s():
                 break
         best = max(timings, key=lambda timing: timing.cpu_share)
         return [
