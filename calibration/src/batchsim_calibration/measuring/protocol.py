@@ -171,7 +171,7 @@ class Measurement:
                 if self._is_feasible(point):
                     self._expected_s[point] = self._warm_up(point)
         self._left_s = sum(self._expected_s[task.point] for task in self._still_to_do())
-        return self._left_s
+        return min(self._left_s, max(self._time_left_s(), self._left_s / self._num_trials))
 
     def measure_trial(self, trial: int) -> None:
         """Measure every point once, in the order of this trial, and the reference point in between."""
