@@ -4,12 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from batchsim.cli.output import ROWS, milliseconds
+from batchsim.latency.fitting.fit import fit
+from batchsim.latency.table import read_calibration
 from batchsim.study.compare import compare
-from batchsim.study.sweep import load_sweep, plan
+from batchsim.study.coverage import cut_to_range
+from batchsim.study.plan import load_sweep, plan
+from batchsim.workload.load import embedded_trace, load_trace
 from tests.study.test_run import workload
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+CALIBRATION = ROOT / "docs" / "calibration.md"
 
 
 def test_the_policy_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +36,7 @@ def test_the_caption_of_the_first_figure_says_what_its_experiment_is() -> None:
     (caption,) = re.findall(
         r"scheduler_comparison\.png\)\n\n\*(.*?)\*\n", README.read_text("utf-8"), re.DOTALL
     )
-    runs = plan(load_sweep(EXPERIMENTS / "scheduler_comparison.toml"))
+    runs = plan(load_sweep(ROOT / "experiments" / "scheduler_comparison.toml"))
 
     presets, timers = (
         {run.config.policy.preset for run in runs},
@@ -40,3 +46,27 @@ def test_the_caption_of_the_first_figure_says_what_its_experiment_is() -> None:
     assert caption.startswith("The four presets")
     assert ("with a timer" in caption) == bool(timers)
     assert {f"on {run.config.cluster.num_gpus} GPUs" in caption for run in runs} == {True}
+
+
+@pytest.mark.parametrize("page", [README, CALIBRATION], ids=lambda page: page.name)
+def test_output_that_is_shown_has_the_rows_that_commands_print(page: Path) -> None:
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    shown = [
+        re.split(r"\s{2,}", line.strip()) for line in "".join(blocks).splitlines() if re.match(r" \S", line)
+    ]
+    rows = [cells for cells in shown if len(cells) > 2]
+    printed = {title: unit for title, *_, unit in ROWS}
+
+    assert len(rows) > 3
+    for title, *numbers, unit in rows:
+        assert printed[title] == unit
+        if unit == "ms":
+            assert numbers == [milliseconds(float(number.replace(",", ""))) for number in numbers]
+
+
+def test_the_shipped_trace_is_cut_to_the_shipped_calibration_as_the_docs_say() -> None:
+    points = read_calibration(ROOT / "calibration" / "data" / "tiny_epyc_fp32.csv")
+
+    cut = cut_to_range(load_trace(embedded_trace()), fit(points, "linear").model)
+
+    assert cut.source.notices[-1] in " ".join(CALIBRATION.read_text(encoding="utf-8").split())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: A row of the summary table: title, key, factor, digits (None: as `milliseconds` has them), unit.
 _Row = tuple[str, str, float, int | None, str]
-_ROWS: Sequence[_Row] = (
+ROWS: Sequence[_Row] = (
     ("Request throughput", "request_throughput_per_s", 1, 3, "requests/s"),
     ("Output throughput", "output_throughput_tokens_per_s", 1, 1, "tokens/s"),
     ("Total throughput", "total_throughput_tokens_per_s", 1, 1, "tokens/s"),
@@ -57,7 +57,7 @@ _ROWS: Sequence[_Row] = (
 #: Where no run of a table has a steady window, instead of the rows for it.
 _WHOLE_RUN_ROWS = tuple(
     (f"Whole run: {title.lower()}", f"whole_run_{key}", factor, digits, unit)
-    for title, key, factor, digits, unit in _ROWS
+    for title, key, factor, digits, unit in ROWS
     if key.endswith("_per_s")
 )
 
@@ -225,7 +225,7 @@ def _window(summary: Mapping[str, Any]) -> str:
 
 def _rows_with_limits(summaries: Mapping[str, Mapping[str, Any]]) -> list[_Row]:
     """The rows, and one for each other statistic that an SLO has a limit on."""
-    shown, place = {key for _, key, *_ in _ROWS}, [key for _, key, *_ in _ROWS].index("slo_attainment")
+    shown, place = {key for _, key, *_ in ROWS}, [key for _, key, *_ in ROWS].index("slo_attainment")
     keys = [key for summary in summaries.values() for key in summary if key.startswith("slo_met_")]
     names = [key.removeprefix("slo_met_") for key in dict.fromkeys(keys)]
     limited: list[_Row] = [
@@ -233,7 +233,7 @@ def _rows_with_limits(summaries: Mapping[str, Mapping[str, Any]]) -> list[_Row]:
         for metric, statistic in (name.split("_") for name in names)
         if f"{metric}_{statistic}_s" not in shown
     ]
-    return [*_ROWS[:place], *limited, *_ROWS[place:]]
+    return [*ROWS[:place], *limited, *ROWS[place:]]
 
 
 def milliseconds(value_ms: float, sign: str = "") -> str:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
 from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
 from batchsim.config.section import Count, Finite, Fraction, Rate, Section
+from batchsim.errors import nearest
 
 #: A limit on a statistic of requests: the mean or any percentile of a time.
 STATISTIC_LIMIT = re.compile(r"(e2e|ttft|tpot)_(mean|p[1-9]\d?(\.\d+)?)_ms")
@@ -165,8 +166,8 @@ class SloConfig(Section):
         for key, limit in (self.model_extra or {}).items():
             if not STATISTIC_LIMIT.fullmatch(key):
                 raise ValueError(
-                    f"unknown limit {key}; known are e2e_ms, ttft_ms, tpot_ms, and limits on a statistic of "
-                    "them, e.g. ttft_p95_ms or e2e_mean_ms"
+                    f"unknown limit {key}; {nearest(key, type(self).model_fields)}, or a limit on a "
+                    "statistic, e.g. ttft_p95_ms or e2e_mean_ms"
                 )
             if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf:
                 raise ValueError(f"{key} is {limit!r}; milliseconds > 0 are needed")
