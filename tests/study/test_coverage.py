@@ -93,3 +93,10 @@ def test_an_engine_outside_its_range_says_the_same() -> None:
 
     with pytest.raises(ConfigError, match=r"--extrapolate .* 1 of the 2 requests \(50.0%\) lie outside"):
         batchsim.simulate({"policy": {"preset": "vllm_v1"}}, workload([50, 50], [10, 30]), latency=model)
+
+
+def test_requests_of_a_generator_have_no_trace_to_cut() -> None:
+    workload = {"generator": {"kind": "burstgpt_like"}, "num_requests": 50}
+
+    with pytest.raises(ConfigError, match="lie outside by themselves$"):
+        batchsim.simulate({"workload": workload}, latency=affine(Domain(length=(2, 100))))

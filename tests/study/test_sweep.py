@@ -93,7 +93,7 @@ def test_full_puts_its_entries_in_place_of_the_small_ones(tmp_path: Path) -> Non
         (("[grid]", "[grid]\nseed = 3"), "grid.seed is 3"),
         (("[grid]", "[grid]\nseed = []"), "grid.seed"),
         (('"multi_bin"', '"multi_bun"'), "multi_bun"),
-        (("[grid]", 'cases = [{seed = 1}]\n[grid]\nseed = [1, 2]'), "seed"),
+        (("[grid]", "[[cases]]\nseed = 1\n[grid]\nseed = [1, 2]"), "seed is set by a case and by the grid"),
         (("[grid]", '[[cases]]\npredictor.kind = "lognormal"\n[grid]'), "sigma"),
     ],
 )  # fmt: skip

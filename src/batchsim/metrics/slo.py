@@ -68,6 +68,8 @@ def limited_statistics(requests: pd.DataFrame, slo: SloConfig) -> dict[str, floa
         holds (see `requirement_scores`: a request that did not finish is beyond any limit); ``slo_met``:
         whether all of them do. None for what cannot be told, as without limits or requests.
     """
+    if not slo.statistics_s:
+        return {"slo_met": None}
     finished = requests[requests["status"] == FINISHED]
     scores = requirement_scores(requests, slo, 0.0)
     values: dict[str, float | bool | None] = {}
@@ -83,6 +85,5 @@ def limited_statistics(requests: pd.DataFrame, slo: SloConfig) -> dict[str, floa
             values[f"{name}_s"] = float(times_s.mean())
         else:
             values[f"{name}_s"] = float(np.percentile(times_s, float(statistic[1:])))
-    if not met or (None in met.values() and False not in met.values()):
-        return {**values, **met, "slo_met": None}
-    return {**values, **met, "slo_met": all(met.values())}
+    is_open = None in met.values() and False not in met.values()
+    return {**values, **met, "slo_met": None if is_open else all(met.values())}

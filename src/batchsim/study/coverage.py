@@ -56,13 +56,17 @@ def outside_advice(config: RunConfig, workload: Workload, latency: AnyLatency) -
     if inside.all():
         return ""
     num_outside = int((~_alone(workload, latency)).sum())
+    share = (
+        f"; {num_outside:,} of the {len(workload):,} requests ({num_outside / len(workload):.1%}) lie outside"
+    )
+    if config.workload.generator is not None:
+        return f"{share} by themselves"
     is_embedded = workload.source.name == EMBEDDED_TRACE.name
     trace = config.workload.trace or (EMBEDDED_TRACE.as_posix() if is_embedded else "TRACE")
-    file = config.latency.file or "LATENCY.json"
     return (
-        f"; {num_outside:,} of the {len(workload):,} requests ({num_outside / len(workload):.1%}) lie "
-        f"outside by themselves: batchsim trace convert {quote(trace)} CUT.csv --fit-latency {quote(file)} "
-        f"keeps those of which any batch has lengths inside ({inside.mean():.1%})"
+        f"{share} by themselves: batchsim trace convert {quote(trace)} CUT.csv --fit-latency "
+        f"{quote(config.latency.file or 'LATENCY.json')} keeps those of which any batch has lengths inside "
+        f"({inside.mean():.1%})"
     )
 
 
