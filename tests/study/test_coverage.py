@@ -82,7 +82,7 @@ def test_where_only_the_size_is_outside_the_size_is_told() -> None:
     model = affine(Domain(batch_size=(1, 2), length=(2, 100)))
     crowd = workload([60] * 40, [20] * 40).with_arrivals(np.zeros(40))
 
-    with pytest.raises(ConfigError, match="--batch-size 2 keeps batches inside") as refused:
+    with pytest.raises(ConfigError, match="--batch-size 2 keeps their size inside") as refused:
         batchsim.simulate({}, crowd, latency=model)
 
     assert "trace convert" not in str(refused.value)
@@ -98,5 +98,5 @@ def test_an_engine_outside_its_range_says_the_same() -> None:
 def test_requests_of_a_generator_have_no_trace_to_cut() -> None:
     workload = {"generator": {"kind": "burstgpt_like"}, "num_requests": 50}
 
-    with pytest.raises(ConfigError, match="lie outside by themselves$"):
+    with pytest.raises(ConfigError, match=r"lie outside by themselves$"):
         batchsim.simulate({"workload": workload}, latency=affine(Domain(length=(2, 100))))

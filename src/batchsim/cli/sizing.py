@@ -121,8 +121,8 @@ def _echo(config: RunConfig, found: Mapping[str, Capacity], share: float) -> Non
 
 
 def _limits(config: RunConfig, share: float) -> str:
-    per_request = [f"{name.upper()} <= {limit:g} ms" for name, limit in config.slo.per_request_ms.items()]
-    of_many = [f"{name} <= {limit_s * 1000:g} ms" for name, limit_s in config.slo.statistics_s.items()]
+    per_request = [f"{name.upper()} <= {limit:,.7g} ms" for name, limit in config.slo.per_request_ms.items()]
+    of_many = [f"{name} <= {limit_s * 1000:,.7g} ms" for name, limit_s in config.slo.statistics_s.items()]
     first = [f"{share:.0%} of the requests within {', '.join(per_request)}"] if per_request else []
     return " and ".join(first + of_many)
 

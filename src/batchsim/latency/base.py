@@ -260,8 +260,9 @@ def refuse_outside(model: BatchLatency, shape: BatchShape) -> NoReturn:
         if bounds is not None
     ]
     sizes = model.domain.batch_size
-    is_too_large = sizes is not None and shape.batch_size > sizes[1]
-    smaller = f"--batch-size {sizes[1]} keeps batches inside, and " if sizes and is_too_large else ""
+    smaller = ""
+    if sizes is not None and shape.batch_size > sizes[1]:
+        smaller = f"--batch-size {sizes[1]} keeps their size inside, and "
     raise OutsideRangeError(
         f"latency model {model.info.name} holds for {', '.join(covered)}; a batch of {shape.batch_size} with "
         f"{shape.prompt_tokens} prompt and {shape.output_tokens} output tokens lies outside: {smaller}"

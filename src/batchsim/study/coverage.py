@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
 from batchsim.latency.base import Domain, IterationLatency, IterationShape
+from batchsim.latency.store import load_latency
 from batchsim.study.hardware import AnyLatency
 from batchsim.workload.load import EMBEDDED_TRACE
 from batchsim.workload.request import Workload
@@ -50,8 +51,17 @@ def cut_to_range(workload: Workload, latency: AnyLatency) -> Workload:
     return cut.with_source(replace(source, notices=(*source.notices, notice)))
 
 
-def outside_advice(config: RunConfig, workload: Workload, latency: AnyLatency) -> str:
-    """Say how many requests lie outside by themselves, and how to cut the trace; empty if all fit."""
+def outside_advice(config: RunConfig, workload: Workload, latency: AnyLatency | None = None) -> str:
+    """Say how many requests lie outside by themselves, and how to cut the trace; empty if all fit.
+
+    Parameters
+    ----------
+    latency
+        Used instead of the file that the configuration names.
+    """
+    if latency is None and config.latency.file is None:
+        return ""  # replicas with models of their own: each has another range
+    latency = latency or load_latency(config.latency.file)
     inside = _any_batch(workload, latency)
     if inside.all():
         return ""
@@ -94,11 +104,14 @@ def _any_batch(workload: Workload, latency: AnyLatency) -> Mask:
     inside, length = _alone(workload, latency), _domain(latency).length
     if length is None or not inside.any():
         return inside
-    prompts, outputs = workload.prompt_tokens, workload.output_tokens
+    prompts, outputs, most = workload.prompt_tokens, workload.output_tokens, length[1]
+
+    def fits(longest: int) -> Mask:
+        return (prompts <= longest) & (outputs <= most - longest)
+
     shares = np.linspace(0, 1, _NUM_TRIED)
     tried = np.unique(np.quantile(prompts[inside], shares, method="higher"))
-    kept = [inside & (prompts <= longest) & (outputs <= length[1] - longest) for longest in tried]
-    return max(kept, key=np.count_nonzero)
+    return inside & fits(max(tried, key=lambda longest: np.count_nonzero(inside & fits(longest))))
 
 
 def _domain(latency: AnyLatency) -> Domain:

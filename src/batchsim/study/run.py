@@ -19,7 +19,6 @@ from batchsim._version import __version__
 from batchsim.config import ClientsConfig, PolicyConfig, RunConfig, WorkloadConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.base import OutsideRangeError
-from batchsim.latency.store import load_latency
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
@@ -175,7 +174,7 @@ def simulate(
     try:
         done = run(config, latency, training, evaluated, predict, on_start)
     except OutsideRangeError as error:
-        raise ConfigError(f"{error}{_advice(config, latency, evaluated)}") from error
+        raise ConfigError(f"{error}{outside_advice(config, evaluated, latency)}") from error
     done = done._replace(records=_with_replayed(done.records, evaluated))
     summary = {
         **_conditions(config, done, training, evaluated),
@@ -189,12 +188,6 @@ def simulate(
     return SimulationResult(
         config, summary, done.records, _manifest(config, done, evaluated, notices), done.hardware
     )
-
-
-def _advice(config: RunConfig, latency: AnyLatency | None, evaluated: Workload) -> str:
-    if latency is None and config.latency.file is None:
-        return ""  # replicas with models of their own: each has another range
-    return outside_advice(config, evaluated, latency or load_latency(config.latency.file))
 
 
 def paced(config: RunConfig, workload: Workload | None, latency: AnyLatency | None) -> RunConfig:
