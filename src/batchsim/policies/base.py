@@ -25,7 +25,10 @@ class WaitingRequest(Protocol):
     priority: int  # smaller goes first, where a policy looks at it
     session_id: int  # -1: none
     prefix_ids: Sequence[int]  # one per full block of the prompt; equal ids, equal prompt up to there
-    generated_tokens: int  # of its answer: 0, unless it was preempted; of one that runs, as a step shows it
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of its answer so far: 0 unless it was preempted; of one that runs, as a step shows it."""
 
 
 def arrival_order(request: WaitingRequest) -> tuple[float, int]:
