@@ -376,6 +376,6 @@ def test_refusal_names_model_range_shape_and_the_way_out() -> None:
 
     assert str(refusal.value) == (
         "latency model a model holds for batch size 1 to 32, prompt + output tokens 2 to 9; a batch of 64 "
-        "with 3 prompt and 5 output tokens lies outside: choose another model, smaller batches, or "
-        'latency.outside = "extrapolate"'
+        "with 3 prompt and 5 output tokens lies outside: --batch-size 32 keeps their size inside, and "
+        '--extrapolate (latency.outside = "extrapolate") goes on and counts what lies outside'
     )
