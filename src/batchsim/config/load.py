@@ -87,7 +87,8 @@ def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
         *tables, name = fault["loc"] or ("",)
         if fault["type"] == "extra_forbidden" and (known := keys_at(section, tables)):
             message = f"unknown key {_short(key)}; {nearest(_short(str(name)), known)}"
-        raise ConfigError(f"{where}: {' '.join(message.split())}") from error
+        text = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
+        raise ConfigError(f"{where}: {text}") from error
 
 
 def _is_nested_at_most(levels: int, value: Any) -> bool:

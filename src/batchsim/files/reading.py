@@ -184,4 +184,5 @@ def _wrong(tree: Any, place: str, depth: int) -> str | None:
 def reason(error: BaseException) -> str:
     """What the system said, in its first line."""
     strerror = getattr(error, "strerror", None)
-    return str(strerror or error).splitlines()[0]
+    line = (str(strerror or error).strip() or type(error).__name__).splitlines()[0]
+    return "".join(char if char.isprintable() else "?" for char in line)

@@ -22,6 +22,8 @@ from batchsim.files.reading import MAX_BYTES, MAX_COUNT, decoded, read_bytes, re
 #: Times that a table may hold: beyond them they lose all meaning, then overflow.
 LEAST_S, MOST_S = 1e-12, 1e9
 
+#: How tables of others say, in small letters, that a value is not there.
+_NOTHING = ("", "nan", "none", "null")
 #: What a number looks like; Python and pandas also know ``1_000``, ``nan`` and ``True``.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
@@ -77,6 +79,18 @@ class CsvTable:
             lambda values: (values >= 0) & (values <= MOST_S),
             f"a finite number >= 0 is needed, up to {MOST_S:g}",
         )
+
+    def numbers(self, name: str, least: float, most: float) -> pd.Series[float]:
+        """Return a column of numbers within these bounds."""
+        return self._numbers(
+            name,
+            lambda values: (values >= least) & (values <= most),
+            f"a finite number is needed, from {least:g} to {most:g}",
+        )
+
+    def recorded(self, name: str, read: Callable[[CsvTable], pd.Series[Any]]) -> pd.Series[Any]:
+        """Return a column as it is read where something stands in it, and NaN where nothing was recorded."""
+        return read(self.where(~self.frame[name].str.lower().isin(_NOTHING))).reindex(self.frame.index)
 
     def words(self, name: str, known: Collection[str] | None = None) -> pd.Series[str]:
         """Return a column of words: any printable ones that are not blank, or these."""

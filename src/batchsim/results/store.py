@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.files import cleanly, reason, sibling
+from batchsim.files import cleanly, read_bytes, read_json, reason, sibling
 from batchsim.records import (
     BATCH_COLUMNS,
     CONTROLLER_COLUMNS,
@@ -33,6 +33,9 @@ ITERATION_TABLES = {
     "preemptions": PREEMPTION_COLUMNS,
     "controllers": CONTROLLER_COLUMNS,
 }
+
+#: What the largest tables of runs stay far below: bytes in their file, and values unpacked.
+_MOST_BYTES, _MOST_CELLS = 2**32, 2**30
 
 #: All that a run directory may hold; one with anything else is never replaced.
 _FILES = {
@@ -130,20 +133,11 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
     It names the file that cannot be read.
     """
     directory = Path(directory)
-    from pyarrow import ArrowException
-
-    if not (directory / "manifest.json").is_file():
+    if not (directory / "manifest.json").exists():
         raise ConfigError(f"{directory}: no run in it (manifest.json is missing)")
-    files = (directory / f"{name}.json" for name in ("manifest", "summary"))
-    manifest, summary = (_parse(file, _content(file)) for file in files)
+    manifest, summary = (_read_object(directory / f"{name}.json") for name in ("manifest", "summary"))
     known = ITERATION_TABLES if (directory / "iterations.parquet").exists() else TABLES
-    tables = {}
-    for name, columns in known.items():
-        file = directory / f"{name}.parquet"
-        try:
-            tables[name] = _read_table(file, columns)
-        except (OSError, ValueError, TypeError, ArrowException) as error:
-            raise ConfigError(f"{file}: the table cannot be read ({reason(error)})") from error
+    tables = {name: _read_table(directory / f"{name}.parquet", columns) for name, columns in known.items()}
     manifest.pop("files", None)  # of the directory, not of the run
     return manifest, summary, tables
 
@@ -165,12 +159,27 @@ def _write_table(path: Path, frame: pd.DataFrame) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
+def _read_object(file: Path) -> dict[str, Any]:
+    tree = read_json(file)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: holds {type(tree).__name__}; an object is needed")
+    return tree
+
+
 def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    frame: pd.DataFrame = pq.read_table(path).to_pandas()
-    # A category column without any value is read back as plain objects.
-    return frame.astype({name: columns[name] for name in frame.columns if name in columns})
+    content = read_bytes(path, max_bytes=_MOST_BYTES)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        if file.metadata.num_rows * len(file.schema_arrow) > _MOST_CELLS:
+            raise ConfigError(f"{path}: more than {_MOST_CELLS:,} values; it is no table of a run")
+        # A category column without any value is read back as plain objects.
+        frame: pd.DataFrame = file.read().to_pandas()
+        return frame.astype({name: columns[name] for name in frame.columns if name in columns})
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
+        raise ConfigError(f"{path}: cannot be read as a table of a run ({reason(error)})") from error
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def test_kv_blocks_of_unknown_memory_are_asked_for() -> None:
     [
         ("meta.json", '{"max_num_seqs": "many"}', "max_num_seqs is 'many'; a number >= 0 is needed"),
         ("meta.json", "[]", "holds list; an object with the engine's settings is needed"),
-        ("meta.json", "{", "cannot be read as JSON"),
+        ("meta.json", "{", "not valid JSON"),
         ("measured_requests.csv", "request_id,output_toks\n", "column first_token_s, last_token_s missing"),
     ],
 )

@@ -6,7 +6,7 @@ A folder holds ``workloads/*.jsonl`` and, for each GPU, ``NAME_config.json`` (a 
 
 from __future__ import annotations
 
-import json
+import glob
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,15 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from batchsim.errors import ConfigError, TraceError
+from batchsim.files import MAX_COUNT, read_json
+from batchsim.files.tables import read_csv
 from batchsim.validation.fidelity.engine_run import read_settings
 from batchsim.validation.fidelity.kv_memory import read_model_config
 from batchsim.validation.fidelity.predict import predict, read_workload
+from batchsim.workload.tables import read_table
 
 _MEASURED = "_throughput.measured_vllm.csv"
+_MOST_CHARACTERS = 200  # of a model's name, which is that of a file as well
 
 
 class TimelineEnd(NamedTuple):
@@ -56,16 +60,18 @@ def timeline_ends(directory: str | Path, data_dir: str | Path) -> Iterator[Timel
 
 def _end(path: Path, workloads: Path, data_dir: Path) -> TimelineEnd:
     stem = path.name.removesuffix(_MEASURED)
-    cluster = _json(path.with_name(f"{stem}_config.json"))
-    instances = [one for node in cluster.get("nodes", []) for one in node.get("instances", [])]
-    peer = next(iter(sorted(path.parent.glob(f"{stem}_throughput.peer_*.csv"))), None)
+    cluster_file = path.with_name(f"{stem}_config.json")
+    cluster, instances = _read_cluster(cluster_file)
+    peer = next(iter(sorted(path.parent.glob(f"{glob.escape(stem)}_throughput.peer_*.csv"))), None)
     known = TimelineEnd(
         f"{path.parent.name}/{stem}",
         len(instances),
         _last_s(path),
         peer_s=None if peer is None else _last_s(peer),
     )
-    model = str(instances[0].get("model_name")) if instances else ""
+    model = instances[0].get("model_name") if instances else ""
+    if not isinstance(model, str) or not model.isprintable() or len(model) > _MOST_CHARACTERS:
+        raise ConfigError(f"{cluster_file}: model_name is {model!r:.60}; the name of a model is needed")
     config = data_dir / "models" / f"{model}.json"
     profile = data_dir / "profiles_v0" / path.parent.name / model
     if any(one.get("pd_type") for one in instances):
@@ -74,33 +80,47 @@ def _end(path: Path, workloads: Path, data_dir: Path) -> TimelineEnd:
         return known._replace(reason=f"no {'profile' if config.is_file() else 'config.json'} of {model}")
     # Of that time is vLLM 0.11, which schedules while the GPU waits.
     settings = replace(
-        read_settings({"vllm_version": "0.11", **cluster}, path.with_name(f"{stem}_config.json")),
+        read_settings({"vllm_version": "0.11", **cluster}, cluster_file),
         data_parallel=len(instances),
     )
     family = model.rsplit("/", 1)[-1].split("-")[0].lower()
-    sent = next(iter(sorted(workloads.glob(f"*{family}*.jsonl"))), None)
+    sent = next(iter(sorted(workloads.glob(f"*{glob.escape(family)}*.jsonl"))), None)
     if sent is None:
         raise ConfigError(f"{workloads}: no workload of {family}, which {path} needs")
     workload, names = read_workload(sent)
     prediction = predict(settings, profile, read_model_config(config), workload, names)
-    start_s = float(json.loads(sent.read_text(encoding="utf-8").split("\n", 1)[0])["arrival_time_ns"]) * 1e-9
+    start_s = _first_arrival_s(sent)
     return known._replace(predicted_s=start_s + float(prediction.requests["last_token_s"].max()))
 
 
-def _last_s(path: Path) -> float:
-    frame = pd.read_csv(path)
-    if not {"time_s", "throughput"} <= set(frame):
+def _first_arrival_s(workload: Path) -> float:
+    table = read_table(workload).table
+    if "arrival_time_ns" not in table:
         raise TraceError(
-            f"{path}: columns time_s and throughput are needed; found {', '.join(frame.columns)}"
+            f"{workload}: column arrival_time_ns is needed; found {', '.join(table.columns):.400}"
         )
-    return float(frame.loc[frame["throughput"] > 0, "time_s"].max())
+    return float(pd.to_numeric(table["arrival_time_ns"], errors="coerce").min()) * 1e-9
 
 
-def _json(path: Path) -> Mapping[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+def _last_s(path: Path) -> float:
+    table = read_csv(path)
+    table.need(("time_s", "throughput"))
+    seconds = table.spreads("time_s")[table.numbers("throughput", 0, MAX_COUNT) > 0]
+    if seconds.empty or seconds.max() < 1:  # a row tells of the second that ends with it
+        raise TraceError(f"{path}: no tokens in any second, so that nothing ended")
+    return float(seconds.max())
+
+
+def _read_cluster(path: Path) -> tuple[Mapping[str, Any], list[Any]]:
+    """The configuration of a cluster, and the instances of all its nodes."""
+    tree = read_json(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds {type(tree).__name__}; an object is needed")
-    return tree
+    nodes = _objects(tree.get("nodes", []), "nodes", path)
+    return tree, [one for node in nodes for one in _objects(node.get("instances", []), "instances", path)]
+
+
+def _objects(value: Any, name: str, path: Path) -> list[Any]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ConfigError(f"{path}: {name} is {value!r:.60}; a list of objects is needed")
+    return value

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +12,16 @@ import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError, TraceError
+from batchsim.files import MAX_COUNT, read_json
+from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.profiles.operator_profile import KERNEL_GAP_S
 from batchsim.specs import load_gpu
 
 GIB = 2**30
 _UTILIZATION = 0.9  # of vLLM, where it is not told
 
+#: Times may count from the zero of the system's clock, but must keep their microseconds as floats.
+_MOST_S = 1e10
 _TIMES = ("arrival_s", "queued_s", "first_token_s", "last_token_s")
 
 #: Names under which ``meta.json`` may have a setting, those of vLLM first; with the table they must stand in
@@ -221,8 +224,11 @@ class _Found:
         value = self.value(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < np.inf:
-            raise ConfigError(f"{self.path}: {_NAMES[name][0]} is {value!r}; a number >= 0 is needed")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+            raise ConfigError(
+                f"{self.path}: {_NAMES[name][0]} is {value!r:.60}; a number >= 0 is needed, up to "
+                f"{MAX_COUNT:g}"
+            )
         return float(value)
 
     def whole(self, name: str) -> int | None:
@@ -235,7 +241,12 @@ class _Found:
 
     def flag(self, name: str) -> bool | None:
         value = self.value(name)
-        return None if value is None else bool(value)
+        if value is None:
+            return None
+        known = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        if known is None:
+            raise ConfigError(f"{self.path}: {_NAMES[name][0]} is {value!r:.60}; true or false is needed")
+        return known
 
 
 def _settings(found: _Found) -> EngineSettings:
@@ -311,12 +322,9 @@ def _leaves(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         return {}
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+    tree: object = read_json(path)
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path}: holds {type(tree).__name__}; an object with the engine's settings is needed"
@@ -326,7 +334,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 def _find(directory: Path, stem: str) -> Path | None:
     paths = (directory / f"{stem}{suffix}" for suffix in (".csv", ".csv.gz"))
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if path.exists()), None)
 
 
 _ALIASES = {
@@ -339,24 +347,27 @@ _ALIASES = {
 
 def _read_times(path: Path, *, needed: bool) -> pd.DataFrame | None:
     """Times of requests that were served; None for another table, if it need not be one."""
-    try:
-        frame = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise TraceError(f"{path}: not a CSV table ({error})") from error
-    frame = frame.rename(columns={old: new for old, new in _ALIASES.items() if new not in frame})
+    table = read_csv(path)
+    found = table.frame.columns
+    table = replace(
+        table,
+        frame=table.frame.rename(columns={old: new for old, new in _ALIASES.items() if new not in found}),
+    )
     required = ("request_id", "output_tokens", "first_token_s", "last_token_s")
-    missing = [name for name in required if name not in frame]
-    if not missing and not {"arrival_s", "queued_s"} & set(frame):
+    missing = [name for name in required if name not in table.frame]
+    if not missing and not {"arrival_s", "queued_s"} & set(table.frame):
         missing = ["arrival_s or queued_s"]
     if missing:
         if not needed:
             return None
-        raise TraceError(f"{path}: column {', '.join(missing)} missing; found {', '.join(frame.columns)}")
-    times = {
-        name: pd.to_numeric(frame[name], errors="coerce") if name in frame else np.nan
-        for name in ("output_tokens", *_TIMES)
-    }
-    result = pd.DataFrame({"request_id": frame["request_id"].astype(str), **times})
+        raise TraceError(f"{path}: column {', '.join(missing)} missing; found {', '.join(found):.400}")
+    times = {name: _times(table, name) if name in table.frame else np.nan for name in _TIMES}
+    output_tokens = table.recorded("output_tokens", lambda given: given.counts("output_tokens", least=0))
+    result = pd.DataFrame({"request_id": table.words("request_id"), "output_tokens": output_tokens, **times})
     if result["request_id"].duplicated().any():
         raise TraceError(f"{path}: request_id must be unique")
     return result.dropna(subset=["output_tokens", "first_token_s", "last_token_s"]).reset_index(drop=True)
+
+
+def _times(table: CsvTable, name: str) -> pd.Series[float]:
+    return table.recorded(name, lambda given: given.numbers(name, -_MOST_S, _MOST_S))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from batchsim.errors import ConfigError
+from batchsim.files import MAX_COUNT, read_json
 from batchsim.specs import ModelSpec, parse_spec
 from batchsim.validation.fidelity.engine_run import GIB, EngineSettings
 
@@ -28,14 +28,7 @@ def read_model_config(path: str | Path) -> dict[str, Any]:
     ConfigError
         If it is no JSON object with layers in it.
     """
-    try:
-        tree = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); a model's config.json is needed"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from error
+    tree = read_json(path)
     if not isinstance(tree, dict) or "num_hidden_layers" not in tree:
         raise ConfigError(f"{path}: no num_hidden_layers in it; a model's config.json is needed")
     return tree
@@ -87,33 +80,53 @@ def kv_blocks(settings: EngineSettings, model: Mapping[str, Any]) -> tuple[int, 
 
 
 def _active_width(model: Mapping[str, Any]) -> int:
-    experts = int(model.get("num_experts_per_tok") or 1)
-    return int(model.get("moe_intermediate_size") or model["intermediate_size"]) * experts
+    width = _count(model, "moe_intermediate_size", "intermediate_size") or 0
+    return width * (_count(model, "num_experts_per_tok") or 1)
 
 
 def _spec(model: Mapping[str, Any], settings: EngineSettings) -> ModelSpec:
     """The model as a dense one that has as many weights on its GPUs: all experts, or its share of them."""
-    experts = next((int(model[key]) for key in ("num_experts", "num_local_experts") if model.get(key)), 1)
-    width = int(model.get("moe_intermediate_size") or model.get("intermediate_size") or 0) * experts
+    experts = _count(model, "num_experts", "num_local_experts") or 1
+    width = (_count(model, "moe_intermediate_size", "intermediate_size") or 0) * experts
     if experts > 1:  # replicas share them
         width //= settings.data_parallel
-    heads = model.get("num_attention_heads")
-    dtype = str(model.get("dtype", model.get("torch_dtype", "bfloat16")))
-    weight_bytes = _BYTES.get(dtype, 2)
-    missing = [key for key in ("hidden_size", "num_attention_heads", "vocab_size") if not model.get(key)]
-    if missing or not width:
-        raise ConfigError(f"the model's config.json has no {(missing or ['intermediate_size'])[0]}")
+    hidden_size, heads = _count(model, "hidden_size"), _count(model, "num_attention_heads")
+    vocab_size = _count(model, "vocab_size")
+    needed = {
+        "hidden_size": hidden_size,
+        "num_attention_heads": heads,
+        "vocab_size": vocab_size,
+        "intermediate_size": width,
+    }
+    missing = [key for key, value in needed.items() if not value]
+    if missing or hidden_size is None or heads is None:
+        raise ConfigError(f"the model's config.json has no {missing[0]}")
+    weight_bytes = _BYTES.get(str(model.get("dtype", model.get("torch_dtype", "bfloat16"))), 2)
     tree = {
         "name": str(model.get("model_type", "model")),
         "num_layers": model["num_hidden_layers"],
-        "hidden_size": model["hidden_size"],
+        "hidden_size": hidden_size,
         "num_query_heads": heads,
         "num_kv_heads": model.get("num_key_value_heads") or heads,
-        "head_dim": model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"],
+        "head_dim": model.get("head_dim") or hidden_size // heads,
         "intermediate_size": width,
-        "vocab_size": model["vocab_size"],
+        "vocab_size": vocab_size,
         "tied_embeddings": bool(model.get("tie_word_embeddings")),
         "bytes_per_weight": weight_bytes,
         "bytes_per_kv": weight_bytes,
     }
     return parse_spec(ModelSpec, tree, "the model's config.json")
+
+
+def _count(model: Mapping[str, Any], *keys: str) -> int | None:
+    """The first of these that the model has; 0 is how some say that they have none."""
+    for key in keys:
+        value = model.get(key)
+        if value is None or value == 0:
+            continue
+        if type(value) is not int or not 1 <= value <= MAX_COUNT:
+            raise ConfigError(
+                f"the model's config.json: {key} is {value!r:.60}; a whole number >= 1 is needed"
+            )
+        return value
+    return None

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from batchsim.errors import ConfigError
+from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.base import IterationShape
 from batchsim.latency.choices import ReplayFamily
 from batchsim.latency.fitting.linear_from_shapes import linear_from_shapes
@@ -68,8 +68,11 @@ def read_workload(path: str | Path, num_requests: int | None = None) -> tuple[Wo
     if "request_id" not in table or "prompt_tokens" in table:  # without ids, or ours, whose ids are numbers
         return workload, [str(number) for number in workload.request_id]
     for tokens in ("input_toks", "output_toks"):  # the reader leaves requests without tokens out
-        table = table[table[tokens] > 0] if tokens in table else table
+        if tokens in table:
+            table = table[pd.to_numeric(table[tokens], errors="coerce") > 0]
     given = table["request_id"].astype(str).tolist()
+    if len(set(given)) < len(given) or len(given) <= workload.request_id.max(initial=-1):
+        raise TraceError(f"{path}: request_id must be unique, and all requests must have one")
     return workload, [given[row] for row in workload.request_id]
 
 

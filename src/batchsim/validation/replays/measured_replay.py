@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import pandas as pd
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError, TraceError
+from batchsim.files import read_json
 from batchsim.latency.base import RECORDED_FIELDS, BatchShape, IterationShape
 from batchsim.metrics.system import Window, busy_fraction
 from batchsim.policies.presets import PRESETS, find_preset
@@ -101,7 +101,10 @@ def read_recording(directory: Path) -> Recording:
     manifest, _, tables = load_run(directory)
     if manifest.get("kind") != "measured":
         raise ConfigError(f"{directory}: its manifest does not say that it was measured; a simulation?")
-    config = load_config(manifest.get("config", {}))
+    given, provenance = manifest.get("config", {}), manifest.get("provenance", {})
+    if not isinstance(given, dict) or not isinstance(provenance, dict):
+        raise ConfigError(f"{directory}: its manifest has a config or provenance that is no object")
+    config = load_config(given)
     if config.policy.preset not in PRESETS:  # what lies in a folder of data must not say what code is run
         raise ConfigError(
             f"{directory}: policy {config.policy.preset!r} is none of batchsim's own; a measured run is "
@@ -123,7 +126,7 @@ def read_recording(directory: Path) -> Recording:
         tables["requests"],
         world,
         tables[world],
-        manifest.get("provenance", {}),
+        provenance,
     )
 
 
@@ -184,8 +187,5 @@ def _check_operations(directory: Path, operations: pd.DataFrame) -> None:
 
 
 def _is_measured(directory: Path) -> bool:
-    try:
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{directory}: manifest.json cannot be read ({error})") from error
+    manifest = read_json(directory / "manifest.json")
     return isinstance(manifest, dict) and manifest.get("kind") == "measured"

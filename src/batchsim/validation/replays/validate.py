@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from batchsim.config import flat
 from batchsim.errors import ConfigError
 from batchsim.latency.families import as_batch_latency, as_iteration_latency
 from batchsim.latency.store import load_latency
@@ -90,7 +91,7 @@ def _against_run(groups: Mapping[str, Sequence[Recording]], predicted: Path) -> 
         )
     manifest, summary, tables = load_run(predicted)
     ((name, recordings),) = groups.items()
-    policy = manifest.get("config", {}).get("policy", {}).get("preset", "unknown")
+    policy = flat(manifest).get("config.policy.preset", "unknown")
     if policy != recordings[0].policy:
         raise ConfigError(f"{predicted}: a run of {policy}; the measured ones are of {recordings[0].policy}")
     if manifest.get("kind") == "measured":

@@ -21,6 +21,7 @@ from batchsim.validation.roofline.points import (
     Points,
     Row,
     Time,
+    counts,
     hardware,
     ideal,
     kv_tokens,
@@ -48,6 +49,8 @@ COLUMNS = {
 
 #: Requests that each client sends.
 ROUNDS = 10
+#: Clients of a row that is simulated: ten times those of the largest measured engines.
+MOST_CLIENTS = 10_000
 _BLOCK_TOKENS = 16
 
 
@@ -77,8 +80,10 @@ def _predict(row: Row, spread: float, rounds: int) -> tuple[Row, list[Time]]:
     for name in ("pipeline_parallel", "data_parallel"):
         if row[name] > 1:
             leave_out("parallelism that a roofline does not know", name.replace("_", " "))
-    num_gpus, concurrency = int(row["num_gpus"]), int(row["concurrency"])
-    prompt_tokens, output_tokens = int(row["prompt_tokens"]), int(row["output_tokens"])
+    num_gpus, concurrency = counts(row, "num_gpus", "concurrency")
+    prompt_tokens, output_tokens = counts(row, "prompt_tokens", "output_tokens")
+    if concurrency > MOST_CLIENTS:
+        leave_out("more clients than are simulated", f"more than {MOST_CLIENTS:,}")
     num_blocks = kv_tokens(model, gpu, num_gpus) // _BLOCK_TOKENS
     if num_blocks * _BLOCK_TOKENS < prompt_tokens + (1 + spread) * output_tokens:
         leave_out("not even one request fits the memory", f"{model.name} on {gpu.name}")

@@ -5,6 +5,7 @@ The tables name GPUs and models in their own ways; here stands which of our spec
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 
-from batchsim.errors import ConfigError, TraceError
+from batchsim.errors import ConfigError
+from batchsim.files import MAX_COUNT
+from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.specs import GPUSpec, ModelSpec, in_fp8, kv_capacity_tokens, load_gpu, load_model
-from batchsim.workload.tables import read_table
 
 POINT_COLUMNS = (
     "kind",  # "static batch" or "closed loop"
@@ -70,6 +72,10 @@ MEMORY_MARGIN = 0.1
 
 Row = dict[Any, Any]
 
+#: Columns of text, by our names, and the largest count of the others.
+_WORDS = ("gpu", "framework", "model", "precision", "mode")
+_MOST = 1_000_000
+
 
 class Unpredictable(Exception):  # noqa: N818 -- a state of a row, nobody's fault
     """A row that is left out: why, and what about it in particular."""
@@ -104,18 +110,34 @@ class Points:
 
 
 def read_columns(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
-    """Read these columns of a table under names of our own.
+    """Read these columns of a table under names of our own; what is not there is NaN.
 
     Raises
     ------
     TraceError
-        If the file cannot be read, or a column is missing.
+        If the file cannot be read, a column is missing, or a value is none of its kind.
     """
-    table = read_table(path).table
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise TraceError(f"{path}: column {', '.join(missing)} missing")
-    return table[list(names)].rename(columns=dict(names))
+    table = read_csv(path)
+    table.need(list(names))
+    return pd.DataFrame({ours: table.recorded(name, _kind(name, ours)) for name, ours in names.items()})
+
+
+def _kind(name: str, ours: str) -> Callable[[CsvTable], pd.Series[Any]]:
+    if ours in _WORDS:
+        return lambda table: table.words(name)
+    if ours.endswith("_per_s"):
+        return lambda table: table.numbers(name, 0, MAX_COUNT)
+    if ours.endswith(("_s", "_ms")):
+        return lambda table: table.times(name, 1e-3 if ours.endswith("_ms") else 1.0)
+    return lambda table: table.counts(name, most=_MOST)
+
+
+def counts(row: Row, *names: str) -> list[int]:
+    """Whole numbers of a row; it is left out where one of them is not there."""
+    for name in names:
+        if pd.isna(row[name]):
+            leave_out("a number that is not there", name)
+    return [int(row[name]) for name in names]
 
 
 def predict_rows(table: pd.DataFrame, predict: Callable[[Row], tuple[Row, list[Time]]]) -> Points:
@@ -126,6 +148,8 @@ def predict_rows(table: pd.DataFrame, predict: Callable[[Row], tuple[Row, list[T
         try:
             what, times = predict(row)
             for time in times:
+                if not math.isfinite(time.measured_s):
+                    leave_out("a time that is not there", time.metric)
                 if time.measured_s < time.least_s:
                     leave_out("faster than the data sheet allows", f"{what['framework']} on {what['gpu']}")
         except Unpredictable as why:

@@ -14,6 +14,7 @@ from batchsim.validation.roofline.points import (
     Points,
     Row,
     Time,
+    counts,
     hardware,
     ideal,
     kv_tokens,
@@ -51,7 +52,7 @@ def predict_static_batches(path: str | Path) -> Points:
 
 def _predict(row: Row) -> tuple[Row, list[Time]]:
     framework, measured_s = str(row["framework"]), float(row["measured_s"])
-    size, length, num_gpus = int(row["batch_size"]), int(row["length"]), int(row["num_gpus"])
+    size, length, num_gpus = counts(row, "batch_size", "length", "num_gpus")
     model, gpu = hardware(row["gpu"], row["model"], "bf16")  # or fp16, which costs the same
     if framework == SINGLE_SEQUENCE:
         leave_out("the batch size is not one of sequences", framework)
