@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 PEERS := .venv-peers
 CALIBRATION := .venv-calibration
 DEVICE ?= cuda
@@ -19,7 +20,7 @@ SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-calibration lint lint-calibration fuzz faults bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-oldest test-calibration lint lint-calibration fuzz faults bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +89,23 @@ test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/lint-imports
 	@echo "Not run here: the tests of calibration/, which need torch (make test-calibration)."
 
+# What stands nearest to the packages: their numbers, files and types, and a sweep.
+OLDEST_TESTS := tests/metrics tests/results tests/workload/test_tables.py tests/workload/test_formats.py \
+	tests/test_config.py tests/test_csv_files.py tests/test_files.py tests/study/test_run.py tests/cli/test_fits.py
+
+# Packages of the versions that setup.cfg names, in an environment of their own; the project itself is not installed.
+$(OLDEST)/.installed: setup.cfg .ci/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) .ci/oldest.py > $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(OLDEST)/requirements.txt hypothesis pytest
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed  ## Run a part of the tests, and a small sweep, with the oldest packages allowed
+	PYTHONPATH=src $(OLDEST)/bin/python -m pytest -p no:cacheprovider $(OLDEST_TESTS)
+	PYTHONPATH=src $(OLDEST)/bin/python -m batchsim sweep experiments/controller_trajectory.toml \
+		--output-dir build/oldest --overwrite
+	PYTHONPATH=src $(OLDEST)/bin/python -m batchsim figures build/oldest
+
 FUZZ_EXAMPLES ?= 2000
 
 fuzz: $(VENV)/.installed-dev  ## Damage files at random and read them, FUZZ_EXAMPLES of each kind (an hour)
@@ -123,5 +141,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(PEERS) $(CALIBRATION) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -326,15 +326,22 @@ def _parse_json_lines(data: memoryview, where: str, first_row: int, limits: Limi
             num_rows += len(rows)
             _check_names(list(names), where)
             limits.check_bytes(num_rows * len(names), where, " when unpacked")
-            blocks.append(pd.DataFrame(rows))
+            blocks.append(_frame(rows))
             rows = []
             if not names:
                 break  # nothing but empty objects
     _check_names(list(names), where)
-    blocks.append(pd.DataFrame(rows, index=range(len(rows))))
+    blocks.append(_frame(rows))
     frame = blocks[0] if len(blocks) == 1 else pd.concat(blocks)
     frame.index = pd.RangeIndex(first_row, first_row + len(frame))
     return frame
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    try:
+        return pd.DataFrame(rows, index=range(len(rows)))
+    except OverflowError:  # older pandas tries to make a float of a whole number that is none
+        return pd.DataFrame(rows, index=range(len(rows)), dtype=object)
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
