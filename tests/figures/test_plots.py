@@ -9,9 +9,10 @@ from batchsim import ConfigError
 from batchsim.figures.mechanisms import saturated_throughput
 from batchsim.figures.plots import FIGURES, find_plot
 from batchsim.figures.results import SweepResults
-from batchsim.figures.save import as_csv, render
+from batchsim.figures.save import render
 from batchsim.figures.schedulers import is_undominated, latency_throughput, over, scaling, slo_pareto
 from batchsim.figures.style import conditions, look
+from batchsim.files.tables import csv_text
 from batchsim.study.sweep import load_sweep, plan
 from tests.figures.swept import results
 
@@ -213,7 +214,7 @@ def test_fonts_are_embedded_as_truetype() -> None:
 def test_text_in_a_table_for_spreadsheets_is_no_formula_and_numbers_stay_numbers() -> None:
     table = pd.DataFrame({"case": ["=1+1", "@x", "-x", "-1.5", "a=b"], "=y": [-1.5, 2.0, -3.0, 0.5, 1.0]})
 
-    lines = as_csv(table).decode().splitlines()
+    lines = csv_text(table).splitlines()
 
     assert lines == ["case,'=y", "'=1+1,-1.5", "'@x,2.0", "'-x,-3.0", "-1.5,0.5", "a=b,1.0"]
 

@@ -1,11 +1,14 @@
+import csv
 import gzip
+import io
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from batchsim.errors import TraceError
-from batchsim.files.tables import CsvTable, read_csv
+from batchsim.files.tables import CsvTable, csv_text, read_csv, read_csv_text
 
 
 def read(tmp_path: Path, text: str | bytes) -> CsvTable:
@@ -23,7 +26,7 @@ def test_table_is_text_by_the_lines_of_its_file(tmp_path: Path) -> None:
 
 
 def test_gzipped_table_is_the_same(tmp_path: Path) -> None:
-    plain, zipped = read(tmp_path, "a\n1\n"), read(tmp_path, gzip.compress(b"a\n1\n"))
+    plain, zipped = read(tmp_path, "a\n1\n"), read(tmp_path, gzip.compress(b"a\n1\n", mtime=0))
 
     assert plain.frame.equals(zipped.frame)
     assert plain.sha256 != zipped.sha256
@@ -83,9 +86,9 @@ def test_what_is_no_count_is_refused(text: str, tmp_path: Path) -> None:
         ("a\n1\ufeff\n", ", line 2: a byte-order mark stands inside the text"),
         (b"a\n1\0\n", ", line 2: a NUL character stands inside the text"),
         (b"a\n\xff\n", ", line 2: byte 0xff is no UTF-8"),
-        (gzip.compress(b"a\n1\n")[:-4], ": broken gzip file"),
+        (gzip.compress(b"a\n1\n", mtime=0)[:-4], ": broken gzip file"),
         (b"\x1f\x8b\x08nonsense", ": broken gzip file"),
-        (gzip.compress(b"a" * 100_000_000), ": holds more than 67,108,864 bytes unzipped"),
+        (gzip.compress(b"a" * 100_000_000, mtime=0), ": holds more than 67,108,864 bytes unzipped"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_line(text: str | bytes, message: str, tmp_path: Path) -> None:
@@ -106,3 +109,29 @@ def test_pipe_is_refused_without_a_wait(tmp_path: Path) -> None:
 def test_missing_columns_are_named_beside_those_that_are_there(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"a.csv: column b, d missing; found a, c"):
         read(tmp_path, "a,c\n1,2\n").need(["a", "b", "d"])
+
+
+def test_text_that_looks_like_a_formula_is_marked_and_comes_back(tmp_path: Path) -> None:
+    texts = ["=1+1", "+a", "-b", "@c", "\td", "'=e", "''-f", "'g", "h=1", ""]
+    table = pd.DataFrame({"case": texts, "value": [-1.5, 0.30000000000000004, *range(8)]})
+
+    text = csv_text(table)
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8", newline="")
+
+    cells = [row[0] for row in csv.reader(io.StringIO(text))][1:]
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r")]
+    back = read_csv_text(tmp_path / "table.csv", keep_default_na=False)
+    assert back["case"].tolist() == texts
+    assert back["value"].tolist() == table["value"].tolist()
+
+
+def test_what_was_not_recorded_is_nan_and_the_rest_is_held_to_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("a,b\n1,\nNaN,2\n3,x\n", encoding="utf-8")
+    table = read_csv(path)
+
+    assert table.recorded("a", lambda given: given.counts("a")).tolist() == pytest.approx(
+        [1, float("nan"), 3], nan_ok=True
+    )
+    with pytest.raises(TraceError, match="line 4: b is 'x'; a finite number is needed"):
+        table.recorded("b", lambda given: given.numbers("b", 0, 9))

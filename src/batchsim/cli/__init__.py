@@ -6,6 +6,9 @@ can be chosen by name, and each other; a command imports what it needs when it r
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 from typing import Any
 
 import click
@@ -27,17 +30,36 @@ from batchsim.cli.groups import Group
 from batchsim.cli.output import printable
 from batchsim.errors import BatchsimError, ConfigError, TraceError
 
+_MOST_SHOWN = 800  # characters of a sentence
+
 
 class _Commands(Group):
     """Turns our errors into one sentence on stderr: exit 2 for bad input, 1 for a run that failed."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for given in args:
+            if any("\ud800" <= char <= "\udfff" for char in given):
+                ctx.fail(f"{ascii(given)[:80]} holds bytes that are no UTF-8 text; give it another name")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # of a terminal that knows fewer letters than we use
+            sys.stdout.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except BatchsimError as error:
-            click.echo(f"Error: {printable(str(error))}", err=True)
+            text = printable(str(error))
+            if len(text) > _MOST_SHOWN:  # a long value stands in its middle
+                text = f"{text[: _MOST_SHOWN // 2]}...{text[-_MOST_SHOWN // 2 :]}"
+            click.echo(f"Error: {text}", err=True)
             ctx.exit(2 if isinstance(error, ConfigError | TraceError) else 1)
+        except (MemoryError, RecursionError) as error:
+            short = "memory" if isinstance(error, MemoryError) else "depth"
+            click.echo(f"Error: there is not enough {short} for this; give less at once", err=True)
+            ctx.exit(1)
         except OSError as error:
+            if error.errno == errno.EPIPE:  # who read our output has seen enough; click ends in silence
+                raise
             click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)
             ctx.exit(1)
 

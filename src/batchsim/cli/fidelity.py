@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
-from batchsim.cli.output import echo_json, echo_table, warn
+from batchsim.cli.output import echo_json, echo_table, notice, warn
 from batchsim.latency.choices import ReplayFamily
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -48,7 +47,8 @@ def fidelity(
     What the options leave out is read from the run's meta.json.
     """
     from batchsim.figures.validation import plot_fidelity
-    from batchsim.files import write_whole
+    from batchsim.files import json_text, write_whole
+    from batchsim.files.tables import csv_text
     from batchsim.validation.fidelity.engine_run import read_measured_run
     from batchsim.validation.fidelity.errors import compare_with_measured
     from batchsim.validation.fidelity.kv_memory import read_model_config
@@ -69,16 +69,16 @@ def fidelity(
     prediction = predict(settings, tables, model, requests, names, latency_family)
     errors = compare_with_measured(run, prediction)
 
-    table = prediction.requests[list(PREDICTED_COLUMNS)].to_csv(index=False, lineterminator="\n")
+    table = csv_text(prediction.requests[list(PREDICTED_COLUMNS)])
     write_whole(output_dir / "predicted_requests.csv", table)
-    write_whole(output_dir / "errors.json", json.dumps(errors, indent=2, allow_nan=False) + "\n")
+    write_whole(output_dir / "errors.json", json_text(errors))
     picture = plot_fidelity(run, prediction, output_dir / "fidelity")
     if as_json:
         echo_json(errors)
     else:
         _echo(errors)
     for sentence in errors["notices"]:
-        click.echo(f"Notice: {sentence}", err=True)
+        notice(sentence)
     if errors["num_extrapolated_iterations"]:
         warn(
             f"{errors['num_extrapolated_iterations']} of {errors['num_iterations']} iterations lie outside "

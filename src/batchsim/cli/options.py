@@ -142,7 +142,7 @@ def _value(text: str) -> Any:
     """A TOML value where it is one, else the text itself."""
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or more digits or brackets than Python reads
         return text.strip()
 
 

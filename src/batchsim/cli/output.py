@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
+
+from batchsim.files import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,8 +86,8 @@ def stderr() -> Console:
 
 
 def echo_json(content: Mapping[str, Any]) -> None:
-    """Print one JSON object."""
-    click.echo(json.dumps(content, indent=2, allow_nan=False))
+    """Print one JSON object; what is no finite number is null."""
+    click.echo(json_text(content), nl=False)
 
 
 def printable(text: str) -> str:

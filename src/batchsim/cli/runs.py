@@ -92,6 +92,7 @@ def compare_(
     """Simulate several policies on the same arrivals; print their metrics and paired differences."""
     from batchsim.config import load_config
     from batchsim.files import check_file, write_whole
+    from batchsim.files.tables import csv_text
     from batchsim.policies.presets import find_preset, names_of
     from batchsim.results.store import check_vacant
     from batchsim.study.compare import compare
@@ -111,7 +112,7 @@ def compare_(
     if output_dir is not None:
         for name, result in results.items():
             result.save(output_dir / _folder(name), overwrite=overwrite)
-        write_whole(output_dir / "differences.csv", comparison.differences.to_csv(index=False))
+        write_whole(output_dir / "differences.csv", csv_text(comparison.differences))
     if as_json:
         echo_json(
             {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +55,8 @@ def capacity(
     import pandas as pd
 
     from batchsim.config import load_config
-    from batchsim.files import write_whole
+    from batchsim.files import json_text, write_whole
+    from batchsim.files.tables import csv_text
     from batchsim.results.store import check_vacant
     from batchsim.study.capacity import find_capacity
     from batchsim.study.compare import for_policies
@@ -80,9 +80,9 @@ def capacity(
             )
     results = {name: _as_json(one) for name, one in found.items()}
     if output_dir is not None:
-        write_whole(output_dir / "capacity.json", json.dumps(results, indent=2))
+        write_whole(output_dir / "capacity.json", json_text(results))
         trials = [pd.DataFrame(one.trials).assign(policy=name) for name, one in found.items()]
-        write_whole(output_dir / "trials.csv", pd.concat(trials, ignore_index=True).to_csv(index=False))
+        write_whole(output_dir / "trials.csv", csv_text(pd.concat(trials, ignore_index=True)))
     if as_json:
         echo_json(results)
         return

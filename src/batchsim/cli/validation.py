@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,11 +128,11 @@ def _share(value: float) -> str:
 
 def _write(validation: Validation, folder: Path) -> None:
     from batchsim.figures.validation import plot_validation
-    from batchsim.files import write_whole
+    from batchsim.files import json_text, write_whole
+    from batchsim.files.tables import csv_text
 
-    write_whole(folder / "validation.csv", validation.errors.to_csv(index=False, lineterminator="\n"))
-    text = json.dumps(validation.to_json(), indent=2, allow_nan=False)
-    write_whole(folder / "validation.json", f"{text}\n")
+    write_whole(folder / "validation.csv", csv_text(validation.errors))
+    write_whole(folder / "validation.json", json_text(validation.to_json()))
     pictures = plot_validation(validation, folder)
     named = ", ".join(
         str(path) for path in (folder / "validation.csv", folder / "validation.json", *pictures)

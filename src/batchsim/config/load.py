@@ -14,10 +14,12 @@ from batchsim.config.paths import anchored
 from batchsim.config.run import RunConfig
 from batchsim.config.section import Section, keys_at
 from batchsim.errors import ConfigError, nearest
+from batchsim.files import read_text
 
 #: Characters of a value, and levels of tables in tables, beyond which a file holds no settings.
 _MOST_SHOWN = 200
 _MOST_NESTED = 30
+_TOO_NESTED = f"holds more than {_MOST_NESTED} tables or lists in each other"
 
 S = TypeVar("S", bound=Section)
 
@@ -56,20 +58,20 @@ def load_config(
                 set_dotted(tree, key, found)
     for key, value in (overrides or {}).items():
         set_dotted(tree, key, value)
+    if not _is_nested_at_most(_MOST_NESTED, tree):
+        raise ConfigError(f"{where}: {_TOO_NESTED}")
     return validate(RunConfig, tree, where)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as a dict, or raise `ConfigError` with a sentence."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(read_text(path))
         if not _is_nested_at_most(_MOST_NESTED, tree):
             raise RecursionError
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except RecursionError as error:
-        raise ConfigError(f"{path}: holds more than {_MOST_NESTED} tables or lists in each other") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {_TOO_NESTED}") from error
+    except ValueError as error:  # tomllib's own, or of int(), which takes some thousand digits at most
         raise ConfigError(f"{path}: not valid TOML ({' '.join(str(error).split())})") from error
     return tree
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
 from batchsim.figures.results import read_sweep, sweep_folders
-from batchsim.figures.save import as_csv, render
+from batchsim.figures.save import render
 from batchsim.figures.style import look
 from batchsim.files import reason, write_whole
+from batchsim.files.tables import csv_text
 
 
 def draw_figures(
@@ -64,7 +65,7 @@ def _draw(folder: Path, width: str) -> list[Path]:
             if results.share:  # a part of the grid must not be taken for all of it
                 figure.text(0.995, 0.005, results.share, ha="right", va="bottom", color="tab:red")
                 table = table.assign(share=results.share)
-            contents = {**render(figure), "csv": as_csv(table)}
+            contents = {**render(figure), "csv": csv_text(table).encode()}
         except BatchsimError:
             raise
         except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page

@@ -13,6 +13,7 @@ from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
 from batchsim.figures.results import SweepResults, read_sweep, sweep_folders
 from batchsim.files import reason, write_whole
+from batchsim.files.tables import read_csv_text
 
 _MOST_ROWS = 100
 
@@ -115,7 +116,7 @@ def _read_drawn(file: Path) -> tuple[str, pd.DataFrame]:
     """The picture of a figure, as text, and its table."""
     try:
         png = file.with_suffix(".png").read_bytes()
-        return base64.b64encode(png).decode("ascii"), pd.read_csv(file)
+        return base64.b64encode(png).decode("ascii"), read_csv_text(file)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{getattr(error, 'filename', None) or file}: cannot be read ({reason(error)}); "

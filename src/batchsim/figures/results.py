@@ -17,6 +17,7 @@ from batchsim.config import SweepConfig, flat, validate
 from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
 from batchsim.files import reason
+from batchsim.files.tables import read_csv_text
 from batchsim.metrics.statistics import t_interval
 from batchsim.results.store import ITERATION_TABLES, TABLES, load_run
 
@@ -151,7 +152,7 @@ def read_sweep(folder: Path) -> SweepResults:
     sweep = validate(SweepConfig, tree, str(file))
     file = folder / "results.csv"
     try:
-        runs = pd.read_csv(file, dtype={"case": str, "run_id": str})
+        runs = read_csv_text(file, dtype={"case": str, "run_id": str})
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read ({reason(error)})") from error
     missing = [name for name in _CONDITIONS if name not in runs]

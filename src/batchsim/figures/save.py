@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
-import pandas as pd
 from matplotlib.figure import Figure
 
 from batchsim.files import write_whole
@@ -36,27 +34,3 @@ def save(figure: Figure, path_stem: str | Path) -> Path:
     for suffix, content in render(figure).items():
         write_whole(stem.with_name(f"{stem.name}.{suffix}"), content)
     return stem.with_name(f"{stem.name}.png")
-
-
-def as_csv(table: pd.DataFrame) -> bytes:
-    """Return a table for spreadsheets: text that one would take for a formula begins with an apostrophe."""
-    safe = table.rename(columns=_as_text).map(_as_text)
-    return safe.to_csv(index=False, lineterminator="\n").encode()
-
-
-def _as_text(cell: Any) -> Any:
-    return (
-        f"'{cell}"
-        if isinstance(cell, str)
-        and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
-        and not _is_number(cell)
-        else cell
-    )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

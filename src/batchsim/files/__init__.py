@@ -12,7 +12,7 @@ from batchsim.files.reading import (
     reason,
     unzipped,
 )
-from batchsim.files.writing import check_file, cleanly, remove_dead_partials, sibling, write_whole
+from batchsim.files.writing import check_file, cleanly, json_text, remove_dead_partials, sibling, write_whole
 
 __all__ = [
     "MAX_BYTES",
@@ -21,6 +21,7 @@ __all__ = [
     "check_file",
     "cleanly",
     "decoded",
+    "json_text",
     "parsed_json",
     "read_bytes",
     "read_json",

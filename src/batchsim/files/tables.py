@@ -1,4 +1,7 @@
-"""CSV tables of one form: every row as many fields as the header names, every name once, numbers in range."""
+"""CSV tables of one form: every row as many fields as the header names, every name once, numbers in range.
+
+And tables for people, in which no text is taken for a formula.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,15 @@ LEAST_S, MOST_S = 1e-12, 1e9
 _NOTHING = ("", "nan", "none", "null")
 #: What a number looks like; Python and pandas also know ``1_000``, ``nan`` and ``True``.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+#: Until 3.1, what pandas reads by default is near a number, but not always that number.
+_EXACT: dict[str, Any] = (
+    {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+)
+
+#: What spreadsheets take for a formula, or look like it with our mark before it.
+_FORMULA = re.compile(r"'*[=+@\t\r-](?![\d.]+$)")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,6 +178,33 @@ def read_csv(path: str | Path, *, max_bytes: int = MAX_BYTES) -> CsvTable:
         raise TraceError(f"{path}, line {reader.line_num}: not a CSV table ({reason(error)})") from error
     frame = pd.DataFrame(rows, index=pd.Index(lines, dtype="int64"), columns=header, dtype=object)
     return CsvTable(path, frame.apply(lambda column: column.str.strip()) if lines else frame, sha256)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV for people: an apostrophe goes before text that programs take for a formula."""
+    return _mapped(table, _marked).to_csv(index=False, lineterminator="\n")
+
+
+def read_csv_text(path: Path, **given: Any) -> pd.DataFrame:
+    """Read back what `csv_text` gave: every number as it was, and text without the mark."""
+    return _mapped(pd.read_csv(path, **_EXACT, **given), _unmarked)
+
+
+def _mapped(table: pd.DataFrame, act: Callable[[Any], Any]) -> pd.DataFrame:
+    is_text = [not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
+    mapped = table.assign(
+        **{str(name): table[name].map(act).astype(table[name].dtype) for name in table.columns[is_text]}
+    )
+    return mapped.rename(columns=act)
+
+
+def _marked(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _unmarked(value: Any) -> Any:
+    is_marked = isinstance(value, str) and value[:1] == "'" and _FORMULA.match(value)
+    return value[1:] if is_marked else value
 
 
 def _check_header(path: Path, header: list[str]) -> None:

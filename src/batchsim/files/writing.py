@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from batchsim.errors import ConfigError
 from batchsim.files.reading import reason
 
 _SUFFIX = ".partial"
 _DAY_S = 86_400
+
+
+def json_text(content: Any) -> str:
+    """Return indented JSON that any reader takes: what is no finite number is null."""
+    try:
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -156,7 +156,8 @@ def _write_table(path: Path, frame: pd.DataFrame) -> None:
 
     # Without pandas' own metadata: it names the pandas version, and the bytes would depend on it.
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(table, path, compression="zstd")
+    with path.open("wb") as file:  # which any name of a folder will do for
+        pq.write_table(table, file, compression="zstd")
 
 
 def _read_object(file: Path) -> dict[str, Any]:

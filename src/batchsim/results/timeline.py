@@ -38,8 +38,12 @@ def timeline(records: Records) -> dict[str, Any]:
 def write_timeline(records: Records, path: str | Path) -> None:
     """Write `timeline` as JSON, which appears whole or not at all."""
     events = _events(records)
-    pieces = iter(lambda: json.dumps(list(islice(events, 10_000)), separators=(",", ":"))[1:-1], "")
+    pieces = iter(lambda: _piece(islice(events, 10_000)), "")
     write_whole(Path(path), '{"displayTimeUnit":"ms","traceEvents":[' + ",\n".join(pieces) + "]}\n")
+
+
+def _piece(events: Iterable[Event]) -> str:
+    return json.dumps(list(events), separators=(",", ":"), allow_nan=False)[1:-1]
 
 
 def _events(records: Records) -> Iterator[Event]:

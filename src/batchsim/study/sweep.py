@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ import pandas as pd
 from batchsim._version import __version__
 from batchsim.config import SweepConfig
 from batchsim.errors import BatchsimError, ConfigError
-from batchsim.files import remove_dead_partials, write_whole
+from batchsim.files import json_text, remove_dead_partials, write_whole
+from batchsim.files.tables import csv_text
 from batchsim.results.store import read_summary, save_failure
 from batchsim.study.plan import PlannedRun, check_figure, load_sweep, parse_shard, plan, take_shard
 from batchsim.study.processes import run_all
@@ -165,7 +167,7 @@ class _Folder:
             "inputs": {name: digest for run in runs for name, digest in run.inputs.items()},
             "runs": {run.key: run.run_id for run in runs},
         }
-        write_whole(self.path / "sweep.json", json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.path / "sweep.json", json_text(shown))
         return before
 
     def read(self, runs: Iterable[PlannedRun]) -> list[str]:
@@ -217,7 +219,7 @@ class _Folder:
         while True:
             num_finished = len(self.finished)
             results = _table(runs, self.finished)
-            content = results.to_csv(index=False, lineterminator="\n")
+            content = csv_text(results)
             write_whole(self.path / "results.csv", content)
             self._read_missing(runs)
             if len(self.finished) == num_finished:
@@ -259,7 +261,7 @@ def _table(runs: Sequence[PlannedRun], summaries: Summaries) -> pd.DataFrame:
     mixed = results.columns[results.dtypes == np.dtype(object)]
     nested = [name for name in mixed if results[name].map(lambda value: isinstance(value, list | dict)).any()]
     for name in nested:
-        results[name] = results[name].map(json.dumps)
+        results[name] = results[name].map(partial(json.dumps, allow_nan=False))
     return results.assign(num_runs_planned=len(runs))
 
 

@@ -1,0 +1,122 @@
+"""What goes wrong around the commands: terminals, pipes, memory, and options that no program would give."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from batchsim.cli import main
+from batchsim.cli.output import echo_json
+
+
+def batchsim(*args: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable.encode(), b"-m", b"batchsim", *map(os.fsencode, args)]
+    return subprocess.run(
+        command, check=False, capture_output=True, timeout=60, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--set", "seed=" + "9" * 5_000], "seed is '9999"),
+        (["--predictor", "constant:tokens=" + "9" * 5_000], "predictor.tokens is"),
+        (["--set", "seed=" + "[" * 3_000], "seed is '[[["),
+        (["--set", "seed=" + "[" * 3_000 + "]" * 3_000], "seed is '[[["),
+        (["--set", "policy.queueing=" + "[" * 40 + "]" * 40], "more than 30 tables or lists in each other"),
+        (["--set", "a." * 5_000 + "b=1"], "more than 30 tables or lists in each other"),
+        (["--set", "a.b.c="], "unknown key a; known: "),
+        (["--window", "nan:inf"], "workload.window.0 is nan"),
+        (["--predictor", "nonsense"], "predictor.kind is 'nonsense'"),
+    ],
+)
+def test_a_value_beyond_reason_is_one_sentence(given: list[str], sentence: str) -> None:
+    result = CliRunner().invoke(main, ["run", *given])
+
+    assert result.exit_code == 2, result.output
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert len(result.stderr) < 1_000
+
+
+@pytest.mark.parametrize("text", ["seed = " + "9" * 5_000, "a = " + "[" * 3_000, "[" + "a." * 3_000 + "a]"])
+def test_a_file_beyond_reason_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(text, encoding="utf-8")
+
+    result = CliRunner().invoke(main, ["run", str(tmp_path / "run.toml")])
+
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_named_pipe_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.toml")
+
+    result = CliRunner().invoke(main, ["run", str(tmp_path / "run.toml")])
+
+    assert result.exit_code == 2
+    assert "is a named pipe" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are bytes elsewhere")
+@pytest.mark.parametrize("given", [[b"run", b"--trace", b"\xff.csv"], [b"run", b"-o", b"\xff"], [b"\xff"]])
+def test_bytes_that_are_no_text_are_one_sentence(given: list[bytes]) -> None:
+    result = batchsim(*given)
+
+    assert result.returncode == 2
+    assert rb"\udcff" in result.stderr
+    assert b"no UTF-8 text" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_a_terminal_that_knows_few_letters_gets_the_others_replaced(tmp_path: Path) -> None:
+    trace = tmp_path / "größe.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,1,1\n1,2,2\n", encoding="utf-8")
+
+    result = batchsim("trace", "info", str(trace), PYTHONIOENCODING="ascii")
+
+    assert result.returncode == 0, result.stderr
+    assert b"gr??e.csv" in result.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "batchsim", "policies"]
+        result = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(writer)
+
+    assert result.stderr == b""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("maximum recursion depth exceeded")])
+def test_what_the_machine_cannot_hold_is_one_sentence(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("batchsim.study.run.simulate", give_up)
+
+    result = CliRunner().invoke(main, ["run"])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: there is not enough ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_printed_json_has_null_where_there_is_no_number() -> None:
+    @click.command()
+    def show() -> None:
+        echo_json({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (float("-inf"),)}})
+
+    result = CliRunner().invoke(show)
+
+    assert json.loads(result.stdout) == {"a": None, "b": [None, 1.5], "c": {"d": [None]}}
