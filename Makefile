@@ -128,9 +128,10 @@ TRIALS ?= 6
 faults: $(VENV)/.installed  ## Kill sweeps at random moments and resume them; TRIALS=40 for a thorough look
 	$(BIN)/python tests/faults/kill_sweeps.py --trials $(TRIALS)
 
-bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop or exact iterations in the same process
+bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop or exact iterations in the same process; memory of a long run
 	$(BIN)/python tests/bench/run_to_completion.py
 	$(BIN)/python tests/bench/iteration_level.py
+	$(BIN)/python tests/bench/memory.py
 
 # A peer that cannot be installed is left out of the table, not an error; a later call tries again.
 $(PEERS)/.installed: tests/bench/peers_requirements.txt

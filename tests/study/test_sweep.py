@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from batchsim import BatchsimError, ConfigError, simulate
+from batchsim.figures.results import read_sweeps
 from batchsim.files import sibling, write_whole
 from batchsim.policies.base import Setting
 from batchsim.policies.batching import Greedy
@@ -491,3 +492,14 @@ def test_what_dead_processes_left_is_removed_and_what_living_ones_write_stays(
     run_sweep(path, tmp_path, overwrite=overwrite)
 
     assert [entry for entry in runs.iterdir() if entry.name.startswith(".")] == [living]
+
+
+def test_a_label_that_looks_like_a_formula_is_text_in_the_table_and_comes_back(tmp_path: Path) -> None:
+    text = f'{SMALL}[[cases]]\nlabel = "=1+1"\n'.replace('["static_fifo", "multi_bin"]', '["static_fifo"]')
+
+    results = run_sweep(sweep_file(tmp_path, text), tmp_path)
+
+    assert set(results["case"]) == {"=1+1"}
+    assert set(pd.read_csv(tmp_path / "small" / "results.csv")["case"]) == {"'=1+1"}
+    (found,) = read_sweeps(tmp_path)
+    assert set(found.runs["case"]) == {"=1+1"}

@@ -38,7 +38,8 @@ def itl_and_worst_gap_s(
 ) -> tuple[Weighted, pd.Series[float]]:
     """Both of the above, for one reading of the log."""
     runs, spans_of = _runs_and_spans(requests, iterations, preemptions)
-    return _pooled(runs, spans_of), _worst(requests, runs, spans_of)
+    worst_s = _worst(requests, runs, spans_of)  # first: it needs most memory on the way
+    return _pooled(runs, spans_of), worst_s
 
 
 def num_tokens(requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame) -> pd.Series[int]:

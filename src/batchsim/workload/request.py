@@ -106,7 +106,7 @@ class Workload:
         else:
             ids = np.arange(len(frame), dtype=np.int64)
         known = {*REQUIRED_COLUMNS, "request_id"}
-        extra = {str(name): frame[name].to_numpy() for name in frame.columns if name not in known}
+        extra = {str(name): _values(frame[name]) for name in frame.columns if name not in known}
 
         gaps_s = np.diff(arrival_s)
         num_backwards = int(np.count_nonzero(gaps_s < 0))
@@ -157,3 +157,11 @@ class Workload:
         """Mean request rate, ``(n - 1) / (last - first arrival)``; NaN where all arrive at once."""
         span_s = float(self.arrival_s[-1] - self.arrival_s[0])
         return (len(self) - 1) / span_s if span_s > 0 else float("nan")
+
+
+def _values(column: pd.Series[Any]) -> NDArray[Any]:
+    """Return a column as it is, but text as one object per distinct one: a million rows share a few names."""
+    if not isinstance(column.dtype, pd.StringDtype):
+        return column.to_numpy()
+    codes, texts = pd.factorize(column)
+    return np.append(np.asarray(texts, dtype=object), np.nan)[codes]  # -1, of what is missing, is the last

@@ -42,10 +42,12 @@ class Rows:
         self.pack = Struct("=" + "".join(codes)).pack
 
     def columns(self, sort_by: str | None = None) -> dict[str, Any]:
-        """What was written, by column."""
+        """What was written, by column; nothing can be added any more."""
         rows = np.frombuffer(self._packed, dtype=self._dtype)
         if sort_by is not None:
-            rows = rows[np.argsort(rows[sort_by], kind="stable")]
+            order = np.argsort(rows[sort_by], kind="stable")
+            for name in self._dtype.names or ():  # in place: a long run has hundreds of megabytes of them
+                rows[name] = rows[name][order]
         return {name: rows[name] for name in self._dtype.names or ()}
 
 
