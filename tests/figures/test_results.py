@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -65,3 +66,16 @@ def test_a_description_that_is_damaged_is_one_line_in_our_words(tmp_path: Path, 
 
     assert "\n" not in str(told.value)
     assert "http" not in str(told.value)
+
+
+@pytest.mark.parametrize("content", ["", "run_id,case\n", "a,b\n1\n2,3,4,5\n", "\0", '"'])
+def test_a_table_that_is_damaged_is_one_line(tmp_path: Path, content: str) -> None:
+    tree = {"name": "a"}
+    (tmp_path / "sweep.json").write_text(json.dumps({"sweep": tree}), encoding="utf-8")
+    (tmp_path / "results.csv").write_text(content, encoding="utf-8")
+
+    with pytest.raises(ConfigError) as told:
+        read_sweep(tmp_path)
+
+    assert str(tmp_path) in str(told.value)
+    assert str(told.value).isprintable()

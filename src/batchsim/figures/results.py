@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import pandas as pd
 from batchsim.config import SweepConfig, flat, validate
 from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
-from batchsim.files import reason
+from batchsim.files import read_json, reason
 from batchsim.files.tables import read_csv_text
 from batchsim.metrics.statistics import t_interval
 from batchsim.results.store import ITERATION_TABLES, TABLES, load_run
@@ -53,7 +52,8 @@ class SweepResults:
     @property
     def share(self) -> str:
         """How many of the planned runs there are, if not all."""
-        planned = self.runs.get("num_runs_planned", pd.Series([len(self.runs)])).max()
+        given = self.runs.get("num_runs_planned", pd.Series([len(self.runs)]))
+        planned = pd.to_numeric(given, errors="coerce").max()
         return f"{len(self.runs)} of {planned:.0f} runs" if len(self.runs) < planned else ""
 
     def facets(self, *used: str) -> list[str]:
@@ -146,8 +146,8 @@ def read_sweep(folder: Path) -> SweepResults:
     """Read the results of one sweep; `ConfigError` with the file's name if they cannot be used."""
     file = folder / "sweep.json"
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))["sweep"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        tree = read_json(file)["sweep"]
+    except (LookupError, TypeError) as error:
         raise ConfigError(f"{file}: cannot be read ({reason(error)})") from error
     sweep = validate(SweepConfig, tree, str(file))
     file = folder / "results.csv"

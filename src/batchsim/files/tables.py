@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.errors import TraceError
-from batchsim.files.reading import MAX_BYTES, MAX_COUNT, decoded, read_bytes, reason, unzipped
+from batchsim.files.reading import MAX_BYTES, MAX_COUNT, decoded, read_bytes, read_text, reason, unzipped
 
 #: Times that a table may hold: beyond them they lose all meaning, then overflow.
 LEAST_S, MOST_S = 1e-12, 1e9
@@ -31,6 +31,8 @@ _NOTHING = ("", "nan", "none", "null")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
+#: Of what we wrote ourselves: tables of figures may have a row per decision.
+_MOST_BYTES = 2**30
 #: Until 3.1, what pandas reads by default is near a number, but not always that number.
 _EXACT: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
@@ -187,14 +189,16 @@ def csv_text(table: pd.DataFrame) -> str:
 
 def read_csv_text(path: Path, **given: Any) -> pd.DataFrame:
     """Read back what `csv_text` gave: every number as it was, and text without the mark."""
-    return _mapped(pd.read_csv(path, **_EXACT, **given), _unmarked)
+    text = read_text(path, max_bytes=_MOST_BYTES)
+    return _mapped(pd.read_csv(io.StringIO(text), **_EXACT, **given), _unmarked)
 
 
 def _mapped(table: pd.DataFrame, act: Callable[[Any], Any]) -> pd.DataFrame:
-    is_text = [not pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
-    mapped = table.assign(
-        **{str(name): table[name].map(act).astype(table[name].dtype) for name in table.columns[is_text]}
-    )
+    # one without any value would lose its type
+    is_text = [
+        not pd.api.types.is_numeric_dtype(table[name]) and bool(table[name].notna().any()) for name in table
+    ]
+    mapped = table.assign(**{str(name): table[name].map(act) for name in table.columns[is_text]})
     return mapped.rename(columns=act)
 
 

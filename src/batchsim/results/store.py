@@ -36,6 +36,7 @@ ITERATION_TABLES = {
 
 #: What the largest tables of runs stay far below: bytes in their file, and values unpacked.
 _MOST_BYTES, _MOST_CELLS = 2**32, 2**30
+_ROWS_AT_ONCE = 2**19
 
 #: All that a run directory may hold; one with anything else is never replaced.
 _FILES = {
@@ -75,7 +76,7 @@ def save_run(
             write_trace(workload, partial / "workload.csv")
         for name, frame in tables.items():
             _write_table(partial / f"{name}.parquet", frame)
-        files = {file.name: _fingerprint(file.read_bytes()) for file in sorted(partial.iterdir())}
+        files = {file.name: _fingerprint_of(file) for file in sorted(partial.iterdir())}
         (partial / "manifest.json").write_bytes(_json_bytes({**manifest, "files": files}))
 
 
@@ -155,9 +156,12 @@ def _write_table(path: Path, frame: pd.DataFrame) -> None:
     import pyarrow.parquet as pq
 
     # Without pandas' own metadata: it names the pandas version, and the bytes would depend on it.
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-    with path.open("wb") as file:  # which any name of a folder will do for
-        pq.write_table(table, file, compression="zstd")
+    schema = pa.Schema.from_pandas(frame, preserve_index=False).remove_metadata()
+    # By parts: a long run, which fills the memory already, is not there once more in another form.
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
+            part = frame.iloc[start : start + _ROWS_AT_ONCE]
+            writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -217,6 +221,11 @@ def _refuse_if_taken(directory: Path, *, overwrite: bool) -> None:
 
 def _fingerprint(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _fingerprint_of(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _content(file: Path) -> bytes:

@@ -16,7 +16,7 @@ import pandas as pd
 from batchsim._version import __version__
 from batchsim.config import SweepConfig
 from batchsim.errors import BatchsimError, ConfigError
-from batchsim.files import json_text, remove_dead_partials, write_whole
+from batchsim.files import json_text, read_json, remove_dead_partials, write_whole
 from batchsim.files.tables import csv_text
 from batchsim.results.store import read_summary, save_failure
 from batchsim.study.plan import PlannedRun, check_figure, load_sweep, parse_shard, plan, take_shard
@@ -267,7 +267,7 @@ def _table(runs: Sequence[PlannedRun], summaries: Summaries) -> pd.DataFrame:
 
 def _object(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none, or none that can be read."""
-    with suppress(OSError, ValueError, RecursionError):
-        tree = json.loads(file.read_bytes())
+    with suppress(ConfigError):
+        tree = read_json(file)
         return tree if isinstance(tree, dict) else {}
     return {}
