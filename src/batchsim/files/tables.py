@@ -194,11 +194,9 @@ def read_csv_text(path: Path, **given: Any) -> pd.DataFrame:
 
 
 def _mapped(table: pd.DataFrame, act: Callable[[Any], Any]) -> pd.DataFrame:
-    # one without any value would lose its type
-    is_text = [
-        not pd.api.types.is_numeric_dtype(table[name]) and bool(table[name].notna().any()) for name in table
-    ]
-    mapped = table.assign(**{str(name): table[name].map(act) for name in table.columns[is_text]})
+    # a column without any value would lose its type
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name]) and table[name].count()]
+    mapped = table.assign(**{str(name): table[name].map(act) for name in texts})
     return mapped.rename(columns=act)
 
 
