@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from batchsim import BatchsimError, ConfigError, simulate
-from batchsim.figures.results import read_sweeps
+from batchsim.figures.results import read_sweep
 from batchsim.files import sibling, write_whole
 from batchsim.policies.base import Setting
 from batchsim.policies.batching import Greedy
@@ -501,5 +501,5 @@ def test_a_label_that_looks_like_a_formula_is_text_in_the_table_and_comes_back(t
 
     assert set(results["case"]) == {"=1+1"}
     assert set(pd.read_csv(tmp_path / "small" / "results.csv")["case"]) == {"'=1+1"}
-    (found,) = read_sweeps(tmp_path)
+    found = read_sweep(next(path.parent for path in tmp_path.rglob("sweep.json")))
     assert set(found.runs["case"]) == {"=1+1"}
