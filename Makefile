@@ -91,7 +91,7 @@ test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 
 # What stands nearest to the packages: their numbers, files and types, and a sweep.
 OLDEST_TESTS := tests/metrics tests/results tests/workload/test_tables.py tests/workload/test_formats.py \
-	tests/test_config.py tests/test_csv_files.py tests/test_files.py tests/study/test_run.py tests/cli/test_fits.py \
+	tests/config tests/files tests/study/test_run.py tests/cli/test_fits.py \
 	tests/cli/test_faults.py
 
 # Packages of the versions that setup.cfg names, in an environment of their own; the project itself is not installed.
