@@ -108,12 +108,17 @@ def test_intervals_of_a_queue_hold(rho: float) -> None:
         assert count.num_held >= 0.85 * count.num_intervals
 
 
+def test_a_run_too_short_for_the_memory_of_its_queue_has_no_interval() -> None:
+    for count in coverages(0.8, 2000, num_seeds=50):
+        assert count.num_intervals == 0
+
+
 def test_paired_difference_is_far_sharper_than_the_values_it_compares() -> None:
     rng = np.random.default_rng(5)
-    shared = autoregressive(4000, 0.9, rng)
-    first = shared + rng.normal(0.1, 0.1, 4000)
+    shared = autoregressive(12_000, 0.9, rng)
+    first = shared + rng.normal(0.1, 0.1, 12_000)
 
     mean, half_width = paired_difference(first, shared)
 
-    assert mean == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(4000))
+    assert mean == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(12_000))
     assert half_width < 0.1 * batch_means_interval(first).half_width
