@@ -13,9 +13,9 @@ from batchsim.metrics.student import t_quantile
 _NUM_BATCHES = 48
 _FEWEST_VALUES = 2 * _NUM_BATCHES
 #: A series this long shows its own memory; a shorter one may not have seen it, and gets an interval only
-#: where it is so many times as long as the memory that it shows.
+#: where its batches are nearly independent and it is so many times as long as the memory that it shows.
 _LONG_SERIES, _FEWEST_MEMORIES = 10_000, 400
-_FEWEST_BATCHES = 4.0
+_FEWEST_BATCHES, _FEWEST_BATCHES_IF_SHORT = 4.0, 30.0
 _MORE_CORRELATION = 0.08  # half a standard error: too much of it costs less than too little
 _WIDEST = 0.9  # half width / mean, before it is stretched
 
@@ -107,7 +107,10 @@ def _half_width(series: NDArray[np.float64], confidence: float) -> float:
     correlation = float(deviations[1:] @ deviations[:-1]) / squares
     correlation = min(max(correlation + (1 + 3 * correlation) / _NUM_BATCHES + _MORE_CORRELATION, 0.0), 0.99)
     num_batches = _NUM_BATCHES * (1 - correlation) / (1 + correlation)
-    if num_batches < _FEWEST_BATCHES or (len(series) < _LONG_SERIES and not _forgets(series)):
+    is_long = len(series) >= _LONG_SERIES
+    if num_batches < (_FEWEST_BATCHES if is_long else _FEWEST_BATCHES_IF_SHORT):
+        return math.nan
+    if not is_long and not _forgets(series):
         return math.nan
     quantile = t_quantile((1 + confidence) / 2, round(num_batches) - 1)
     return quantile * math.sqrt(squares / (_NUM_BATCHES - 1) / num_batches)
