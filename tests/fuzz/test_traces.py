@@ -250,7 +250,7 @@ def check(trace: Workload, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_damaged_trace_is_one_sentence_or_the_numbers_in_it(name: str, data: st.DataObject) -> None:
     content = data.draw(damaged(FORMATS[name].text))
@@ -260,7 +260,7 @@ def test_a_damaged_trace_is_one_sentence_or_the_numbers_in_it(name: str, data: s
         check(trace, content)
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(faults=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=3)), min_size=1, max_size=3))
 def test_a_damaged_parquet_file_is_one_sentence_or_what_arrow_reads(
     faults: list[tuple[float, bytes]],
