@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 
 from batchsim.errors import ConfigError, TraceError
-from batchsim.files import read_bytes, write_whole
+from batchsim.files import read_bytes, reason, write_whole
 from batchsim.workload.columns import listed, shown
 from batchsim.workload.request import Kind
 
@@ -36,6 +36,7 @@ _MOST_COLUMNS = 1_000
 _MOST_COMMENT_LINES = 10_000
 _MOST_LINE_BYTES = 16 << 20
 _BLOCK_ROWS = 8_192
+_MOST_OF_A_REASON = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,6 +373,4 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    strerror = getattr(error, "strerror", None)
-    line = (str(strerror or error).strip() or type(error).__name__).splitlines()[0][:200]
-    return "".join(character if character.isprintable() else "?" for character in line)
+    return reason(error)[:_MOST_OF_A_REASON]
