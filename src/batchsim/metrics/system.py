@@ -154,8 +154,7 @@ def slo_met(requests: pd.DataFrame, slo: SloConfig) -> pd.DataFrame:
 def is_good(requests: pd.DataFrame, slo: SloConfig) -> pd.Series[bool] | None:
     """Whether each request meets all limits; None where there is no limit or one cannot be judged."""
     met = slo_met(requests, slo)
-    num_limits = sum(limit is not None for limit in (slo.e2e_ms, slo.ttft_ms, slo.tpot_ms))
-    return met.all(axis=1) if num_limits and met.shape[1] == num_limits else None
+    return met.all(axis=1) if slo.per_request_ms and len(slo.per_request_ms) == met.shape[1] else None
 
 
 def slo_attainment(requests: pd.DataFrame, slo: SloConfig) -> float:
