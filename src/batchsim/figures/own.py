@@ -19,18 +19,13 @@ from batchsim.figures.findings import Finding, contrast, no_finding, within_slo
 from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import Drawing, Panel, over, panels_of
 from batchsim.figures.style import legend_handles, looks_of
-from batchsim.metrics import requests as per_request
+from batchsim.metrics.requests import TIMES
 from batchsim.records import FINISHED
 
 Tables = Mapping[str, pd.DataFrame]
 
 #: Times of requests that have a distribution to draw.
-REQUEST_TIMES: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    "e2e_s": per_request.e2e_s,
-    "queueing_s": per_request.queueing_s,
-    "ttft_s": per_request.ttft_s,
-    "tpot_s": per_request.tpot_s,
-}
+REQUEST_TIMES = {f"{name}_s": time_s for name, time_s in TIMES.items()}
 
 #: Points of a line in a distribution or over time: more than a page can show.
 _MOST_POINTS = 500

@@ -12,11 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from batchsim.metrics.system import Window
-
-Floats = NDArray[np.float64]
+from batchsim.metrics.weighted import Floats
 
 _FILLED = 0.95
 _SHARE_OF_ARRIVALS = 1 / 3  # filling may take at most so much of the time in which requests arrive

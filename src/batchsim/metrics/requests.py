@@ -6,6 +6,8 @@ At the iteration level, the time to first token has three parts: `queueing_s` + 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -74,3 +76,12 @@ def prefill_s(requests: pd.DataFrame, iterations: pd.DataFrame) -> pd.Series[flo
     Those of others that ran in between, and a preemption before the first token, are included.
     """
     return requests["first_token_s"] - requests["scheduled_s"] - host_s(requests, iterations)
+
+
+#: The times that have statistics and limits, by the names of their keys.
+TIMES: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
+    "e2e": e2e_s,
+    "queueing": queueing_s,
+    "ttft": ttft_s,
+    "tpot": tpot_s,
+}

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from batchsim.config import SloConfig
-from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
+from batchsim.metrics.requests import TIMES
 from batchsim.metrics.system import is_good
 from batchsim.metrics.weighted import Floats
 from batchsim.records import FINISHED
-
-_TIMES: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    "e2e": e2e_s,
-    "ttft": ttft_s,
-    "tpot": tpot_s,
-}
 
 #: What a mean of scores may be off by.
 _ROUNDING = 1e-12
@@ -48,7 +41,7 @@ def requirement_scores(requests: pd.DataFrame, slo: SloConfig, share: float) -> 
     finished = (requests["status"] == FINISHED).to_numpy()
     for name, limit_s in slo.statistics_s.items():
         metric, statistic = name.split("_")
-        values_s = _TIMES[metric](requests).to_numpy(dtype=np.float64)
+        values_s = TIMES[metric](requests).to_numpy(dtype=np.float64)
         if statistic == "mean":
             left = np.where(finished, (limit_s - values_s) / limit_s, -1.0)
             scores[name] = np.nan_to_num(left, nan=0.0)  # a one-token answer has no TPOT
@@ -76,7 +69,7 @@ def limited_statistics(requests: pd.DataFrame, slo: SloConfig) -> dict[str, floa
     met: dict[str, bool | None] = {}
     for name in slo.statistics_s:
         metric, statistic = name.split("_")
-        times_s = _TIMES[metric](finished).dropna().to_numpy()
+        times_s = TIMES[metric](finished).dropna().to_numpy()
         is_known = len(times_s) > 0 or (len(requests) > 0 and finished.empty)
         met[f"slo_met_{name}"] = bool(scores[name].mean() >= -_ROUNDING) if is_known else None
         if not len(times_s):

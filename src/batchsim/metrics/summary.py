@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -23,13 +22,6 @@ from batchsim.metrics.system import Window
 from batchsim.metrics.tokens import decode_runs, num_tokens
 from batchsim.metrics.verdict import verdict
 from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED, Records
-
-_TIMES: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    "e2e": per_request.e2e_s,
-    "queueing": per_request.queueing_s,
-    "ttft": per_request.ttft_s,
-    "tpot": per_request.tpot_s,
-}
 
 
 def summarise(
@@ -221,7 +213,7 @@ def _rates(records: Records, slo: SloConfig, steady: Window | None, run: Window)
 
 def _times(finished: pd.DataFrame) -> dict[str, float]:
     times: dict[str, float] = {}
-    for name, metric in _TIMES.items():
+    for name, metric in per_request.TIMES.items():
         values = metric(finished).dropna().to_numpy()
         times[f"{name}_mean_s"] = float(values.mean()) if len(values) else math.nan
         percentiles = np.percentile(values, PERCENTILES) if len(values) else [math.nan] * len(PERCENTILES)

@@ -11,12 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from batchsim.metrics.filling import fill
+from batchsim.metrics.weighted import Floats
 from batchsim.records import REFUSED
-
-Floats = NDArray[np.float64]
 
 _FEWEST_REQUESTS = 200
 _FEWEST_BLOCKS, _MOST_BLOCKS, _PER_BLOCK = 10, 50, 40

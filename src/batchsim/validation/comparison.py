@@ -7,7 +7,7 @@ from any zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,17 +16,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from batchsim.errors import ConfigError
+from batchsim.metrics import requests as per_request
 from batchsim.metrics.load import PERCENTILES
-from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
 
 #: Columns of a table of requests; times are NaN where they never came, ``finish_s`` if it did not finish.
 NEEDED = ("request_id", "arrival_s", "first_token_s", "finish_s", "output_tokens")
 
-TIMES: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    "ttft": ttft_s,
-    "tpot": tpot_s,
-    "e2e": e2e_s,
-}
+TIMES = {name: per_request.TIMES[name] for name in ("ttft", "tpot", "e2e")}
 THROUGHPUT = "throughput"
 MAPE = "mape"
 
