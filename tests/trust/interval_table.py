@@ -12,7 +12,7 @@ from tests.trust.queues import poisson, single_server
 
 LOADS = (0.5, 0.8, 0.9)
 NUM_REQUESTS = (2000, 10_000, 50_000)
-NUM_SEEDS = 200
+NUM_SEEDS = 1000
 SPEED = 0.9  # of a request in the other run of a pair, as a share of its time
 
 
