@@ -165,3 +165,31 @@ def test_an_engine_with_seats_to_spare_is_stable_whatever_it_is_busy_with() -> N
     times = servers(poisson(50.0, 20_000, random), random.exponential(2.0, 20_000), 1024)
 
     assert name_of(times) == "stable"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_the_time_above_capacity_is_that_of_the_busy_hours(share: float) -> None:
+    random = np.random.default_rng(3)
+    calm, busy = 20_000 * (1 - share) * 0.5, 20_000 * share * 2.0  # requests: half, and twice, the capacity
+    gaps_s = np.concatenate([random.exponential(2.0, int(calm / 2)), random.exponential(0.5, int(busy))])
+    arrival_s = np.cumsum(np.concatenate([gaps_s, random.exponential(2.0, int(calm / 2))]))
+    judged = judge(*single_server(arrival_s, np.ones(len(arrival_s))))
+    assert judged.overload_time_share == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize("queue", ["M/M/1", "M/M/16", "batches of 16", "1,024 seats, fixed"])
+def test_a_stable_system_is_hardly_ever_above_its_capacity(queue: str) -> None:
+    shares = [
+        judge(*QUEUES[queue](0.9, 20_000, np.random.default_rng(seed))).overload_time_share
+        for seed in range(10)
+    ]
+    assert np.count_nonzero(shares) <= 1
+    assert max(shares) < 0.05
+
+
+def test_a_system_at_twice_its_load_is_above_its_capacity_all_the_time() -> None:
+    assert judge(*QUEUES["M/M/1"](2.0, 5000, np.random.default_rng(0))).overload_time_share == 1
+
+
+def test_few_requests_do_not_tell_for_how_long_they_were_too_many() -> None:
+    assert math.isnan(judge(*QUEUES["M/M/1"](2.0, 300, np.random.default_rng(0))).overload_time_share)

@@ -176,6 +176,11 @@ def warn_about(name: str, summary: Mapping[str, Any]) -> None:
         )
     if summary["verdict"] == "transient":
         warn(f"{name} does not tell whether its load can be sustained: {summary['verdict_reason']}")
+    if summary["overload_time_share"]:
+        warn(
+            f"{name} is above capacity for {summary['overload_time_share']:.0%} of the time: requests came "
+            "at least a quarter faster than they were taken up"
+        )
     some, of, what = _extrapolated(summary)
     if some:
         warn(f"{name}: {some} of {of} {what} lie outside the calibrated range of the latency model")

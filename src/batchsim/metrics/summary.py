@@ -91,6 +91,7 @@ def summarise(
         "verdict_reason": judged.reason,
         "saturated": judged.name == "saturated",
         "waiting_growth_per_s": judged.growth_per_s,
+        "overload_time_share": judged.overload_time_share,
     }
     return {key: _plain(value) for key, value in summary.items()}
 

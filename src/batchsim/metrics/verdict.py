@@ -32,6 +32,9 @@ _AT_MOST = 1.645
 #: its blocks. The stretch is chosen for its growth, so much more than chance is asked for.
 _STRETCH_SURE, _STRETCH_GROWTH, _STRETCH_SHARE, _STRETCH_BLOCKS = 10.0, 0.2, 0.1, 5
 _SHORTEST_S = 1e-9  # arrivals within less come at once
+#: Requests that a part of the arrivals must have to be called overloaded: a fifth of them is then three times
+#: what the queue of a stable system gains by chance.
+_PER_OVERLOADED_BLOCK = 400
 
 
 class Verdict(NamedTuple):
@@ -46,11 +49,15 @@ class Verdict(NamedTuple):
     growth_per_s
         Requests that those waiting gain per second, from the first to the last arrival; NaN where all arrive
         at once.
+    overload_time_share
+        Share of the time of arrivals in which they came at least a quarter faster than they were taken up;
+        NaN where there are too few to tell.
     """
 
     name: Literal["stable", "saturated", "transient"]
     reason: str
     growth_per_s: float
+    overload_time_share: float
 
 
 def verdict(requests: pd.DataFrame) -> Verdict:
@@ -90,26 +97,37 @@ def judge(
     num = len(arrivals_s)
     span_s = float(arrivals_s[-1] - arrivals_s[0]) if num else 0.0
     if not span_s > _SHORTEST_S:
-        return Verdict("transient", "all requests arrive at once", math.nan)
+        return Verdict("transient", "all requests arrive at once", math.nan, math.nan)
     ends_s = np.where(np.isnan(starts_s), lefts_s, starts_s)
     are_lost = (~np.isnan(lefts_s)).any() and _takes_up_too_slowly(arrivals_s, starts_s, ends_s)
-    queue = _waiting(arrivals_s, starts_s if are_lost else ends_s)
+    waited_to_s = starts_s if are_lost else ends_s
+    _, queue = _waiting(arrivals_s, waited_to_s, _PER_BLOCK, _FEWEST_BLOCKS)
     name, reason = _too_short(arrivals_s, finishes_s - starts_s) or _judge_queue(queue, num)
     if name == "saturated" and _num_starts(starts_s, float(arrivals_s[-1])) < _FEWEST_STARTS:
         name, reason = "transient", f"service began fewer than {_FEWEST_STARTS} times while requests arrived"
-    return Verdict(name, reason, float(queue[-1] - queue[0]) / span_s)
+    growth_per_s = float(queue[-1] - queue[0]) / span_s
+    return Verdict(name, reason, growth_per_s, _overload_time_share(arrivals_s, waited_to_s))
 
 
-def _waiting(arrivals_s: Floats, ends_s: Floats) -> Floats:
-    """Requests that wait after those who arrive first, at one instant, and after each block of the others."""
+def _waiting(arrivals_s: Floats, ends_s: Floats, per_block: int, fewest_blocks: int) -> tuple[Floats, Floats]:
+    """When those who arrive first, at one instant, and each block of the others are there; who waits then."""
     num = len(arrivals_s)
     first = int(np.searchsorted(arrivals_s, arrivals_s[0], side="right"))
-    num_blocks = min(max((num - first) // _PER_BLOCK, _FEWEST_BLOCKS), _MOST_BLOCKS)
+    num_blocks = min(max((num - first) // per_block, fewest_blocks), _MOST_BLOCKS)
     times_s = arrivals_s[first - 1 + np.arange(num_blocks + 1) * (num - first) // num_blocks]
     arrived = np.searchsorted(arrivals_s, times_s, side="right")
     block_of_end = np.searchsorted(times_s, ends_s)  # those without an end come after the last
     ended = np.cumsum(np.bincount(block_of_end, minlength=len(times_s) + 1)[:-1])
-    return (arrived - ended).astype(np.float64)
+    return times_s, (arrived - ended).astype(np.float64)
+
+
+def _overload_time_share(arrivals_s: Floats, ends_s: Floats) -> float:
+    """Time of the blocks of arrivals that left a fifth of their requests waiting, as a share of all."""
+    times_s, queue = _waiting(arrivals_s, ends_s, _PER_OVERLOADED_BLOCK, 1)
+    if len(arrivals_s) < _PER_OVERLOADED_BLOCK:
+        return math.nan
+    is_overloaded = np.diff(queue) > _STRETCH_GROWTH * len(arrivals_s) / (len(times_s) - 1)
+    return float(np.diff(times_s) @ is_overloaded / (times_s[-1] - times_s[0]))
 
 
 def _takes_up_too_slowly(arrivals_s: Floats, starts_s: Floats, ends_s: Floats) -> bool:
