@@ -120,7 +120,7 @@ class Records:
         See `REQUEST_COLUMNS` (`ITERATION_REQUEST_COLUMNS` where engines batch at every iteration),
         `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`. Of batches and
         iterations, only those of the simulated world have rows.
-    num_gpus
+    num_replicas
         Replicas in the cluster, busy or not: as many as GPUs where each has one.
     kv_capacity_tokens
         KV tokens that fit one replica; the mean over those that differ.
@@ -133,7 +133,7 @@ class Records:
     requests: pd.DataFrame
     batches: pd.DataFrame
     controllers: pd.DataFrame
-    num_gpus: int
+    num_replicas: int
     kv_capacity_tokens: int
     refusals: Mapping[int, str]
     iterations: pd.DataFrame = field(default_factory=lambda: empty(ITERATION_COLUMNS))

@@ -54,7 +54,7 @@ def two_batches() -> Records:
         kv_tokens=[14, 70],
         is_extrapolated=[True, False],
     )
-    return records(requests, batches, num_gpus=2)
+    return records(requests, batches, num_replicas=2)
 
 
 def test_a_tiny_run_is_summed_up_exactly() -> None:
@@ -164,7 +164,7 @@ def long_answers(num: int) -> Records:
     """One arrives each second and is in service for 100 s, never waiting."""
     arrival_s = np.arange(num, dtype=np.float64)
     requests = request_table(arrival_s, scheduled_s=arrival_s, finish_s=arrival_s + 100.0)
-    return records(requests, batch_table(arrival_s, arrival_s + 100.0), num_gpus=100)
+    return records(requests, batch_table(arrival_s, arrival_s + 100.0), num_replicas=100)
 
 
 def test_requests_that_arrive_until_the_system_is_full_are_warmup() -> None:
@@ -261,7 +261,7 @@ def test_laws_catch_lost_members_and_overlapping_batches() -> None:
     overlapping = run.batches.assign(start_s=[0.0, 3.0])
     lost = run.batches.assign(batch_size=[1, 1])
 
-    assert laws(replace(run, batches=overlapping, num_gpus=1))["overbooked"] == 1
+    assert laws(replace(run, batches=overlapping, num_replicas=1))["overbooked"] == 1
     assert laws(replace(run, batches=lost))["flow"] == 1
 
 

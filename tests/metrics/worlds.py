@@ -130,9 +130,9 @@ def engine_records(
 
 
 def records(
-    requests: pd.DataFrame, batches: pd.DataFrame, num_gpus: int = 1, kv_capacity_tokens: int = 100
+    requests: pd.DataFrame, batches: pd.DataFrame, num_replicas: int = 1, kv_capacity_tokens: int = 100
 ) -> Records:
-    return Records(requests, batches, empty(CONTROLLER_COLUMNS), num_gpus, kv_capacity_tokens, {})
+    return Records(requests, batches, empty(CONTROLLER_COLUMNS), num_replicas, kv_capacity_tokens, {})
 
 
 def single_server(arrival_s: NDArray[np.float64], service_s: NDArray[np.float64]) -> Records:

@@ -33,19 +33,21 @@ SPANS = {
 }
 
 
-def replicas(spans: dict[str, Any], num_gpus: int = 1, preemptions: dict[str, Any] | None = None) -> Records:
+def replicas(
+    spans: dict[str, Any], num_replicas: int = 1, preemptions: dict[str, Any] | None = None
+) -> Records:
     """The world of these spans, other columns zero."""
     num = len(spans["start_s"])
     return Records(
         requests=empty(ITERATION_REQUEST_COLUMNS),
         batches=empty(BATCH_COLUMNS),
         controllers=empty(CONTROLLER_COLUMNS),
-        num_gpus=num_gpus,
+        num_replicas=num_replicas,
         kv_capacity_tokens=160,
         refusals={},
         iterations=table(ITERATION_COLUMNS, {name: np.zeros(num) for name in ITERATION_COLUMNS} | spans),
         preemptions=table(PREEMPTION_COLUMNS, preemptions) if preemptions else empty(PREEMPTION_COLUMNS),
-        kv_blocks=(10,) * num_gpus,
+        kv_blocks=(10,) * num_replicas,
     )
 
 
@@ -72,7 +74,7 @@ def test_a_span_is_named_by_what_it_runs_and_says_of_what_size() -> None:
 
 
 def test_each_replica_is_a_named_thread_of_one_process_busy_or_not() -> None:
-    names = events(replicas(SPANS, num_gpus=2), "M")
+    names = events(replicas(SPANS, num_replicas=2), "M")
 
     assert [(event["name"], event["tid"], event["args"]) for event in names] == [
         ("process_name", 0, {"name": "batchsim"}),
@@ -110,7 +112,7 @@ def test_preemptions_are_instants_on_the_thread_of_their_replica() -> None:
         "lost_tokens": [12],
     }
 
-    [preemption] = events(replicas(SPANS, num_gpus=2, preemptions=preemptions), "i")
+    [preemption] = events(replicas(SPANS, num_replicas=2, preemptions=preemptions), "i")
 
     assert (preemption["ts"], preemption["tid"], preemption["s"]) == (400_000, 2, "t")
     assert preemption["args"] == {"request_id": 7, "mode": "recompute", "lost_tokens": 12}

@@ -16,10 +16,10 @@ from batchsim.metrics.tokens import decode_runs
 from batchsim.metrics.weighted import Weighted
 
 
-def running_sequences(iterations: pd.DataFrame, num_gpus: int, window: Window) -> Weighted:
+def running_sequences(iterations: pd.DataFrame, num_replicas: int, window: Window) -> Weighted:
     """Sequences that hold KV blocks on a replica, weighted by seconds of the window."""
     weights_s = running_s(iterations, window).to_numpy()
-    idle_s = max(num_gpus * window.length_s - float(weights_s.sum()), 0.0)
+    idle_s = max(num_replicas * window.length_s - float(weights_s.sum()), 0.0)
     return Weighted.of(np.append(iterations["num_running"], 0), np.append(weights_s, idle_s))
 
 

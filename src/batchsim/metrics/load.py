@@ -21,7 +21,7 @@ PERCENTILES = (50, 90, 95, 99)
 def batch_load(records: Records, window: Window) -> dict[str, Any]:
     """Run to completion: sizes and padding of the batches that finish in the window, and time averages."""
     requests, batches = records.requests, records.batches
-    num_gpus, capacity = records.num_gpus, records.kv_capacity_tokens
+    num_replicas, capacity = records.num_replicas, records.kv_capacity_tokens
     inside = system.finished_in(batches, window)
     sizes = inside["batch_size"]
     return {
@@ -29,15 +29,15 @@ def batch_load(records: Records, window: Window) -> dict[str, Any]:
         "num_evicted": requests["num_evictions"].sum(),
         "num_batches": len(batches),
         "num_extrapolated_batches": batches["is_extrapolated"].sum(),
-        "busy_fraction": system.busy_fraction(batches, num_gpus, window),
-        "waiting_mean": system.waiting_mean(requests, num_gpus, window),
+        "busy_fraction": system.busy_fraction(batches, num_replicas, window),
+        "waiting_mean": system.waiting_mean(requests, num_replicas, window),
         "batch_size_mean": sizes.mean(),
         "batch_size_p50": sizes.median(),
         "batch_size_max": sizes.max(),
         "batch_fill": system.batch_fill(batches, window),
         "padding_waste_output": system.padding_waste_output(inside),
         "padding_waste_prompt": system.padding_waste_prompt(inside),
-        "kv_use_mean": system.kv_use(batches, num_gpus, capacity, window),
+        "kv_use_mean": system.kv_use(batches, num_replicas, capacity, window),
         "kv_use_max": inside["kv_tokens"].max() / capacity,
     }
 
@@ -54,9 +54,9 @@ def engine_load(
     is_finished = covered["status"] == FINISHED
     finished = covered if is_finished.all() else covered[is_finished]
     return {
-        "busy_fraction": system.busy_fraction(iterations, records.num_gpus, window),
+        "busy_fraction": system.busy_fraction(iterations, records.num_replicas, window),
         **_running(records, window),
-        "waiting_mean": system.waiting_mean(requests, records.num_gpus, window),
+        "waiting_mean": system.waiting_mean(requests, records.num_replicas, window),
         "kv_use_mean": engine.kv_use(iterations, records.kv_blocks, window),
         "kv_use_max": _kv_use_max(records, window),
         "num_preemptions": len(records.preemptions),
@@ -78,7 +78,7 @@ def engine_load(
 
 
 def _running(records: Records, window: Window) -> dict[str, float]:
-    running = engine.running_sequences(records.iterations, records.num_gpus, window)
+    running = engine.running_sequences(records.iterations, records.num_replicas, window)
     inside = system.finished_in(records.iterations[["finish_s", "num_running"]], window)
     return {
         "running_mean": running.mean,
@@ -117,7 +117,7 @@ def _ttft_parts(finished: pd.DataFrame, iterations: pd.DataFrame) -> dict[str, f
 
 def _efficiency(records: Records, window: Window, hardware: Hardware) -> dict[str, float]:
     done = work(records.iterations, window)
-    wall_s = records.num_gpus * window.length_s
+    wall_s = records.num_replicas * window.length_s
     return {
         "mfu": mfu(done, hardware, done.busy_s),
         "mfu_wall": mfu(done, hardware, wall_s),

@@ -71,7 +71,7 @@ def summarise(
     finished = covered[covered["status"] == FINISHED]
     summary = {
         **_counts(requests),
-        "num_replicas": records.num_gpus,
+        "num_replicas": records.num_replicas,
         "num_warmup": num_warmup,
         "num_covered": len(covered),
         "num_covered_finished": len(finished),
@@ -128,7 +128,7 @@ def _batch_laws(records: Records) -> dict[str, float]:
     return {
         "utilisation": residual,
         "flow": float(num_finished - int(batches["batch_size"].sum())),
-        "overbooked": float(max(most_busy - records.num_gpus, 0)),
+        "overbooked": float(max(most_busy - records.num_replicas, 0)),
     }
 
 
@@ -152,7 +152,7 @@ def _engine_laws(records: Records) -> dict[str, float]:
 def _utilisation(records: Records, busy: pd.DataFrame) -> tuple[float, int]:
     """Residual of the law, and most of the rows of ``busy`` that ran at once."""
     run = _whole_run(records.requests)
-    gpu_s = records.num_gpus * (run.end_s - run.start_s)
+    gpu_s = records.num_replicas * (run.end_s - run.start_s)
     busy_s, most_busy = _integral(busy["start_s"], busy["finish_s"])
     summed_s = float((busy["finish_s"] - busy["start_s"]).sum())
     return (busy_s - summed_s) / gpu_s if gpu_s > 0 else 0.0, most_busy

@@ -56,9 +56,9 @@ def throughput(requests: pd.DataFrame, window: Window) -> Throughput:
     return Throughput(*(count / window.length_s for count in counts))
 
 
-def busy_fraction(batches: pd.DataFrame, num_gpus: int, window: Window) -> float:
-    """Share of all GPUs' time in the window that a batch (or iteration) was running, well filled or not."""
-    share = float(running_s(batches, window).sum()) / (num_gpus * window.length_s)
+def busy_fraction(batches: pd.DataFrame, num_replicas: int, window: Window) -> float:
+    """Share of all replicas' time in the window that a batch (or iteration) ran, well filled or not."""
+    share = float(running_s(batches, window).sum()) / (num_replicas * window.length_s)
     return at_most_one(share, clock_error(batches, window), "busy fraction", "rows of a GPU overlap")
 
 
@@ -84,13 +84,13 @@ def waits_until_s(requests: pd.DataFrame) -> pd.Series[float]:
     return until_s.fillna(math.inf)
 
 
-def waiting_mean(requests: pd.DataFrame, num_gpus: int, window: Window) -> float:
-    """Time average of the requests that wait to be scheduled first, per GPU (replica).
+def waiting_mean(requests: pd.DataFrame, num_replicas: int, window: Window) -> float:
+    """Time average of the requests that wait to be scheduled first, per replica.
 
     Those that wait again after a preemption are not in it.
     """
     waited_s = inside_s(requests["arrival_s"], waits_until_s(requests), window)
-    return float(waited_s.sum()) / (num_gpus * window.length_s)
+    return float(waited_s.sum()) / (num_replicas * window.length_s)
 
 
 def batch_size_counts(batches: pd.DataFrame) -> pd.Series[int]:
@@ -118,13 +118,13 @@ def padding_waste_prompt(batches: pd.DataFrame) -> float:
     return 1 - ratio(float(batches["sum_prompt_tokens"].sum()), float(slots))
 
 
-def kv_use(batches: pd.DataFrame, num_gpus: int, capacity_tokens: int, window: Window) -> float:
-    """Time average over all GPUs of KV tokens / capacity, idle time counted as empty.
+def kv_use(batches: pd.DataFrame, num_replicas: int, capacity_tokens: int, window: Window) -> float:
+    """Time average over all replicas of KV tokens / capacity, idle time counted as empty.
 
     A batch counts with what it holds at its end, so this is an upper bound while answers grow.
     """
     held = float((running_s(batches, window) * batches["kv_tokens"]).sum())
-    use = held / (num_gpus * capacity_tokens * window.length_s)
+    use = held / (num_replicas * capacity_tokens * window.length_s)
     return at_most_one(use, clock_error(batches, window), "use of KV memory", "batches overlap or do not fit")
 
 

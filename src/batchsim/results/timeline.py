@@ -60,7 +60,7 @@ def _events(records: Records) -> Iterator[Event]:
 def _names(records: Records) -> Iterator[Event]:
     yield _metadata("process_name", 0, {"name": "batchsim"})
     kind = "replica" if records.is_iteration_level else "GPU"
-    for gpu_id in range(records.num_gpus):
+    for gpu_id in range(records.num_replicas):
         yield _metadata("thread_name", _thread(gpu_id), {"name": f"{kind} {gpu_id}"})
         yield _metadata("thread_sort_index", _thread(gpu_id), {"sort_index": gpu_id})
 

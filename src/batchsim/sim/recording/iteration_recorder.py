@@ -138,7 +138,7 @@ class IterationRecorder(Recorder):
             requests=self._iteration_requests(base.requests),
             batches=base.batches,
             controllers=base.controllers,
-            num_gpus=base.num_gpus,
+            num_replicas=base.num_replicas,
             kv_capacity_tokens=base.kv_capacity_tokens,
             refusals=base.refusals,
             iterations=table(ITERATION_COLUMNS, spans),

@@ -87,7 +87,7 @@ class Recorder:
             self.all_ended.succeed()
 
     def records(
-        self, workload: Workload, predicted: np.ndarray, num_gpus: int, kv_capacity_tokens: int
+        self, workload: Workload, predicted: np.ndarray, num_replicas: int, kv_capacity_tokens: int
     ) -> Records:
         """Put the tables together."""
         rows = np.frombuffer(self._batch_rows).reshape(-1, len(_BATCH_VALUES))
@@ -99,7 +99,7 @@ class Recorder:
             requests=self._request_table(workload, predicted, batches),
             batches=table(BATCH_COLUMNS, batches),
             controllers=self._controller_table(),
-            num_gpus=num_gpus,
+            num_replicas=num_replicas,
             kv_capacity_tokens=kv_capacity_tokens,
             refusals={int(workload.request_id[index]): reason for index, reason in self.refusals.items()},
         )
