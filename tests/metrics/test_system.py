@@ -9,9 +9,7 @@ from batchsim.metrics.engine import kv_use as kv_block_use
 from batchsim.metrics.system import (
     Window,
     batch_fill,
-    batch_size_counts,
     busy_fraction,
-    capacity_rate,
     goodput_requests_per_s,
     kv_use,
     padding_waste_output,
@@ -58,10 +56,6 @@ def test_busy_fraction_is_the_gpu_time_running_inside_the_window() -> None:
 
 def test_batch_fill_weighs_batches_by_running_time() -> None:
     assert batch_fill(BATCHES, WINDOW) == pytest.approx((4 * 0.25 + 2 * 1.0 + 2 * 0.5) / 8)
-
-
-def test_batch_sizes_are_counted() -> None:
-    assert batch_size_counts(BATCHES).to_dict() == {1: 1, 2: 1, 4: 1}
 
 
 def test_padding_waste_is_the_share_of_slots_no_one_asked_for() -> None:
@@ -145,25 +139,6 @@ def test_attainment_is_unknown_without_limits_or_without_first_token_times() -> 
     assert math.isnan(slo_attainment(requests, SloConfig()))
     assert math.isnan(slo_attainment(requests, SloConfig(ttft_ms=100)))
     assert math.isnan(goodput_requests_per_s(requests, SloConfig(ttft_ms=100, e2e_ms=5000), WINDOW))
-
-
-@pytest.mark.parametrize(
-    ("attainments", "rate"),
-    [
-        ([1.0, 0.95, 0.85, 0.2], 2.5),
-        ([1.0, 0.9, 0.0, 0.0], 2.0),
-        ([1.0, 0.7, 1.0, 0.8], 3.5),  # it falls and rises again: the largest rate counts
-        ([1.0, 1.0, 1.0, 0.9], 4.0),  # never below: the largest tried
-        ([0.8, 0.5, 0.2, 0.1], math.nan),
-        ([math.nan] * 4, math.nan),
-    ],
-)
-def test_capacity_is_the_largest_rate_that_still_attains(attainments: list[float], rate: float) -> None:
-    shuffled = [2, 0, 3, 1]
-
-    found = capacity_rate(np.array([1.0, 2.0, 3.0, 4.0])[shuffled], np.array(attainments)[shuffled])
-
-    assert found == pytest.approx(rate, nan_ok=True)
 
 
 def test_who_is_not_yet_scheduled_waits_until_served_or_given_up() -> None:

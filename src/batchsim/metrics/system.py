@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from batchsim.config import SloConfig
 from batchsim.errors import TraceError
@@ -93,11 +92,6 @@ def waiting_mean(requests: pd.DataFrame, num_replicas: int, window: Window) -> f
     return float(waited_s.sum()) / (num_replicas * window.length_s)
 
 
-def batch_size_counts(batches: pd.DataFrame) -> pd.Series[int]:
-    """How many batches had each size, by size."""
-    return batches["batch_size"].value_counts().sort_index()
-
-
 def batch_fill(batches: pd.DataFrame, window: Window) -> float:
     """Time average, over running batches, of batch size / size allowed."""
     weight_s = running_s(batches, window)
@@ -169,36 +163,6 @@ def goodput_requests_per_s(requests: pd.DataFrame, slo: SloConfig, window: Windo
     if good is None:
         return math.nan
     return float((good & requests["finish_s"].between(*window)).sum()) / window.length_s
-
-
-def capacity_rate(rates: ArrayLike, attainments: ArrayLike, share: float = 0.9) -> float:
-    """Goodput as a capacity (DistServe): the largest arrival rate at which ``share`` of requests are good.
-
-    Parameters
-    ----------
-    rates, attainments
-        Of several runs, in any order: arrivals per second, and their `slo_attainment`, in which unfinished
-        requests count as failures.
-
-    Returns
-    -------
-    float
-        By linear interpolation between the largest rate that attains it and the next one tried; the largest
-        rate itself where none failed beyond it, a lower bound then; NaN where no run attains it.
-    """
-    order = np.argsort(rates)
-    rate, attained = (
-        np.asarray(rates, dtype=np.float64)[order],
-        np.asarray(attainments, dtype=np.float64)[order],
-    )
-    enough = np.flatnonzero(attained >= share)
-    if not len(enough):
-        return math.nan
-    last = int(enough[-1])
-    if last == len(rate) - 1:
-        return float(rate[last])
-    step = (attained[last] - share) / (attained[last] - attained[last + 1])
-    return float(rate[last] + step * (rate[last + 1] - rate[last]))
 
 
 def clock_error(rows: pd.DataFrame, window: Window) -> float:
