@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 FINISHED, ABANDONED, REFUSED, STRANDED = "finished", "abandoned", "refused", "stranded"
 STATUSES = (FINISHED, ABANDONED, REFUSED, STRANDED)
@@ -110,6 +111,17 @@ CONTROLLER_COLUMNS: Mapping[str, Any] = {
 }
 
 
+ColumnT = TypeVar("ColumnT", covariant=True)
+
+
+class Columns(Protocol[ColumnT]):
+    """A table as metrics read it: columns by name, of a DataFrame or as `arrays` has them."""
+
+    def __getitem__(self, name: str, /) -> ColumnT: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
     """The tables of one run, with columns and dtypes as above.
@@ -144,6 +156,31 @@ class Records:
     def is_iteration_level(self) -> bool:
         """Whether engines batched at every iteration."""
         return bool(self.kv_blocks)
+
+
+def arrays(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns of a table as arrays, which are far faster to compute with than those of pandas.
+
+    They are views; a column of categories stays one.
+    """
+    return {
+        str(name): column.to_numpy() if isinstance(column.dtype, np.dtype) else column.array
+        for name, column in frame.items()
+    }
+
+
+def rows(table: Any, which: slice | NDArray[np.bool_]) -> Any:
+    """Return these rows of a table, as a DataFrame or as `arrays`, whichever it is."""
+    if isinstance(table, pd.DataFrame):
+        return table[which]
+    return {name: column[which] for name, column in table.items()}
+
+
+def has_status(requests: Columns[Any], *statuses: str) -> NDArray[np.bool_]:
+    """Whether each request ended in one of these states, shape ``(num_requests,)``."""
+    status = requests["status"]
+    ended: NDArray[np.bool_] = np.any([status == one for one in statuses], axis=0)
+    return ended
 
 
 def empty(columns: Mapping[str, Any]) -> pd.DataFrame:

@@ -7,12 +7,13 @@ them. Work done again after a preemption does, for the engine asked for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import pandas as pd
+import numpy as np
 
 from batchsim.metrics.engine import computed_tokens, decoded_tokens
 from batchsim.metrics.system import Window, ratio, running_s
+from batchsim.records import Columns
 from batchsim.specs import GPUSpec, ModelSpec
 
 
@@ -64,14 +65,15 @@ class Work(NamedTuple):
     kv_tokens: float
 
 
-def work(iterations: pd.DataFrame, window: Window) -> Work:
+def work(iterations: Columns[Any], window: Window) -> Work:
     """Sum up the work in the window."""
     busy_s = running_s(iterations, window)
-    share = busy_s / (iterations["finish_s"] - iterations["start_s"])
-    num = iterations["num_iterations"].astype("float64")
-    kv_tokens = num * iterations["context_tokens"] + iterations["decode_seqs"] * num * (num - 1) / 2
-    samples = iterations["prefill_seqs"] + decoded_tokens(iterations)
-    pairs = iterations["prefill_pairs"] + kv_tokens
+    share = busy_s / np.asarray(iterations["finish_s"] - iterations["start_s"])
+    num = np.asarray(iterations["num_iterations"], dtype=np.float64)
+    decode_seqs = np.asarray(iterations["decode_seqs"])
+    kv_tokens = num * np.asarray(iterations["context_tokens"]) + decode_seqs * num * (num - 1) / 2
+    samples = np.asarray(iterations["prefill_seqs"]) + decoded_tokens(iterations)
+    pairs = np.asarray(iterations["prefill_pairs"]) + kv_tokens
     amounts = (num, computed_tokens(iterations), samples, pairs, kv_tokens)
     return Work(float(busy_s.sum()), *(float((amount * share).sum()) for amount in amounts))
 

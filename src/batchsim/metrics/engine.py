@@ -6,49 +6,54 @@ Numbers of sequences and blocks are per replica, and idle time counts as empty.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from batchsim.metrics.system import Window, at_most_one, clock_error, ratio, running_s
+from batchsim.metrics.system import Window, at_most_one, clock_error, inside, ratio, running_s
 from batchsim.metrics.tokens import decode_runs
-from batchsim.metrics.weighted import Weighted
+from batchsim.metrics.weighted import Floats, Ints, Weighted
+from batchsim.records import Columns, rows
 
 
-def running_sequences(iterations: pd.DataFrame, num_replicas: int, window: Window) -> Weighted:
+def running_sequences(iterations: Columns[Any], num_replicas: int, window: Window) -> Weighted:
     """Sequences that hold KV blocks on a replica, weighted by seconds of the window."""
-    weights_s = running_s(iterations, window).to_numpy()
+    weights_s = running_s(iterations, window)
     idle_s = max(num_replicas * window.length_s - float(weights_s.sum()), 0.0)
     return Weighted.of(np.append(iterations["num_running"], 0), np.append(weights_s, idle_s))
 
 
-def kv_share(iterations: pd.DataFrame, kv_blocks: Sequence[int]) -> pd.Series[float]:
-    """Share of its replica's KV blocks in use at the end of each span, before finished requests leave."""
-    capacity_blocks = np.asarray(kv_blocks, dtype=np.int64)[iterations["gpu_id"].to_numpy()]
-    return pd.Series(iterations["kv_blocks"] / capacity_blocks, dtype=np.float64)
+def kv_share(iterations: Columns[Any], kv_blocks: Sequence[int]) -> Floats:
+    """Share of its replica's KV blocks in use at the end of each span, before finished requests leave.
+
+    Shape ``(num_spans,)``.
+    """
+    capacity_blocks = np.asarray(kv_blocks, dtype=np.int64)[np.asarray(iterations["gpu_id"])]
+    share: Floats = np.asarray(iterations["kv_blocks"]) / capacity_blocks
+    return share
 
 
-def kv_use(iterations: pd.DataFrame, kv_blocks: Sequence[int], window: Window) -> float:
+def kv_use(iterations: Columns[Any], kv_blocks: Sequence[int], window: Window) -> float:
     """Time average over all replicas of KV blocks in use / blocks.
 
     A span counts with what it holds at its end, so this is an upper bound while answers grow.
     """
     held_s = running_s(iterations, window) * kv_share(iterations, kv_blocks)
     use = float(held_s.sum()) / (len(kv_blocks) * window.length_s)
-    return at_most_one(
-        use, clock_error(iterations, window), "use of KV blocks", "spans overlap or do not fit"
-    )
+    error = clock_error(len(held_s), window)
+    return at_most_one(use, error, "use of KV blocks", "spans overlap or do not fit")
 
 
-def computed_tokens(iterations: pd.DataFrame) -> pd.Series[int]:
-    """Tokens that went through the model in each span: prompt chunks and decodes."""
-    return iterations["prefill_tokens"] + decoded_tokens(iterations)
+def computed_tokens(iterations: Columns[Any]) -> Ints:
+    """Tokens that went through the model in each span, ``(num_spans,)``: prompt chunks and decodes."""
+    return np.asarray(iterations["prefill_tokens"], dtype=np.int64) + decoded_tokens(iterations)
 
 
-def decoded_tokens(iterations: pd.DataFrame) -> pd.Series[int]:
-    """Tokens that each span's decoding sequences gave."""
-    return iterations["decode_seqs"].astype(np.int64) * iterations["num_iterations"]
+def decoded_tokens(iterations: Columns[Any]) -> Ints:
+    """Tokens that each span's decoding sequences gave, ``(num_spans,)``."""
+    decode_seqs = np.asarray(iterations["decode_seqs"], dtype=np.int64)
+    return decode_seqs * np.asarray(iterations["num_iterations"], dtype=np.int64)
 
 
 class TokenThroughput(NamedTuple):
@@ -59,34 +64,35 @@ class TokenThroughput(NamedTuple):
 
 
 def token_throughput(
-    requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame, window: Window
+    requests: Columns[Any], iterations: Columns[Any], preemptions: Columns[Any], window: Window
 ) -> TokenThroughput:
     """Count tokens when they come; the decodes of a span that reaches beyond the window, by its share inside.
 
     A request has a token at the end of its prefill, one more for a prefill repeated after a preemption, and
     one for each iteration in which it decodes.
     """
-    share = running_s(iterations, window) / (iterations["finish_s"] - iterations["start_s"])
-    is_first = requests["first_token_s"].between(*window)
-    output_tokens = float((decoded_tokens(iterations) * share).sum()) + int(is_first.sum())
-    if len(preemptions):
-        preempted = requests[requests["request_id"].isin(preemptions["request_id"])]
-        runs = decode_runs(preempted, iterations, preemptions)
-        is_repeated = runs["has_token_at_start"] & runs["start_s"].between(*window)
-        output_tokens += int(is_repeated.sum() - is_first[preempted.index].sum())
-    total_tokens = output_tokens + int(requests.loc[is_first, "prompt_tokens"].sum())
+    share = running_s(iterations, window) / np.asarray(iterations["finish_s"] - iterations["start_s"])
+    is_first = inside(requests["first_token_s"], window)
+    output_tokens = float((decoded_tokens(iterations) * share).sum()) + np.count_nonzero(is_first)
+    if len(preemptions["request_id"]):
+        is_preempted = np.isin(requests["request_id"], preemptions["request_id"])
+        runs = decode_runs(rows(requests, is_preempted), iterations, preemptions)
+        is_repeated = runs.has_token_at_start & inside(runs.start_s, window)
+        output_tokens += np.count_nonzero(is_repeated) - np.count_nonzero(is_first & is_preempted)
+    total_tokens = output_tokens + int(np.asarray(requests["prompt_tokens"])[is_first].sum())
     return TokenThroughput(output_tokens / window.length_s, total_tokens / window.length_s)
 
 
-def recomputed_share(requests: pd.DataFrame, iterations: pd.DataFrame) -> float:
+def recomputed_share(requests: Columns[Any], iterations: Columns[Any]) -> float:
     """Share of all tokens computed that were computed a second time, after a preemption."""
-    return ratio(float(requests["recomputed_tokens"].sum()), float(computed_tokens(iterations).sum()))
+    return ratio(float(np.sum(requests["recomputed_tokens"])), float(computed_tokens(iterations).sum()))
 
 
-def prefix_hit_rate(requests: pd.DataFrame) -> float:
+def prefix_hit_rate(requests: Columns[Any]) -> float:
     """Share of the prompt tokens of admitted requests that were in the prefix cache when they first were."""
-    started = requests[requests["scheduled_s"].notna()]
-    return ratio(float(started["cached_tokens"].sum()), float(started["prompt_tokens"].sum()))
+    started = ~np.isnan(np.asarray(requests["scheduled_s"]))
+    cached, given = (np.asarray(requests[name])[started].sum() for name in ("cached_tokens", "prompt_tokens"))
+    return ratio(float(cached), float(given))
 
 
 def composition(iterations: pd.DataFrame, num_bins: int) -> pd.DataFrame:

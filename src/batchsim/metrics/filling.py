@@ -8,13 +8,13 @@ alone, not on what a run happened to be busy with, so a cut by it favours neithe
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from batchsim.metrics.system import Window
 from batchsim.metrics.weighted import Floats
+from batchsim.records import Columns
 
 _FILLED = 0.95
 _SHARE_OF_ARRIVALS = 1 / 3  # filling may take at most so much of the time in which requests arrive
@@ -43,9 +43,10 @@ class Filling(NamedTuple):
     window: Window | None
 
 
-def filling(requests: pd.DataFrame) -> Filling:
+def filling(requests: Columns[Any]) -> Filling:
     """Find the window in which a run's system is filled; ``requests`` must be in order of arrival."""
-    return fill(requests["arrival_s"].to_numpy(), (requests["finish_s"] - requests["scheduled_s"]).to_numpy())
+    service_s = np.asarray(requests["finish_s"] - requests["scheduled_s"])
+    return fill(np.asarray(requests["arrival_s"]), service_s)
 
 
 def fill(arrivals_s: Floats, service_s: Floats) -> Filling:
@@ -62,15 +63,16 @@ def fill(arrivals_s: Floats, service_s: Floats) -> Filling:
     return Filling(fill_s, mean_s, window)
 
 
-def num_settling(requests: pd.DataFrame) -> int:
+def num_settling(requests: Columns[Any]) -> int:
     """Requests that a queue needs to forget that it began empty, at most a tenth of all.
 
     Where ``L`` wait on average these are about ``4 L**2``: M/M/1's relaxation time near saturation is ``4 /
     (1 - rho)**2`` services. An empty beginning of a short queue is as typical as the rest: 0.
     """
-    waited_s = float((requests["scheduled_s"] - requests["arrival_s"]).sum())
-    span_s = float(requests["arrival_s"].iloc[-1] - requests["arrival_s"].iloc[0])
-    return int(min(4 * (waited_s / span_s) ** 2, len(requests) / 10))
+    arrival_s = np.asarray(requests["arrival_s"])
+    waited_s = float(np.nansum(requests["scheduled_s"] - arrival_s))
+    span_s = float(arrival_s[-1] - arrival_s[0])
+    return int(min(4 * (waited_s / span_s) ** 2, len(arrival_s) / 10))
 
 
 def _filled_s(service_s: Floats) -> float:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from batchsim.config import SloConfig
 from batchsim.metrics.requests import TIMES
-from batchsim.metrics.system import is_good
+from batchsim.metrics.system import is_good, known
 from batchsim.metrics.weighted import Floats
-from batchsim.records import FINISHED
+from batchsim.records import FINISHED, Columns, has_status
 
 #: What a mean of scores may be off by.
 _ROUNDING = 1e-12
 
 
-def requirement_scores(requests: pd.DataFrame, slo: SloConfig, share: float) -> dict[str, Floats]:
+def requirement_scores(requests: Columns[Any], slo: SloConfig, share: float) -> dict[str, Floats]:
     """Score each request by each requirement; one is met where the mean of its scores is at least 0.
 
     Parameters
@@ -37,11 +37,11 @@ def requirement_scores(requests: pd.DataFrame, slo: SloConfig, share: float) -> 
     scores: dict[str, Floats] = {}
     good = is_good(requests, slo)
     if good is not None:
-        scores["good"] = np.asarray(good, dtype=np.float64) - share
-    finished = (requests["status"] == FINISHED).to_numpy()
+        scores["good"] = good.astype(np.float64) - share
+    finished = has_status(requests, FINISHED)
     for name, limit_s in slo.statistics_s.items():
         metric, statistic = name.split("_")
-        values_s = TIMES[metric](requests).to_numpy(dtype=np.float64)
+        values_s = np.asarray(TIMES[metric](requests), dtype=np.float64)
         if statistic == "mean":
             left = np.where(finished, (limit_s - values_s) / limit_s, -1.0)
             scores[name] = np.nan_to_num(left, nan=0.0)  # a one-token answer has no TPOT
@@ -51,7 +51,7 @@ def requirement_scores(requests: pd.DataFrame, slo: SloConfig, share: float) -> 
     return scores
 
 
-def limited_statistics(requests: pd.DataFrame, slo: SloConfig) -> dict[str, float | bool | None]:
+def limited_statistics(requests: Columns[Any], slo: SloConfig) -> dict[str, float | bool | None]:
     """Statistics that have a limit, and whether it holds, as entries of a summary.
 
     Returns
@@ -63,14 +63,14 @@ def limited_statistics(requests: pd.DataFrame, slo: SloConfig) -> dict[str, floa
     """
     if not slo.statistics_s:
         return {"slo_met": None}
-    finished = requests[requests["status"] == FINISHED]
+    finished = has_status(requests, FINISHED)
     scores = requirement_scores(requests, slo, 0.0)
     values: dict[str, float | bool | None] = {}
     met: dict[str, bool | None] = {}
     for name in slo.statistics_s:
         metric, statistic = name.split("_")
-        times_s = TIMES[metric](finished).dropna().to_numpy()
-        is_known = len(times_s) > 0 or (len(requests) > 0 and finished.empty)
+        times_s = known(np.asarray(TIMES[metric](requests))[finished])
+        is_known = len(times_s) > 0 or (len(finished) > 0 and not finished.any())
         met[f"slo_met_{name}"] = bool(scores[name].mean() >= -_ROUNDING) if is_known else None
         if not len(times_s):
             values[f"{name}_s"] = math.nan

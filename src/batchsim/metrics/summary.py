@@ -6,8 +6,7 @@ import math
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from batchsim.config import SloConfig
 from batchsim.metrics import engine, system
@@ -15,13 +14,14 @@ from batchsim.metrics import requests as per_request
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
 from batchsim.metrics.filling import Filling, filling, num_settling
-from batchsim.metrics.load import PERCENTILES, batch_load, engine_load
+from batchsim.metrics.load import PERCENTILES, Arrays, batch_load, engine_load
 from batchsim.metrics.slo import limited_statistics
 from batchsim.metrics.statistics import batch_means_interval, mser5
-from batchsim.metrics.system import Window
+from batchsim.metrics.system import Window, known, largest, mean
 from batchsim.metrics.tokens import decode_runs, num_tokens
 from batchsim.metrics.verdict import verdict
-from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED, Records
+from batchsim.metrics.weighted import Floats
+from batchsim.records import FINISHED, STATUSES, Columns, Records, arrays, has_status, rows
 
 
 def summarise(
@@ -56,32 +56,33 @@ def summarise(
         only the rates of the whole run are given, ``whole_run_*``. Counts are of the whole run.
         ``e2e_mean_ci95_s`` is a half width; None where the run is saturated or too short for any.
     """
-    requests = records.requests
+    requests = arrays(records.requests)
     filled = filling(requests)
     judged = verdict(requests)
     num_warmup = _warmup_cut(requests, warmup, filled, is_saturated=judged.name == "saturated")
-    covered = requests.iloc[num_warmup:]
+    covered = rows(requests, slice(num_warmup, None))
+    is_finished = has_status(covered, FINISHED)
+    finished = covered if is_finished.all() else rows(covered, is_finished)
     run = _whole_run(requests)
     steady = _steady_window(covered, filled)
     window = run if steady is None else steady
     if records.is_iteration_level:
-        load = engine_load(records, covered, window, hardware)
+        load = engine_load(records, requests, covered, finished, window, hardware)
     else:
-        load = batch_load(records, window)
-    finished = covered[covered["status"] == FINISHED]
+        load = batch_load(records, requests, window)
     summary = {
         **_counts(requests),
         "num_replicas": records.num_replicas,
         "num_warmup": num_warmup,
-        "num_covered": len(covered),
-        "num_covered_finished": len(finished),
+        "num_covered": len(is_finished),
+        "num_covered_finished": np.count_nonzero(is_finished),
         "warmup_rule": warmup,
         "window": "whole run" if steady is None else "steady",
         "window_start_s": window.start_s,
         "window_end_s": window.end_s,
         "makespan_s": run.end_s - run.start_s,
         "service_mean_s": filled.service_mean_s,
-        **_rates(records, slo, steady, run),
+        **_rates(records, requests, slo, steady, run),
         **_times(finished),
         "e2e_mean_ci95_s": math.nan if judged.name == "saturated" else _half_width(finished),
         **_slo(covered, slo),
@@ -114,7 +115,7 @@ def laws(records: Records) -> dict[str, float]:
         runs; more than 0 where a request that ran did not finish. ``overfull``: KV blocks in use beyond
         those there are, as shares of these, summed over spans.
     """
-    finished = records.requests[records.requests["status"] == FINISHED]
+    finished = rows(arrays(records.requests), has_status(records.requests, FINISHED))
     in_system, _ = _integral(finished["arrival_s"], finished["finish_s"])
     sojourns = float(per_request.e2e_s(finished).sum())
     little = (in_system - sojourns) / sojourns if sojourns > 0 else 0.0
@@ -123,7 +124,7 @@ def laws(records: Records) -> dict[str, float]:
 
 def _batch_laws(records: Records) -> dict[str, float]:
     batches = records.batches
-    num_finished = int((records.requests["status"] == FINISHED).sum())
+    num_finished = np.count_nonzero(has_status(records.requests, FINISHED))
     residual, most_busy = _utilisation(records, batches)
     return {
         "utilisation": residual,
@@ -133,115 +134,121 @@ def _batch_laws(records: Records) -> dict[str, float]:
 
 
 def _engine_laws(records: Records) -> dict[str, float]:
-    requests, iterations, preemptions = records.requests, records.iterations, records.preemptions
-    finished = requests[requests["status"] == FINISHED]
+    iterations, preemptions = records.iterations, records.preemptions
+    finished = rows(arrays(records.requests), has_status(records.requests, FINISHED))
     missing = num_tokens(finished, iterations, preemptions) - finished["output_tokens"]
-    in_runs = decode_runs(finished, iterations, preemptions)["num_decoded"].sum()
+    in_runs = decode_runs(finished, iterations, preemptions).num_decoded.sum()
     most_busy = [
         _integral(spans["start_s"], spans["finish_s"])[1] for _, spans in iterations.groupby("gpu_id")
     ]
     return {
         "utilisation": _utilisation(records, iterations)[0],
-        "tokens": float(missing.abs().sum()),
+        "tokens": float(np.abs(missing).sum()),
         "decodes": float(decoded_tokens(iterations).sum() - in_runs),
         "overbooked": float(max(most_busy, default=1) - 1),
-        "overfull": float((kv_share(iterations, records.kv_blocks) - 1).clip(lower=0).sum()),
+        "overfull": float(np.maximum(kv_share(iterations, records.kv_blocks) - 1, 0).sum()),
     }
 
 
-def _utilisation(records: Records, busy: pd.DataFrame) -> tuple[float, int]:
+def _utilisation(records: Records, busy: Columns[Any]) -> tuple[float, int]:
     """Residual of the law, and most of the rows of ``busy`` that ran at once."""
-    run = _whole_run(records.requests)
+    run = _whole_run(arrays(records.requests))
     gpu_s = records.num_replicas * (run.end_s - run.start_s)
     busy_s, most_busy = _integral(busy["start_s"], busy["finish_s"])
-    summed_s = float((busy["finish_s"] - busy["start_s"]).sum())
+    summed_s = float(np.sum(busy["finish_s"] - busy["start_s"]))
     return (busy_s - summed_s) / gpu_s if gpu_s > 0 else 0.0, most_busy
 
 
-def _warmup_cut(requests: pd.DataFrame, warmup: str | float, filled: Filling, *, is_saturated: bool) -> int:
+def _warmup_cut(requests: Arrays, warmup: str | float, filled: Filling, *, is_saturated: bool) -> int:
     if isinstance(warmup, int):
         return warmup
     if isinstance(warmup, float):
-        return int(warmup * len(requests))
+        return int(warmup * len(requests["arrival_s"]))
     if warmup == "auto":
         if filled.window is None:
             return 0
-        num_filling = int((requests["arrival_s"] < filled.window.start_s).sum())
+        num_filling = int(np.count_nonzero(requests["arrival_s"] < filled.window.start_s))
         return num_filling if is_saturated else max(num_filling, num_settling(requests))
-    rows = np.flatnonzero((requests["status"] == FINISHED).to_numpy())
-    cut = mser5(per_request.e2e_s(requests).to_numpy()[rows])
-    return int(rows[cut]) if cut else 0
+    finished = np.flatnonzero(has_status(requests, FINISHED))
+    cut = mser5(per_request.e2e_s(requests)[finished])
+    return int(finished[cut]) if cut else 0
 
 
-def _whole_run(requests: pd.DataFrame) -> Window:
-    if requests.empty:
+def _whole_run(requests: Arrays) -> Window:
+    if not len(requests["arrival_s"]):
         return Window(math.nan, math.nan)
-    return Window(float(requests["arrival_s"].min()), float(requests["finish_s"].max()))
+    return Window(float(requests["arrival_s"].min()), largest(known(requests["finish_s"])))
 
 
-def _steady_window(covered: pd.DataFrame, filled: Filling) -> Window | None:
+def _steady_window(covered: Arrays, filled: Filling) -> Window | None:
     """From the first covered arrival to the last, as far as the system is filled."""
-    if filled.window is None or covered.empty:
+    if filled.window is None or not len(covered["arrival_s"]):
         return None
-    window = Window(max(float(covered["arrival_s"].iloc[0]), filled.window.start_s), filled.window.end_s)
+    window = Window(max(float(covered["arrival_s"][0]), filled.window.start_s), filled.window.end_s)
     return window if window.end_s > window.start_s else None
 
 
-def _counts(requests: pd.DataFrame) -> dict[str, Any]:
-    status = requests["status"].value_counts()
+def _counts(requests: Arrays) -> dict[str, Any]:
     return {
-        "num_requests": len(requests),
-        **{f"num_{name}": status.get(name, 0) for name in (FINISHED, ABANDONED, REFUSED, STRANDED)},
+        "num_requests": len(requests["arrival_s"]),
+        **{f"num_{one}": np.count_nonzero(has_status(requests, one)) for one in STATUSES},
     }
 
 
-def _rates(records: Records, slo: SloConfig, steady: Window | None, run: Window) -> dict[str, float]:
-    """Of the steady window, if there is one, and of the whole run."""
-    rates: dict[str, float] = {}
-    for prefix, window in (("", steady or Window(math.nan, math.nan)), ("whole_run_", run)):
-        done = system.throughput(records.requests, window)
-        if records.is_iteration_level:
-            tables = (records.requests, records.iterations, records.preemptions)
-            done = done._replace(**engine.token_throughput(*tables, window)._asdict())
-        rates |= {
-            f"{prefix}request_throughput_per_s": done.requests_per_s,
-            f"{prefix}output_throughput_tokens_per_s": done.output_tokens_per_s,
-            f"{prefix}total_throughput_tokens_per_s": done.total_tokens_per_s,
-            f"{prefix}goodput_requests_per_s": system.goodput_requests_per_s(records.requests, slo, window),
-        }
-    return rates
+def _rates(
+    records: Records, requests: Arrays, slo: SloConfig, steady: Window | None, run: Window
+) -> dict[str, float]:
+    """Of the steady window, None where there is none, and of the whole run."""
+    of_run = _rates_in(run, records, requests, slo)
+    of_steady = (
+        dict.fromkeys(of_run, math.nan) if steady is None else _rates_in(steady, records, requests, slo)
+    )
+    return {**of_steady, **{f"whole_run_{name}": rate for name, rate in of_run.items()}}
 
 
-def _times(finished: pd.DataFrame) -> dict[str, float]:
+def _rates_in(window: Window, records: Records, requests: Arrays, slo: SloConfig) -> dict[str, float]:
+    done = system.throughput(requests, window)
+    if records.is_iteration_level:
+        tables = (requests, records.iterations, records.preemptions)
+        done = done._replace(**engine.token_throughput(*tables, window)._asdict())
+    return {
+        "request_throughput_per_s": done.requests_per_s,
+        "output_throughput_tokens_per_s": done.output_tokens_per_s,
+        "total_throughput_tokens_per_s": done.total_tokens_per_s,
+        "goodput_requests_per_s": system.goodput_requests_per_s(requests, slo, window),
+    }
+
+
+def _times(finished: Arrays) -> dict[str, float]:
     times: dict[str, float] = {}
     for name, metric in per_request.TIMES.items():
-        values = metric(finished).dropna().to_numpy()
-        times[f"{name}_mean_s"] = float(values.mean()) if len(values) else math.nan
+        values = known(metric(finished))
+        times[f"{name}_mean_s"] = mean(values)
         percentiles = np.percentile(values, PERCENTILES) if len(values) else [math.nan] * len(PERCENTILES)
         times |= {f"{name}_p{p}_s": value for p, value in zip(PERCENTILES, percentiles, strict=True)}
-    times["normalized_latency_mean_s"] = float(per_request.normalized_latency_s(finished).mean())
+    times["normalized_latency_mean_s"] = mean(known(per_request.normalized_latency_s(finished)))
     return times
 
 
-def _half_width(finished: pd.DataFrame) -> float:
+def _half_width(finished: Arrays) -> float:
     return batch_means_interval(per_request.e2e_s(finished)).half_width
 
 
-def _slo(covered: pd.DataFrame, slo: SloConfig) -> dict[str, float]:
+def _slo(covered: Arrays, slo: SloConfig) -> dict[str, float]:
     met = system.slo_met(covered, slo)
     return {
         "slo_attainment": system.slo_attainment(covered, slo),
         **{
-            f"slo_attainment_{name}": met[name].mean() if name in met else math.nan
+            f"slo_attainment_{name}": mean(met[name]) if name in met else math.nan
             for name in ("e2e", "ttft", "tpot")
         },
     }
 
 
-def _integral(start_s: pd.Series[float], end_s: pd.Series[float]) -> tuple[float, int]:
+def _integral(start_s: ArrayLike, end_s: ArrayLike) -> tuple[float, int]:
     """Integral over time of the number of intervals that are open, and the most that are open at once."""
-    times_s: NDArray[np.float64] = np.concatenate([start_s.to_numpy(), end_s.to_numpy()])
-    steps = np.repeat([1, -1], len(start_s))
+    times_s: Floats = np.concatenate([start_s, end_s])
+    steps = np.repeat([1, -1], len(times_s) // 2)
     order = np.lexsort((steps, times_s))  # at one instant, ends first
     times_s, open_ = times_s[order], np.cumsum(steps[order])
     return float(np.diff(times_s) @ open_[:-1]), int(open_.max(initial=0))

@@ -7,15 +7,18 @@ of iterations) by the part of its running time that lies inside. A value that ca
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from batchsim.config import SloConfig
 from batchsim.errors import TraceError
-from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
-from batchsim.records import FINISHED, STRANDED
+from batchsim.metrics.requests import TIMES
+from batchsim.metrics.weighted import Floats
+from batchsim.records import FINISHED, STRANDED, Columns, has_status
+
+Mask = NDArray[np.bool_]
 
 # Pairwise sums of any number of rows, each rounded once or twice, stay within.
 _ROUNDING = 64 * math.ulp(1.0)
@@ -41,49 +44,60 @@ class Throughput(NamedTuple):
     total_tokens_per_s: float
 
 
-def finished_in(table: pd.DataFrame, window: Window) -> pd.DataFrame:
-    """Rows of a table of requests or batches that finish inside the window."""
-    return table[table["finish_s"].between(window.start_s, window.end_s)]
+def finishes_in(table: Columns[Any], window: Window) -> Mask:
+    """Whether each request or batch finishes inside the window, shape ``(num_rows,)``."""
+    return inside(table["finish_s"], window)
 
 
-def throughput(requests: pd.DataFrame, window: Window) -> Throughput:
+def inside(times_s: ArrayLike, window: Window) -> Mask:
+    """Whether each time lies in the window, ends included; shape as that of the times."""
+    times_s = np.asarray(times_s)
+    return (times_s >= window.start_s) & (times_s <= window.end_s)
+
+
+def throughput(requests: Columns[Any], window: Window) -> Throughput:
     """Return requests and tokens per second of the window, counted when a request finishes."""
-    is_inside = requests["finish_s"].between(*window).to_numpy()
-    output_tokens = int(requests["output_tokens"].to_numpy()[is_inside].sum())
-    total_tokens = output_tokens + int(requests["prompt_tokens"].to_numpy()[is_inside].sum())
+    is_inside = finishes_in(requests, window)
+    output_tokens = int(np.asarray(requests["output_tokens"])[is_inside].sum())
+    total_tokens = output_tokens + int(np.asarray(requests["prompt_tokens"])[is_inside].sum())
     counts = (np.count_nonzero(is_inside), output_tokens, total_tokens)
     return Throughput(*(count / window.length_s for count in counts))
 
 
-def busy_fraction(batches: pd.DataFrame, num_replicas: int, window: Window) -> float:
+def busy_fraction(batches: Columns[Any], num_replicas: int, window: Window) -> float:
     """Share of all replicas' time in the window that a batch (or iteration) ran, well filled or not."""
-    share = float(running_s(batches, window).sum()) / (num_replicas * window.length_s)
-    return at_most_one(share, clock_error(batches, window), "busy fraction", "rows of a GPU overlap")
+    running = running_s(batches, window)
+    share = float(running.sum()) / (num_replicas * window.length_s)
+    return at_most_one(share, clock_error(len(running), window), "busy fraction", "rows of a GPU overlap")
 
 
-def running_s(batches: pd.DataFrame, window: Window) -> pd.Series[float]:
-    """Seconds of the window in which each batch (or span of iterations) was running."""
+def running_s(batches: Columns[Any], window: Window) -> Floats:
+    """Seconds of the window in which each batch (or span of iterations) was running, ``(num_batches,)``."""
     return inside_s(batches["start_s"], batches["finish_s"], window)
 
 
-def inside_s(start_s: pd.Series[float], end_s: pd.Series[float], window: Window) -> pd.Series[float]:
-    """Seconds of each interval that lie in the window."""
-    return (end_s.clip(upper=window.end_s) - start_s.clip(lower=window.start_s)).clip(lower=0)
+def inside_s(start_s: ArrayLike, end_s: ArrayLike, window: Window) -> Floats:
+    """Seconds of each interval that lie in the window, shape as that of the intervals."""
+    later_s, earlier_s = np.maximum(start_s, window.start_s), np.minimum(end_s, window.end_s)
+    return np.asarray(np.maximum(earlier_s - later_s, 0.0))
 
 
-def waits_until_s(requests: pd.DataFrame) -> pd.Series[float]:
+def waits_until_s(requests: Columns[Any]) -> Floats:
     """When each request stopped to wait: scheduled, given up, or never (infinity) if it was stranded.
 
-    Refused requests do not wait, nor do abandoned ones in a log that does not say when they left.
+    Shape ``(num_requests,)``. Refused requests do not wait, nor do abandoned ones in a log that does not say
+    when they left.
     """
-    is_known = requests["status"].isin([FINISHED, STRANDED])
-    until_s = requests["scheduled_s"].where(is_known | requests["scheduled_s"].notna(), requests["arrival_s"])
+    until_s = np.asarray(requests["scheduled_s"])
+    waits_on = has_status(requests, FINISHED, STRANDED) | ~np.isnan(until_s)
+    until_s = np.where(waits_on, until_s, requests["arrival_s"])
     if "left_s" in requests:
-        until_s = until_s.mask(requests["left_s"].notna(), requests["left_s"])
-    return until_s.fillna(math.inf)
+        left_s = np.asarray(requests["left_s"])
+        until_s = np.where(np.isnan(left_s), until_s, left_s)
+    return np.where(np.isnan(until_s), math.inf, until_s)
 
 
-def waiting_mean(requests: pd.DataFrame, num_replicas: int, window: Window) -> float:
+def waiting_mean(requests: Columns[Any], num_replicas: int, window: Window) -> float:
     """Time average of the requests that wait to be scheduled first, per replica.
 
     Those that wait again after a preemption are not in it.
@@ -92,82 +106,77 @@ def waiting_mean(requests: pd.DataFrame, num_replicas: int, window: Window) -> f
     return float(waited_s.sum()) / (num_replicas * window.length_s)
 
 
-def batch_fill(batches: pd.DataFrame, window: Window) -> float:
+def batch_fill(batches: Columns[Any], window: Window) -> float:
     """Time average, over running batches, of batch size / size allowed."""
     weight_s = running_s(batches, window)
-    filled_s = weight_s * batches["batch_size"] / batches["size_limit"]
+    filled_s = weight_s * np.asarray(batches["batch_size"]) / np.asarray(batches["size_limit"])
     fill = ratio(float(filled_s.sum()), float(weight_s.sum()))
     return at_most_one(fill, 0.0, "batch fill", "batches are larger than their size_limit")
 
 
-def padding_waste_output(batches: pd.DataFrame) -> float:
+def padding_waste_output(batches: Columns[Any]) -> float:
     """Share of output slots that are padding: 1 - tokens wanted / (size * longest answer), batches pooled."""
-    slots = (batches["batch_size"] * batches["max_output_tokens"]).sum()
-    return 1 - ratio(float(batches["sum_output_tokens"].sum()), float(slots))
+    slots = np.asarray(batches["batch_size"]) @ np.asarray(batches["max_output_tokens"])
+    return 1 - ratio(float(np.sum(batches["sum_output_tokens"])), float(slots))
 
 
-def padding_waste_prompt(batches: pd.DataFrame) -> float:
+def padding_waste_prompt(batches: Columns[Any]) -> float:
     """Share of prompt slots that are padding: 1 - tokens given / (size * longest prompt), batches pooled."""
-    slots = (batches["batch_size"] * batches["max_prompt_tokens"]).sum()
-    return 1 - ratio(float(batches["sum_prompt_tokens"].sum()), float(slots))
+    slots = np.asarray(batches["batch_size"]) @ np.asarray(batches["max_prompt_tokens"])
+    return 1 - ratio(float(np.sum(batches["sum_prompt_tokens"])), float(slots))
 
 
-def kv_use(batches: pd.DataFrame, num_replicas: int, capacity_tokens: int, window: Window) -> float:
+def kv_use(batches: Columns[Any], num_replicas: int, capacity_tokens: int, window: Window) -> float:
     """Time average over all replicas of KV tokens / capacity, idle time counted as empty.
 
     A batch counts with what it holds at its end, so this is an upper bound while answers grow.
     """
-    held = float((running_s(batches, window) * batches["kv_tokens"]).sum())
-    use = held / (num_replicas * capacity_tokens * window.length_s)
-    return at_most_one(use, clock_error(batches, window), "use of KV memory", "batches overlap or do not fit")
+    held = running_s(batches, window) * np.asarray(batches["kv_tokens"])
+    use = float(held.sum()) / (num_replicas * capacity_tokens * window.length_s)
+    error = clock_error(len(held), window)
+    return at_most_one(use, error, "use of KV memory", "batches overlap or do not fit")
 
 
-def slo_met(requests: pd.DataFrame, slo: SloConfig) -> pd.DataFrame:
-    """Whether each request meets each limit that is given: boolean columns out of ``e2e, ttft, tpot``.
+def slo_met(requests: Columns[Any], slo: SloConfig) -> dict[str, Mask]:
+    """Whether each request meets each limit that is given, of ``e2e, ttft, tpot``; ``(num_requests,)`` each.
 
     A request that did not finish meets none. A one-token answer meets any TPOT limit, as in vLLM's
     benchmark. A limit is left out where a finished request's time is not known (no first-token times).
     """
-    is_finished = requests["status"] == FINISHED
-    one_token = requests["output_tokens"] == 1
-    limits = {
-        "e2e": (slo.e2e_ms, e2e_s(requests)),
-        "ttft": (slo.ttft_ms, ttft_s(requests)),
-        "tpot": (slo.tpot_ms, tpot_s(requests).mask(one_token, 0.0)),
-    }
-    return pd.DataFrame(
-        {
-            name: is_finished & (value_s <= limit_ms / 1000)
-            for name, (limit_ms, value_s) in limits.items()
-            if limit_ms is not None and not (is_finished & value_s.isna()).any()
-        },
-        index=requests.index,
-    )
+    is_finished, one_token = has_status(requests, FINISHED), np.asarray(requests["output_tokens"]) == 1
+    met = {}
+    for name, limit_ms in slo.per_request_ms.items():
+        time_s = np.asarray(TIMES[name](requests))
+        if name == "tpot":
+            time_s = np.where(one_token, 0.0, time_s)
+        if not np.isnan(time_s[is_finished]).any():
+            met[name] = is_finished & (time_s <= limit_ms / 1000)
+    return met
 
 
-def is_good(requests: pd.DataFrame, slo: SloConfig) -> pd.Series[bool] | None:
+def is_good(requests: Columns[Any], slo: SloConfig) -> Mask | None:
     """Whether each request meets all limits; None where there is no limit or one cannot be judged."""
     met = slo_met(requests, slo)
-    return met.all(axis=1) if slo.per_request_ms and len(slo.per_request_ms) == met.shape[1] else None
+    return np.logical_and.reduce(list(met.values())) if met and len(met) == len(slo.per_request_ms) else None
 
 
-def slo_attainment(requests: pd.DataFrame, slo: SloConfig) -> float:
+def slo_attainment(requests: Columns[Any], slo: SloConfig) -> float:
     """Goodput as a fraction: share of all requests given, finished or not, that meet all limits."""
     good = is_good(requests, slo)
-    return math.nan if good is None or good.empty else float(good.mean())
+    return math.nan if good is None else mean(good)
 
 
-def goodput_requests_per_s(requests: pd.DataFrame, slo: SloConfig, window: Window) -> float:
+def goodput_requests_per_s(requests: Columns[Any], slo: SloConfig, window: Window) -> float:
     """Goodput as a rate: requests per second of the window that finish in it and meet all limits."""
     good = is_good(requests, slo)
     if good is None:
         return math.nan
-    return float((good & requests["finish_s"].between(*window)).sum()) / window.length_s
+    return np.count_nonzero(good & finishes_in(requests, window)) / window.length_s
 
 
-def clock_error(rows: pd.DataFrame, window: Window) -> float:
+def clock_error(num_rows: int, window: Window) -> float:
     """Share of the window by which rows that follow each other may overlap, as their times are rounded."""
-    return len(rows) * math.ulp(window.end_s) / window.length_s
+    return num_rows * math.ulp(window.end_s) / window.length_s
 
 
 def at_most_one(share: float, error: float, name: str, cause: str) -> float:
@@ -183,3 +192,19 @@ def at_most_one(share: float, error: float, name: str, cause: str) -> float:
 def ratio(part: float, whole: float) -> float:
     """Return part / whole, NaN of nothing."""
     return part / whole if whole > 0 else math.nan
+
+
+def known(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values that are not NaN."""
+    told: NDArray[Any] = values[~np.isnan(values)]
+    return told
+
+
+def mean(values: NDArray[Any]) -> float:
+    """Return the mean, NaN of nothing."""
+    return float(values.mean()) if len(values) else math.nan
+
+
+def largest(values: NDArray[Any]) -> float:
+    """Return the largest value, NaN of nothing."""
+    return values.max().item() if len(values) else math.nan

@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from batchsim.metrics.weighted import Floats, Ints, Weighted, expand
-from batchsim.records import FINISHED
+from batchsim.records import FINISHED, Columns, has_status, rows
+
+Table = Columns[Any]
+Mask = NDArray[np.bool_]
 
 
-def itl(requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame) -> Weighted:
+def itl(requests: Table, iterations: Table, preemptions: Table) -> Weighted:
     """Inter-token latency: the gaps between successive tokens of each request, all tokens pooled.
 
     Whatever held a token up is in its gap: prefills of others, preemption. Only finished requests among
@@ -26,64 +30,84 @@ def itl(requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFr
     return _pooled(*_runs_and_spans(requests, iterations, preemptions))
 
 
-def worst_gap_s(
-    requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame
-) -> pd.Series[float]:
-    """Longest time between two successive tokens of each request; NaN for one-token answers, unfinished."""
+def worst_gap_s(requests: Table, iterations: Table, preemptions: Table) -> Floats:
+    """Longest time between two successive tokens of each request, ``(num_requests,)``.
+
+    NaN for one-token answers and unfinished ones.
+    """
     return _worst(requests, *_runs_and_spans(requests, iterations, preemptions))
 
 
-def itl_and_worst_gap_s(
-    requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame
-) -> tuple[Weighted, pd.Series[float]]:
+def itl_and_worst_gap_s(requests: Table, iterations: Table, preemptions: Table) -> tuple[Weighted, Floats]:
     """Both of the above, for one reading of the log."""
     runs, spans_of = _runs_and_spans(requests, iterations, preemptions)
     worst_s = _worst(requests, runs, spans_of)  # first: it needs most memory on the way
     return _pooled(runs, spans_of), worst_s
 
 
-def num_tokens(requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame) -> pd.Series[int]:
-    """Output tokens of each request as the log has them; 0 for those that did not finish."""
+def num_tokens(requests: Table, iterations: Table, preemptions: Table) -> Ints:
+    """Output tokens of each request as the log has them, ``(num_requests,)``; 0 for those unfinished."""
     runs = decode_runs(requests, iterations, preemptions)
-    by_row = (runs["num_decoded"] + runs["has_token_at_start"]).groupby(runs["row"]).sum()
-    return by_row.reindex(range(len(requests)), fill_value=0).set_axis(requests.index)
+    found = np.zeros(len(requests["request_id"]), dtype=np.int64)
+    np.add.at(found, runs.row, runs.num_decoded + runs.has_token_at_start)
+    return found
 
 
-def token_times_s(
-    request_id: int, requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame
-) -> Floats:
+def token_times_s(request_id: int, requests: Table, iterations: Table, preemptions: Table) -> Floats:
     """When each token of one finished request came, shape ``(output_tokens,)``."""
-    request = requests[requests["request_id"] == request_id]
-    decoding = iterations[iterations["decode_seqs"] > 0]
+    request = rows(requests, np.asarray(requests["request_id"]) == request_id)
+    runs, spans_of = _runs_and_spans(request, iterations, preemptions)
     times_s = [np.empty(0)]
-    for _, run in decode_runs(request, iterations, preemptions).iterrows():
-        spans = decoding[decoding["gpu_id"] == run["gpu_id"]].iloc[run["first_span"] : run["stop_span"]]
-        times_s += [np.repeat(run["start_s"], run["has_token_at_start"]), iteration_ends_s(spans)]
+    for gpu_id, start_s, has_token, first, stop in zip(
+        runs.gpu_id, runs.start_s, runs.has_token_at_start, runs.first_span, runs.stop_span, strict=True
+    ):
+        times_s.append(np.repeat(start_s, has_token))
+        if stop > first:
+            times_s.append(_ends_s(_Spans._make(column[first:stop] for column in spans_of[gpu_id])))
     return np.concatenate(times_s)
 
 
-def iteration_ends_s(iterations: pd.DataFrame) -> Floats:
+def iteration_ends_s(iterations: Table) -> Floats:
     """When each iteration of these spans ended, shape ``(sum of num_iterations,)``."""
-    spans = _spans(iterations)
-    span, index = expand(spans.num_iterations)
-    ends_s: Floats = spans.first_s[span] * (index + 1) + spans.growth_s[span] * (index * (index + 1) / 2)
-    ends_s += spans.start_s[span]
-    ends_s[np.cumsum(spans.num_iterations) - 1] = spans.finish_s  # not off by a rounding
-    return ends_s
+    return _ends_s(_spans(iterations))
 
 
-def decode_runs(requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame) -> pd.DataFrame:
-    """List the decode runs of finished requests that gave any token, by request and time.
+class DecodeRuns(NamedTuple):
+    """The decode runs of finished requests that gave any token, by request and time; ``(num_runs,)`` each.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``row``: of the request in ``requests``; ``gpu_id``; ``start_s``; ``has_token_at_start``;
-        ``first_span, stop_span``: its spans, as a range of those of the replica that have decoding
-        sequences; ``num_decoded``: the tokens of these; ``wait_s``: from the last token of the run before to
-        its first, NaN in a first run; ``entry_s``: from the token at its start to its first decoded one,
-        NaN where either is missing.
+    Attributes
+    ----------
+    row
+        Of the request in the table.
+    gpu_id
+        The replica.
+    start_s
+        When it began.
+    has_token_at_start
+        Whether it did with a token.
+    first_span, stop_span
+        Its spans, as a range of those of the replica that have decoding sequences.
+    num_decoded
+        The tokens of these.
+    entry_s
+        From the token at its start to its first decoded one, NaN where either is missing.
+    wait_s
+        From the last token of the run before to its first, NaN in a first run.
     """
+
+    row: Ints
+    gpu_id: Ints
+    start_s: Floats
+    has_token_at_start: Mask
+    first_span: Ints
+    stop_span: Ints
+    num_decoded: Ints
+    entry_s: Floats
+    wait_s: Floats
+
+
+def decode_runs(requests: Table, iterations: Table, preemptions: Table) -> DecodeRuns:
+    """List the decode runs of finished requests."""
     return _runs_and_spans(requests, iterations, preemptions)[0]
 
 
@@ -103,96 +127,113 @@ class _Spans(NamedTuple):
         return self.start_s + self.first_s - before_s
 
 
-def _spans(iterations: pd.DataFrame) -> _Spans:
-    start_s, finish_s = iterations["start_s"].to_numpy(), iterations["finish_s"].to_numpy()
-    first_s = iterations["first_iteration_s"].to_numpy()
-    num_iterations = iterations["num_iterations"].to_numpy(dtype=np.int64)
+def _spans(iterations: Table, which: Mask | slice = slice(None)) -> _Spans:
+    start_s, finish_s, first_s, num_iterations = (
+        np.asarray(iterations[name])[which]
+        for name in ("start_s", "finish_s", "first_iteration_s", "num_iterations")
+    )
+    num_iterations = num_iterations.astype(np.int64)
     steps = num_iterations * (num_iterations - 1) / 2
     growth_s = (finish_s - start_s - num_iterations * first_s) / np.where(steps > 0, steps, np.inf)
     return _Spans(start_s, finish_s, num_iterations, first_s, growth_s)
 
 
-def _spans_by_replica(iterations: pd.DataFrame) -> dict[Any, _Spans]:
+def _spans_by_replica(iterations: Table) -> dict[int, _Spans]:
     """Those with decoding sequences."""
-    columns = ["start_s", "finish_s", "num_iterations", "first_iteration_s"]
-    gpu_id = iterations["gpu_id"].to_numpy()
-    decodes = (iterations["decode_seqs"] > 0).to_numpy()
-    rows = iterations[columns]
-    return {one: _spans(rows[decodes & (gpu_id == one)]) for one in np.unique(gpu_id[decodes]).tolist()}
+    gpu_id, decodes = np.asarray(iterations["gpu_id"]), np.asarray(iterations["decode_seqs"]) > 0
+    return {one: _spans(iterations, decodes & (gpu_id == one)) for one in np.unique(gpu_id[decodes]).tolist()}
+
+
+def _ends_s(spans: _Spans) -> Floats:
+    span, index = expand(spans.num_iterations)
+    ends_s: Floats = spans.first_s[span] * (index + 1) + spans.growth_s[span] * (index * (index + 1) / 2)
+    ends_s += spans.start_s[span]
+    ends_s[np.cumsum(spans.num_iterations) - 1] = spans.finish_s  # not off by a rounding
+    return ends_s
 
 
 def _runs_and_spans(
-    requests: pd.DataFrame, iterations: pd.DataFrame, preemptions: pd.DataFrame
-) -> tuple[pd.DataFrame, dict[Any, _Spans]]:
+    requests: Table, iterations: Table, preemptions: Table
+) -> tuple[DecodeRuns, dict[int, _Spans]]:
     spans_of = _spans_by_replica(iterations)
-    runs = _stays(requests, preemptions)
-    size = len(runs)
+    stays = _stays(requests, preemptions)
+    size = len(stays.row)
     first_span, stop_span, num_decoded = (np.zeros(size, dtype=np.int64) for _ in range(3))
     first_end_s, last_end_s = np.full(size, np.nan), np.full(size, np.nan)
     for gpu_id, spans in spans_of.items():
-        rows = np.flatnonzero(runs["gpu_id"] == gpu_id)
-        first = np.searchsorted(spans.finish_s, runs["start_s"].to_numpy()[rows], side="right")
-        stop = np.searchsorted(spans.finish_s, runs["end_s"].to_numpy()[rows], side="right")
+        some = np.flatnonzero(stays.gpu_id == gpu_id)
+        first = np.searchsorted(spans.finish_s, stays.start_s[some], side="right")
+        stop = np.searchsorted(spans.finish_s, stays.end_s[some], side="right")
         iterations_before = np.concatenate([[0], np.cumsum(spans.num_iterations)])
-        first_span[rows], stop_span[rows] = first, stop
-        num_decoded[rows] = iterations_before[stop] - iterations_before[first]
-        first, stop, rows = first[stop > first], stop[stop > first], rows[stop > first]
-        first_end_s[rows] = spans.start_s[first] + spans.first_s[first]
-        last_end_s[rows] = spans.finish_s[stop - 1]
-    has_token_at_start, start_s = runs["has_token_at_start"], runs["start_s"]
-    runs = runs.drop(columns="end_s").assign(
-        first_span=first_span,
-        stop_span=stop_span,
-        num_decoded=num_decoded,
-        entry_s=(first_end_s - start_s).where(has_token_at_start),
-        wait_s=start_s.where(has_token_at_start, first_end_s),  # its first token, for now
-    )
-    last_token_s = pd.Series(last_end_s, runs.index).fillna(start_s)
-    has_tokens = has_token_at_start | (num_decoded > 0)
-    if not has_tokens.all():
-        runs, last_token_s = runs[has_tokens], last_token_s[has_tokens]
-    before_s = last_token_s.shift().where(runs["row"] == runs["row"].shift())
-    return runs.assign(wait_s=runs["wait_s"] - before_s), spans_of
+        first_span[some], stop_span[some] = first, stop
+        num_decoded[some] = iterations_before[stop] - iterations_before[first]
+        first, stop, some = first[stop > first], stop[stop > first], some[stop > first]
+        first_end_s[some] = spans.start_s[first] + spans.first_s[first]
+        last_end_s[some] = spans.finish_s[stop - 1]
+    has_token = stays.has_token_at_start
+    entry_s = np.where(has_token, first_end_s - stays.start_s, np.nan)
+    first_token_s = np.where(has_token, stays.start_s, first_end_s)
+    last_token_s = np.where(np.isnan(last_end_s), stays.start_s, last_end_s)
+    gave = has_token | (num_decoded > 0)
+    row = stays.row[gave]
+    wait_s = np.full(len(row), np.nan)
+    wait_s[1:] = np.where(row[1:] == row[:-1], first_token_s[gave][1:] - last_token_s[gave][:-1], np.nan)
+    columns = (stays.gpu_id, stays.start_s, has_token, first_span, stop_span, num_decoded, entry_s)
+    return DecodeRuns._make([row, *(column[gave] for column in columns), wait_s]), spans_of
 
 
-def _stays(requests: pd.DataFrame, preemptions: pd.DataFrame) -> pd.DataFrame:
+class _Stays(NamedTuple):
     """From when to when each finished request decoded, by request and time."""
-    row_of_id = pd.Index(requests["request_id"]).get_indexer(preemptions["request_id"])
-    is_finished = (requests["status"] == FINISHED).to_numpy()
-    counted = (row_of_id >= 0) & is_finished[row_of_id] if len(requests) else np.zeros(0, dtype=np.bool_)
-    earlier, rows = preemptions[counted], np.flatnonzero(is_finished)
-    last = requests.iloc[rows]
-    stays = pd.DataFrame(
-        {
-            "row": np.concatenate([row_of_id[counted], rows]),
-            "gpu_id": np.concatenate([earlier["gpu_id"], last["gpu_id"]]),
-            "start_s": np.concatenate([earlier["decode_start_s"], last["decode_start_s"]]),
-            "end_s": np.concatenate([earlier["time_s"], last["finish_s"]]),
-            "is_swapped_out": np.concatenate(
-                [earlier["mode"] == "swap", np.zeros(len(last), dtype=np.bool_)]
-            ),
-        }
-    ).sort_values("row", kind="stable", ignore_index=True)  # the last run of a request stays its last
-    has_run = stays["start_s"].notna()
-    is_swapped_in = (stays["is_swapped_out"] & has_run).shift(fill_value=False)
-    is_swapped_in &= stays["row"] == stays["row"].shift()
-    stays["has_token_at_start"] = ~is_swapped_in
-    return stays[has_run].drop(columns="is_swapped_out")
+
+    row: Ints
+    gpu_id: Ints
+    start_s: Floats
+    end_s: Floats
+    has_token_at_start: Mask
 
 
-def _pooled(runs: pd.DataFrame, spans_of: dict[Any, _Spans]) -> Weighted:
-    apart_s = (runs[name].to_numpy() for name in ("wait_s", "entry_s"))
-    parts = [Weighted.of(seconds, np.isfinite(seconds)) for seconds in apart_s]
+def _stays(requests: Table, preemptions: Table) -> _Stays:
+    is_finished = has_status(requests, FINISHED)
+    row_of_id = pd.Index(requests["request_id"]).get_indexer(pd.Index(preemptions["request_id"]))
+    counted = row_of_id >= 0
+    counted[counted] = is_finished[row_of_id[counted]]
+    finished = np.flatnonzero(is_finished)
+
+    def both(earlier: str, last: str) -> NDArray[Any]:
+        """Of stays that ended in a preemption, then of those that ended with the request."""
+        ended = np.asarray(requests[last])[finished]
+        return np.concatenate([np.asarray(preemptions[earlier])[counted], ended])
+
+    is_swap = np.asarray(preemptions["mode"] == "swap", dtype=np.bool_)[counted]
+    row = np.concatenate([row_of_id[counted], finished])
+    order = np.argsort(row, kind="stable")  # the last stay of a request stays its last
+    row, start_s = row[order], both("decode_start_s", "decode_start_s")[order]
+    has_run = ~np.isnan(start_s)
+    is_swapped_out = np.concatenate([is_swap, np.zeros(len(finished), dtype=np.bool_)])[order] & has_run
+    is_swapped_in = np.zeros(len(row), dtype=np.bool_)
+    is_swapped_in[1:] = is_swapped_out[:-1] & (row[1:] == row[:-1])
+    columns = (
+        row,
+        both("gpu_id", "gpu_id")[order],
+        start_s,
+        both("time_s", "finish_s")[order],
+        ~is_swapped_in,
+    )
+    return _Stays._make(column[has_run] for column in columns)
+
+
+def _pooled(runs: DecodeRuns, spans_of: dict[int, _Spans]) -> Weighted:
+    parts = [Weighted.of(seconds, np.isfinite(seconds)) for seconds in (runs.wait_s, runs.entry_s)]
     for gpu_id, spans in spans_of.items():
-        parts += _gaps_in_runs(spans, runs[runs["gpu_id"] == gpu_id])
+        parts += _gaps_in_runs(spans, runs, runs.gpu_id == gpu_id)
     return Weighted.pooled(parts)
 
 
-def _worst(requests: pd.DataFrame, runs: pd.DataFrame, spans_of: dict[Any, _Spans]) -> pd.Series[float]:
-    inside_s = np.full(len(runs), np.nan)
+def _worst(requests: Table, runs: DecodeRuns, spans_of: dict[int, _Spans]) -> Floats:
+    worst_s = np.fmax(runs.wait_s, runs.entry_s)
     for gpu_id, spans in spans_of.items():
-        rows = np.flatnonzero((runs["gpu_id"] == gpu_id) & (runs["num_decoded"] > 0))
-        first, stop = runs["first_span"].to_numpy()[rows], runs["stop_span"].to_numpy()[rows]
+        some = np.flatnonzero((runs.gpu_id == gpu_id) & (runs.num_decoded > 0))
+        first, stop = runs.first_span[some], runs.stop_span[some]
         longest_later_s = np.where(
             spans.num_iterations > 1,
             spans.first_s + np.maximum(spans.growth_s, spans.growth_s * (spans.num_iterations - 1)),
@@ -200,19 +241,20 @@ def _worst(requests: pd.DataFrame, runs: pd.DataFrame, spans_of: dict[Any, _Span
         )
         # Its first span's first gap reaches back to before the run: that one is ``entry_s``.
         in_later_spans_s = _range_max(np.fmax(spans.gap_s, longest_later_s), first + 1, stop)
-        inside_s[rows] = np.fmax(longest_later_s[first], in_later_spans_s)
-    worst_s = runs.assign(inside_s=inside_s)[["wait_s", "entry_s", "inside_s"]].max(axis=1)
-    by_row = worst_s.groupby(runs["row"]).max()
-    return by_row.reindex(range(len(requests))).set_axis(requests.index).rename("worst_gap_s")
+        inside_s = np.fmax(longest_later_s[first], in_later_spans_s)
+        worst_s[some] = np.fmax(worst_s[some], inside_s)
+    of_request_s = np.full(len(requests["request_id"]), np.nan)
+    np.fmax.at(of_request_s, runs.row, worst_s)
+    return of_request_s
 
 
-def _gaps_in_runs(spans: _Spans, runs: pd.DataFrame) -> list[Weighted]:
+def _gaps_in_runs(spans: _Spans, runs: DecodeRuns, which: Mask) -> list[Weighted]:
     """Gaps between decoded tokens of the same run: up to the first of each span, and within spans."""
     size = len(spans.finish_s)
-    joins = np.bincount(runs["first_span"], minlength=size + 1)
-    leaves = np.bincount(runs["stop_span"], minlength=size + 1)
+    joins = np.bincount(runs.first_span[which], minlength=size + 1)
+    leaves = np.bincount(runs.stop_span[which], minlength=size + 1)
     num_decoding = np.cumsum(joins - leaves)[:size]
-    num_new = np.bincount(runs.loc[runs["num_decoded"] > 0, "first_span"], minlength=size)
+    num_new = np.bincount(runs.first_span[which & (runs.num_decoded > 0)], minlength=size)
     return [
         Weighted.of(spans.gap_s, num_decoding - num_new),
         Weighted.of(spans.first_s + spans.growth_s, num_decoding, spans.growth_s, spans.num_iterations - 1),
@@ -228,8 +270,8 @@ def _range_max(values: Floats, start: Ints, stop: Ints) -> Floats:
     level_of = np.frexp(np.maximum(stop - start, 0))[1] - 1
     table = values.copy()
     for level in range(int(level_of.max(initial=-1)) + 1):
-        rows = np.flatnonzero(level_of == level)
+        some = np.flatnonzero(level_of == level)
         width = 1 << level
-        longest[rows] = np.fmax(table[start[rows]], table[stop[rows] - width])
+        longest[some] = np.fmax(table[start[some]], table[stop[some] - width])
         table[:-width] = np.fmax(table[:-width], table[width:])
     return longest

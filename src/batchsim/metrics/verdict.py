@@ -10,12 +10,11 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from batchsim.metrics.filling import fill
 from batchsim.metrics.weighted import Floats
-from batchsim.records import REFUSED
+from batchsim.records import REFUSED, Columns, has_status
 
 _FEWEST_REQUESTS = 200
 _FEWEST_BLOCKS, _MOST_BLOCKS, _PER_BLOCK = 10, 50, 40
@@ -60,11 +59,11 @@ class Verdict(NamedTuple):
     overload_time_share: float
 
 
-def verdict(requests: pd.DataFrame) -> Verdict:
+def verdict(requests: Columns[Any]) -> Verdict:
     """Judge a table of requests; those that were refused never wait."""
-    kept = requests[requests["status"] != REFUSED]
-    times_s = (kept["arrival_s"], kept["scheduled_s"], kept["finish_s"])
-    return judge(*times_s, kept.get("left_s", math.nan))
+    kept = ~has_status(requests, REFUSED)
+    names = [name for name in ("arrival_s", "scheduled_s", "finish_s", "left_s") if name in requests]
+    return judge(*(np.asarray(requests[name])[kept] for name in names))
 
 
 def judge(
