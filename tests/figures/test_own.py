@@ -12,10 +12,11 @@ from batchsim.config import SweepConfig, validate
 from batchsim.config import figure as figure_config
 from batchsim.config.figure import OwnFigure
 from batchsim.figures import draw_figures, write_report
+from batchsim.figures.needs import measured, plan_of
 from batchsim.figures.own import COURSES, REQUEST_TIMES, draw_own
-from batchsim.figures.plots import FIGURES
+from batchsim.figures.plots import check_figure
 from batchsim.figures.results import SweepResults, read_sweep
-from batchsim.study.plan import check_figure, summary_columns
+from batchsim.study.plan import plan
 from tests.figures.swept import results
 
 RATE = "workload.request_rate_per_gpu"
@@ -26,6 +27,7 @@ def sweep(figure: object, save: str = "tables") -> SweepConfig:
         "name": "own",
         "figure": figure,
         "save": save,
+        "base": {"policy": {"preset": "multi_bin"}, "workload": {"training_fraction": 0.1}},
         "grid": {RATE: [1, 2], "policy.num_bins": [1, 2]},
     }
     return validate(SweepConfig, content, "own.toml")
@@ -135,7 +137,7 @@ def test_runs_without_a_controller_leave_no_line_and_all_of_them_no_panel(two_sw
 )  # fmt: skip
 def test_a_name_that_nothing_has_is_refused_with_the_nearest(figure: object, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^own.toml: figure.*{message}"):
-        check_figure(sweep(figure), FIGURES, "own.toml")
+        check_figure(sweep(figure), plan(sweep(figure)), "own.toml")
 
 
 @pytest.mark.parametrize(
@@ -158,13 +160,14 @@ def test_what_is_drawn_from_tables_asks_for_them_before_the_first_run(figure: ob
         sweep(figure, save="summary")
 
 
-def test_every_metric_of_a_figure_that_is_checked_is_in_the_results(two_sweeps: Path) -> None:
-    columns = pd.read_csv(two_sweeps / "loads" / "results.csv").columns
+def test_every_metric_of_the_results_may_be_drawn(two_sweeps: Path) -> None:
+    swept = read_sweep(two_sweeps / "loads")
+    in_both_worlds = ["e2e_p99_s", "slo_attainment", "batch_size_mean", "itl_p99_s", "prefix_hit_rate"]
+    numbers = [name for name in swept.runs if name.endswith(("_s", "_mean")) and "." not in name]
 
-    in_both_worlds = {"e2e_p99_s", "slo_attainment", "batch_size_mean", "itl_p99_s", "prefix_hit_rate"}
-    assert in_both_worlds <= set(summary_columns())
-    numbers = {name for name in columns if name.endswith(("_s", "_mean")) and "." not in name}
-    assert numbers <= set(summary_columns())
+    missing = measured(*in_both_worlds, *numbers)(plan_of(swept.sweep, plan(swept.sweep)))
+
+    assert missing == ""
 
 
 def test_the_command_refuses_a_figure_before_the_first_run(tmp_path: Path) -> None:

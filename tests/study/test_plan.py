@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.study.plan import check_figure, load_sweep, plan
+from batchsim.study.plan import load_sweep, plan
 
 START = """
 name = "small"
@@ -114,11 +114,6 @@ def test_overrides_win_over_base_grid_and_cases(tmp_path: Path) -> None:
     runs = plan(load_sweep(sweep_file(tmp_path, text), overrides={"seed": 7, "cluster.num_gpus": 3}))
 
     assert [(run.config.seed, run.config.cluster.num_gpus, run.case) for run in runs] == [(7, 3, "a")]
-
-
-def test_a_figure_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"figure 'scaling' is unknown; did you mean scalings"):
-        check_figure(load_sweep(sweep_file(tmp_path, START)), {"scalings"}, "sweep.toml")
 
 
 @pytest.mark.parametrize(

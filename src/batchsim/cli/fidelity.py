@@ -46,7 +46,7 @@ def fidelity(
 
     What the options leave out is read from the run's meta.json.
     """
-    from batchsim.figures.validation import plot_fidelity
+    from batchsim.figures.measured.validation import plot_fidelity
     from batchsim.files import json_text, write_whole
     from batchsim.files.tables import csv_text
     from batchsim.validation.fidelity.engine_run import read_measured_run
@@ -96,7 +96,7 @@ def fidelity_report(data_dir: Path, timelines: Path | None, output_dir: Path) ->
 
     DATA_DIR holds runs/GPU/NAME, profiles/GPU/MODEL, models/MODEL.json and workloads/NAME.jsonl.
     """
-    from batchsim.figures.validation import plot_fidelity
+    from batchsim.figures.measured.validation import plot_fidelity
     from batchsim.validation.fidelity.report import write_fidelity_report
 
     for path in write_fidelity_report(data_dir, output_dir, plot_fidelity, timelines):

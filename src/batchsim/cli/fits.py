@@ -50,7 +50,7 @@ def fit(
     calibration: Path, output_file: Path, family: Family, length: TableLength, clock: Clock, as_json: bool
 ) -> None:
     """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
-    from batchsim.figures.fit import plot_fit
+    from batchsim.figures.measured.fit import plot_fit
     from batchsim.files import check_file
     from batchsim.latency.fitting.fit import ITERATION_FAMILIES, compare_families
     from batchsim.latency.store import save_latency

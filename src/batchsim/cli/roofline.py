@@ -19,7 +19,7 @@ def roofline_error(tables: tuple[Path, ...], output_dir: Path) -> None:
     TABLES are CSV files of static batches (as LLM-Inference-Bench has them) or of closed loops (as
     aiconfigurator has them), known by their columns. Rows without a prediction are counted.
     """
-    from batchsim.figures.roofline import plot_roofline_errors
+    from batchsim.figures.measured.roofline import plot_roofline_errors
     from batchsim.validation.roofline.report import (
         ERROR_COLUMNS,
         error_rows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from batchsim.errors import BatchsimError
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from batchsim.study.sweep import SweepProgress
+    from batchsim.config import SweepConfig
+    from batchsim.study.sweep import PlannedRun, SweepProgress
 
 
 @click.command()
@@ -39,7 +40,7 @@ def sweep(
     """Run sweep files; what is finished is not run again."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from batchsim.study.plan import check_figure, load_sweep, parse_shard, plan
+    from batchsim.study.plan import load_sweep, parse_shard, plan
     from batchsim.study.sweep import run_sweep
 
     options = {"full": given.pop("full"), "overrides": overrides(given)}
@@ -47,8 +48,7 @@ def sweep(
     if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
         for path in experiments:
             planned = load_sweep(path, **options)
-            check_figure(planned, _figures(), path)
-            plan(planned, path)
+            _check_figure(planned, plan(planned, path), path)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed: list[BatchsimError] = []
     with Progress(*columns, console=stderr()) as progress:
@@ -69,7 +69,7 @@ def sweep(
                     shard=part,
                     on_progress=show,
                     on_notice=notice,
-                    figures=_figures,
+                    check_figure=_check_figure,
                     **options,
                 )
             except BatchsimError as error:
@@ -80,10 +80,10 @@ def sweep(
         raise failed[0]
 
 
-def _figures() -> Collection[str]:
-    from batchsim.figures.plots import FIGURES
+def _check_figure(sweep: SweepConfig, runs: Sequence[PlannedRun], path: Path) -> None:
+    from batchsim.figures.plots import check_figure  # which takes a second to import
 
-    return FIGURES.keys()
+    check_figure(sweep, runs, path)
 
 
 @click.command()

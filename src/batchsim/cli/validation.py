@@ -127,7 +127,7 @@ def _share(value: float) -> str:
 
 
 def _write(validation: Validation, folder: Path) -> None:
-    from batchsim.figures.validation import plot_validation
+    from batchsim.figures.measured.validation import plot_validation
     from batchsim.files import json_text, write_whole
     from batchsim.files.tables import csv_text
 

@@ -44,16 +44,6 @@ class Lines(Section):
     y: Names = Field(description="columns of results.csv")
     hue: _Hue = "policy"
 
-    @property
-    def settings(self) -> Sequence[str]:
-        """Settings that it names."""
-        return self.x, self.hue
-
-    @property
-    def metrics(self) -> Sequence[str]:
-        """Metrics of the runs that it names."""
-        return self.y
-
 
 class Heatmap(Section):
     """One metric over two settings."""
@@ -65,31 +55,11 @@ class Heatmap(Section):
     y: str = Field(description="a varied key")
     value: str = Field(description="a column of results.csv")
 
-    @property
-    def settings(self) -> Sequence[str]:
-        """Settings that it names."""
-        return self.x, self.y
-
-    @property
-    def metrics(self) -> Sequence[str]:
-        """Metrics of the runs that it names."""
-        return (self.value,)
-
 
 class _OfTables(Section):
     needs_tables: ClassVar[bool] = True
 
     hue: _Hue = "policy"
-
-    @property
-    def settings(self) -> Sequence[str]:
-        """Settings that it names."""
-        return (self.hue,)
-
-    @property
-    def metrics(self) -> Sequence[str]:
-        """Metrics of the runs that it names: none, it reads their tables."""
-        return ()
 
 
 class Cdf(_OfTables):

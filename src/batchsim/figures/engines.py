@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from batchsim.config import flat
 from batchsim.config.figure import THROUGHPUT
 from batchsim.figures.findings import contrast, gain, within_slo
 from batchsim.figures.results import SweepResults
@@ -12,6 +11,7 @@ TOKENS = "whole_run_output_throughput_tokens_per_s"
 CHUNK = "policy.batching.max_num_batched_tokens"
 LIMIT = "policy.batch_size"
 BLOCKS = "engine.num_kv_blocks"
+TOTAL_RATE = "workload.request_rate"
 
 
 def continuous_vs_static(results: SweepResults) -> Drawing:
@@ -35,10 +35,10 @@ def memory_controller(results: SweepResults) -> Drawing:
 
 def tbt_controller(results: SweepResults) -> Drawing:
     """Fixed limits and a controller that steers to a target time between tokens, over the request rate."""
-    rate, attainment = "workload.request_rate", "slo_attainment_tpot"
-    finding = within_slo("case", rate, attainment)
-    figure, table = over(results, rate, ["itl_mean_s", attainment, "e2e_mean_s"], by="case", finding=finding)
-    target_ms = flat(results.sweep.base).get("slo.tpot_ms")
+    metrics = ["itl_mean_s", "slo_attainment_tpot", "e2e_mean_s"]
+    finding = within_slo("case", TOTAL_RATE, "slo_attainment_tpot")
+    figure, table = over(results, TOTAL_RATE, metrics, by="case", finding=finding)
+    target_ms = results.limits.tpot_ms
     if target_ms is not None and "itl_mean_s" in table:
         figure.axes[0].axhline(target_ms / 1000, color=".2", ls=":", lw=1)
     return figure, table

@@ -109,7 +109,7 @@ def controller_trajectory(results: SweepResults) -> Drawing:
     if table.empty:
         raise ConfigError(f"{results.folder}: no controller decided anything in these runs")
     cases = list(table["case"].unique())
-    target_ms = flat(results.sweep.base).get("slo.tpot_ms")
+    target_ms = results.limits.tpot_ms
     columns = num_columns(len(cases))
     depth = -(-len(cases) // columns)
     figure, rows = canvas(results, 2 * depth, columns, table, finding=_steered(table, target_ms))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from batchsim.config.figure import Cdf, Heatmap, Lines, OverTime, OwnFigure
 from batchsim.figures.axes import label_of, set_axis
 from batchsim.figures.findings import Finding, contrast, no_finding, within_slo
+from batchsim.figures.needs import Need, has_controller, measured, readable, varied
 from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import Drawing, Panel, over, panels_of
 from batchsim.figures.style import legend_handles, looks_of
@@ -31,17 +33,31 @@ REQUEST_TIMES = {f"{name}_s": time_s for name, time_s in TIMES.items()}
 _MOST_POINTS = 500
 
 
+def needs_of(spec: OwnFigure) -> Sequence[Need]:
+    """What it needs of a sweep."""
+    match spec:
+        case Lines():
+            return varied(spec.x, spec.hue), measured(*spec.y), readable(spec.hue, spec.x)
+        case Heatmap():
+            return varied(spec.x, spec.y), measured(spec.value), readable(spec.y, spec.x)
+        case Cdf():
+            return varied(spec.hue), readable(spec.hue)
+        case OverTime():
+            of_controllers = () if {"waiting", "running"} & set(spec.y) else (has_controller,)
+            return varied(spec.hue), *of_controllers, readable(spec.hue)
+
+
 def draw_own(spec: OwnFigure, results: SweepResults) -> Drawing:
     """Draw what a sweep file describes."""
     match spec:
         case Lines():
-            return _lines(spec, results)
+            return _lines(spec, _named(results, spec.hue))
         case Cdf():
-            return _cdf(spec, results)
+            return _cdf(spec, _named(results, spec.hue))
         case Heatmap():
-            return _heatmap(spec, results)
+            return _heatmap(spec, _named(results, spec.x, spec.y))
         case OverTime():
-            return _over_time(spec, results)
+            return _over_time(spec, _named(results, spec.hue))
 
 
 def caption_of(spec: OwnFigure) -> str:
@@ -63,8 +79,21 @@ def caption_of(spec: OwnFigure) -> str:
             )
 
 
+def _named(results: SweepResults, *settings: str) -> SweepResults:
+    """Give what leaves one of these settings open, as one case of several may, a place to stand."""
+    results.need(*settings)
+    runs = results.runs
+    named = {
+        key: runs[key].astype(object).where(runs[key].notna(), "not set")
+        for key in settings
+        if runs[key].isna().any()
+    }
+    return replace(results, runs=runs.assign(**named)) if named else results
+
+
 def _lines(spec: Lines, results: SweepResults) -> Drawing:
-    results.need(spec.x, spec.hue)
+    if not pd.api.types.is_numeric_dtype(results.runs[spec.x]):
+        results = _named(results, spec.x)
     has_steps = results.runs[spec.x].nunique() <= 8
     finding: Finding = contrast(spec.hue, spec.y[0], spec.x)
     if not pd.api.types.is_numeric_dtype(results.runs[spec.x]):
@@ -75,7 +104,6 @@ def _lines(spec: Lines, results: SweepResults) -> Drawing:
 
 
 def _heatmap(spec: Heatmap, results: SweepResults) -> Drawing:
-    results.need(spec.x, spec.y)
     results.having([spec.value])
     facets = results.facets(spec.x, spec.y)
     table = averages(results, [*facets, spec.y, spec.x], [spec.value])
@@ -86,7 +114,7 @@ def _heatmap(spec: Heatmap, results: SweepResults) -> Drawing:
     for part, value, axes in panels:
         part = part.assign(words=[f"{row[value]:.3g}{_mark(row)}" for _, row in part.iterrows()])
         cells, words = (
-            part.pivot_table(name, spec.y, spec.x, aggfunc="first", sort=False).iloc[::-1]
+            part.pivot_table(name, spec.y, spec.x, aggfunc="first", sort=False, dropna=False).iloc[::-1]
             for name in (value, "words")
         )
         sns.heatmap(

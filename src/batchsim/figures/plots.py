@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from batchsim.figures import engines, mechanisms, own, schedulers
+from batchsim.config import SweepConfig
+from batchsim.errors import ConfigError, nearest
+from batchsim.figures import engines, mechanisms, needs, own, schedulers
+from batchsim.figures.needs import Need, measured, readable, several, varied
 from batchsim.figures.results import SweepResults
-from batchsim.study.plan import check_figure
+from batchsim.figures.schedulers import ATTAINMENT, RATE
+from batchsim.study.plan import PlannedRun
 
 
 class Plot(NamedTuple):
-    """How a figure is drawn, and how to read it."""
+    """How a figure is drawn, how to read it, and what it needs of a sweep."""
 
     draw: Callable[[SweepResults], tuple[Figure, pd.DataFrame]]
     caption: str
+    needs: Sequence[Need] = ()
+
+
+def _over(x: str, lines: str = "policy") -> Sequence[Need]:
+    return varied(x), readable(lines, x)
 
 
 FIGURES: Mapping[str, Plot] = {
@@ -30,6 +40,7 @@ FIGURES: Mapping[str, Plot] = {
         "whatever waits meet, since hardly anyone waits; multi_bin waits for full batches, as in its "
         "paper, and is slow where little comes: with a timer, it is not. The title compares the "
         "rates up to which 90 % of the requests stay within the limit, read between the points.",
+        _over(RATE, "case"),
     ),
     "scaling": Plot(
         schedulers.scaling,
@@ -37,11 +48,13 @@ FIGURES: Mapping[str, Plot] = {
         "throughput line per GPU means that the cluster scales; a larger one also smooths bursts, "
         "so attainment may rise with it. The number of requests grows with the GPUs too, so that all "
         "runs last equally long; more of the trace is then replayed, and its hours differ.",
+        _over(schedulers.GPUS),
     ),
     "bin_sensitivity": Plot(
         schedulers.bin_sensitivity,
         "More bins put more similar answers together, so that less of a batch is padding; but "
         "each bin fills more slowly. One bin is the same policy without binning.",
+        _over(mechanisms.BINS),
     ),
     "latency_throughput": Plot(
         schedulers.latency_throughput,
@@ -49,30 +62,35 @@ FIGURES: Mapping[str, Plot] = {
         "where it nears the most it can serve; further down and to the right is better. Hollow "
         "points belong to runs whose queue keeps growing: their latency depends on how long the "
         "trace is.",
+        _over(RATE),
     ),
     "slo_pareto": Plot(
         schedulers.slo_pareto,
         "Each faint point is one setting of a policy at one request rate; the line joins those "
         "that no other setting of that policy beats in both respects. Further up and to the right "
         "is better.",
+        (varied(RATE), measured(ATTAINMENT), readable("policy", "case", RATE)),
     ),
     "seed_variance": Plot(
         schedulers.seed_variance,
         "Each point is one seed of the workload generator, each bar the mean with its interval. "
         "Policies met the same requests, seed by seed; overlapping bars therefore do not yet mean "
         "that two policies are equal.",
+        (several("seed"), readable("policy")),
     ),
     "multi_bin_theorem": Plot(
         mechanisms.multi_bin_theorem,
         "A check of the simulator, not a finding: with service times that are uniform between 1 "
         "and 20 seconds and all requests there at the start, the throughput of multi-bin batching "
         "has a closed form. Points must lie on the line.",
+        (varied(mechanisms.BATCH_SIZE, mechanisms.BINS), needs.uniform_answers),
     ),
     "prediction_error": Plot(
         mechanisms.prediction_error,
         "Multi-bin batching with output lengths from better and worse predictors; the dotted line "
         "is the oracle. The first column says how often a request goes to the right bin. Hatched "
         "bars are saturated runs.",
+        (needs.cases_are_named, readable("case", "predictor")),
     ),
     "controller_trajectory": Plot(
         mechanisms.controller_trajectory,
@@ -80,6 +98,7 @@ FIGURES: Mapping[str, Plot] = {
         "time per token that it measured, and the target it steers to. Where measured times stay "
         "below the target, the allowance rises to its limit and something else bounds the "
         "batches: memory, or too few requests waiting.",
+        (needs.keeps_tables, needs.runs_to_completion, needs.has_controller),
     ),
     "continuous_vs_static": Plot(
         engines.continuous_vs_static,
@@ -88,6 +107,7 @@ FIGURES: Mapping[str, Plot] = {
         "takes at most eight. Solid: engines that let requests join and leave at every iteration. "
         "Padded batches are simulated by another rule than iterations, so small differences between "
         "a dashed and a solid line mean nothing.",
+        _over(RATE),
     ),
     "chunk_size": Plot(
         engines.chunk_size,
@@ -96,6 +116,7 @@ FIGURES: Mapping[str, Plot] = {
         "so do the gaps between tokens. A large budget lets whole prompts stall those who decode, as "
         "they always do in vllm_v0, which does not chunk. Memory is plentiful here, so that sarathi "
         "and vllm_v1 do the same: one's line lies inside the other's.",
+        _over(engines.CHUNK),
     ),
     "memory_controller": Plot(
         engines.memory_controller,
@@ -105,6 +126,7 @@ FIGURES: Mapping[str, Plot] = {
         "fixed one, and stops where memory would not last if every answer were complete. Most are "
         "under way, so it stays on the safe side: nobody is preempted, at the price of some "
         "throughput where recomputing is cheap, as here.",
+        _over(engines.LIMIT, "case"),
     ),
     "tbt_controller": Plot(
         engines.tbt_controller,
@@ -113,6 +135,7 @@ FIGURES: Mapping[str, Plot] = {
         "The controller finds the limit that meets the target; a fixed limit of about that size, 64 "
         "here, comes close without one. It is the mean that is steered: beyond that load most requests "
         "are a little above the target.",
+        _over(engines.TOTAL_RATE, "case"),
     ),
     "preemption_cliff": Plot(
         engines.preemption_cliff,
@@ -122,19 +145,41 @@ FIGURES: Mapping[str, Plot] = {
         "the first chunk of a prompt, so that long prompts push each other out before they are "
         "complete; taking the blocks of the whole prompt avoids that. What was pushed out is computed "
         "again from the start; an engine with prefix caching may still find part of it.",
+        _over(engines.BLOCKS, "case"),
     ),
     "routing": Plot(
         engines.routing,
         "Conversations over several replicas, each with a prefix cache of its own. Where a replica is "
         "chosen by load alone, the next turn of a conversation seldom meets the replica that has its "
         "earlier turns in the cache.",
+        _over(RATE, "case"),
     ),
     "prefix_caching": Plot(
         engines.prefix_caching,
         "Conversations whose prompts repeat all earlier turns. With prefix caching only what is new "
         "is prefilled, as long as the blocks of earlier turns have not been evicted.",
+        _over(RATE, "case"),
     ),
 }
+
+
+def check_figure(sweep: SweepConfig, runs: Sequence[PlannedRun], where: str | Path) -> None:
+    """Tell before the first run whether a sweep's figure can be drawn; ``where`` begins the sentence.
+
+    Raises
+    ------
+    ConfigError
+        For a figure that there is not, or whose needs the planned runs do not meet.
+    """
+    figure = sweep.figure
+    if figure is None:
+        return
+    name = figure if isinstance(figure, str) else f"of kind {figure.kind}"
+    required = _shipped(figure, where).needs if isinstance(figure, str) else own.needs_of(figure)
+    plan = needs.plan_of(sweep, runs)
+    for missing in required:
+        if said := missing(plan):
+            raise ConfigError(f"{where}: figure {name}: {said}")
 
 
 def find_plot(results: SweepResults) -> Plot | None:
@@ -142,7 +187,12 @@ def find_plot(results: SweepResults) -> Plot | None:
     figure = results.sweep.figure
     if figure is None:
         return None
-    if not isinstance(figure, str):
-        return Plot(partial(own.draw_own, figure), own.caption_of(figure))
-    check_figure(results.sweep, FIGURES, results.folder / "sweep.json")
-    return FIGURES[figure]
+    if isinstance(figure, str):
+        return _shipped(figure, results.folder / "sweep.json")
+    return Plot(partial(own.draw_own, figure), own.caption_of(figure))
+
+
+def _shipped(name: str, where: str | Path) -> Plot:
+    if name not in FIGURES:
+        raise ConfigError(f"{where}: figure {name!r} is unknown; {nearest(name, FIGURES)}")
+    return FIGURES[name]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from batchsim.config import SweepConfig, flat, validate
+from batchsim.config import SloConfig, SweepConfig, flat, validate
 from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
 from batchsim.files import read_json, reason
@@ -50,6 +50,13 @@ class SweepResults:
         return self.folder / "results.csv"
 
     @property
+    def limits(self) -> SloConfig:
+        """Limits that all runs have."""
+        base = flat(self.sweep.base)
+        given = {key.removeprefix("slo."): base[key] for key in base if key.startswith("slo.")}
+        return validate(SloConfig, given, str(self.folder / "sweep.json"))
+
+    @property
     def share(self) -> str:
         """How many of the planned runs there are, if not all."""
         given = self.runs.get("num_runs_planned", pd.Series([len(self.runs)]))
@@ -62,14 +69,7 @@ class SweepResults:
         `ConfigError` if one of those ``used`` is not in the table.
         """
         self.need(*used)
-        of_cases = [key for case in self.sweep.cases for key in flat(case) if key != "label"]
-        facets: list[str] = []
-        for key in dict.fromkeys([*self.sweep.grid, "case", *of_cases]):
-            if key == "seed" or key in used or key not in self.runs:
-                continue
-            if self.runs.groupby([*used, *facets], dropna=False)[key].nunique(dropna=False).max() > 1:
-                facets.append(key)
-        return facets
+        return facets_of(self.sweep, self.runs, used)
 
     def need(self, *settings: str) -> None:
         """Raise a `ConfigError` if one of these settings is not in the table."""
@@ -119,6 +119,18 @@ class SweepResults:
             if missing := [column for column in _COLUMNS[name] if column not in table]:
                 raise ConfigError(f"{folder / name}.parquet: has no column {missing[0]}")
         return tables
+
+
+def facets_of(sweep: SweepConfig, runs: pd.DataFrame, used: Sequence[str]) -> list[str]:
+    """Settings that still vary among runs with the same values of those ``used``, but for the seed."""
+    of_cases = [key for case in sweep.cases for key in flat(case) if key != "label"]
+    facets: list[str] = []
+    for key in dict.fromkeys([*sweep.grid, "case", *of_cases]):
+        if key == "seed" or key in used or key not in runs:
+            continue
+        if runs.groupby([*used, *facets], dropna=False)[key].nunique(dropna=False).max() > 1:
+            facets.append(key)
+    return facets
 
 
 def sweep_folders(results_dir: str | Path, names: Sequence[str] | None = None) -> list[Path]:

@@ -26,7 +26,7 @@ from batchsim.figures.style import (
 
 Drawing = tuple[Figure, pd.DataFrame]
 
-RATE = "workload.request_rate_per_gpu"
+RATE, GPUS = "workload.request_rate_per_gpu", "cluster.num_gpus"
 ATTAINMENT = "slo_attainment"
 
 
@@ -38,9 +38,8 @@ def scheduler_comparison(results: SweepResults) -> Drawing:
 
 def scaling(results: SweepResults) -> Drawing:
     """Policies over the number of GPUs, at the same request rate and number of requests per GPU."""
-    gpus = "cluster.num_gpus"
     metrics = [THROUGHPUT, ATTAINMENT, "e2e_mean_s"]
-    return over(results, gpus, metrics, has_steps=True, finding=contrast("policy", THROUGHPUT, gpus))
+    return over(results, GPUS, metrics, has_steps=True, finding=contrast("policy", THROUGHPUT, GPUS))
 
 
 def bin_sensitivity(results: SweepResults) -> Drawing:

@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from batchsim.config import flat
 from batchsim.figures.axes import label_of
 from batchsim.figures.results import SweepResults, states
 
@@ -174,14 +173,14 @@ def canvas(
 def conditions(results: SweepResults, table: pd.DataFrame) -> str:
     """Say what the numbers of a sweep hold for, and which intervals a figure shows."""
     runs = results.runs
-    limits = {
-        key[4:-3].upper(): limit for key, limit in flat(results.sweep.base).items() if key.startswith("slo.")
-    }
+    slo = results.limits
+    limits_s = {name: limit / 1000 for name, limit in slo.per_request_ms.items()} | slo.statistics_s
+    shown = ", ".join(f"{name.upper()} {limit_s:g} s" for name, limit_s in limits_s.items())
     return (
         f"Workload: {_each(runs['workload'])} ({_each(runs['workload_kind'])}), "
         f"{_each(runs['num_requests'])} requests a run, on {_each(runs['num_gpus'])} GPU(s). "
         f"Latency model: {_each(runs['latency_model'])} ({_each(runs['latency_provenance'])}). "
-        f"SLO: {', '.join(f'{name} {limit / 1000:g} s' for name, limit in limits.items()) or 'none'}. "
+        f"SLO: {shown or 'none'}. "
         f"Output lengths from: {_each(runs['predictor'])}. {_intervals(table)}"
     )
 
@@ -225,7 +224,9 @@ def draw_line(axes: Axes, part: pd.DataFrame, x: str, y: str, look: Look) -> Non
         lw=1,
         capsize=2,
     )
-    for face, points in part.groupby(part.apply(lambda row: _face(row, look.color), axis=1)):
+    measured = part.dropna(subset=[y])  # an axis of names takes no point that is nowhere
+    faces = [_face(row, look.color) for _, row in measured.iterrows()]
+    for face, points in measured.groupby(pd.Series(faces, measured.index, dtype=object)):
         axes.scatter(
             points[x],
             points[y],

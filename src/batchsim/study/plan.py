@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from batchsim.config import RunConfig, SweepConfig, flat, read_toml, set_dotted, validate
-from batchsim.config.figure import THROUGHPUT
 from batchsim.config.paths import anchored
-from batchsim.errors import ConfigError, nearest
+from batchsim.errors import ConfigError
 from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.study.identity import identify, refresh_policy
-from batchsim.study.run import simulate, training_fraction
+from batchsim.study.run import training_fraction
 from batchsim.workload.predictor import Predictor, make_predictor
 
 
@@ -86,39 +84,6 @@ def load_sweep(
     return sweep.model_copy(update={"base": base, "grid": grid, "cases": cases})
 
 
-def check_figure(sweep: SweepConfig, figures: Collection[str], where: str | Path) -> None:
-    """Tell before the first run whether a sweep's figure can be drawn; ``where`` begins the sentence.
-
-    Raises
-    ------
-    ConfigError
-        For a figure that is none of these, or a setting or metric that its runs will not have.
-    """
-    figure = sweep.figure
-    if isinstance(figure, str):
-        _check_name(figure, figures, f"{where}: figure")
-    elif figure is not None:
-        of_cases = [key for case in sweep.cases for key in flat(case) if key != "label"]
-        settings = dict.fromkeys(["policy", "case", *sweep.grid, *of_cases])
-        for key in figure.settings:
-            _check_name(key, settings, f"{where}: figure: setting")
-        for name in figure.metrics:
-            _check_name(name, summary_columns(), f"{where}: figure: metric")
-
-
-@cache
-def summary_columns() -> Sequence[str]:
-    """Name what a figure may draw of the summary of a run: asked of two requests in either world."""
-    lengths = {"kind": "fixed", "tokens": 8}
-    generator = {"kind": "poisson", "rate_per_s": 1.0, "prompt": lengths, "output": lengths}
-    names = {THROUGHPUT: None}
-    for preset in ("static_fifo", "vllm_v1"):
-        config = {"policy": {"preset": preset}, "workload": {"num_requests": 2, "generator": generator}}
-        summary = simulate(config).summary
-        names |= {name: None for name, value in summary.items() if not isinstance(value, str | list | dict)}
-    return tuple(names)
-
-
 def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
     """List the runs, in the order of the file: cases outermost, the last key of the grid innermost.
 
@@ -176,11 +141,6 @@ def _configure(settings: Mapping[str, Any], where: str | Path) -> RunConfig:
         for key, value in settings.items():
             set_dotted(tree, key, deepcopy(value))
     return validate(RunConfig, tree, str(where))
-
-
-def _check_name(name: str, known: Collection[str], what: str) -> None:
-    if name not in known:
-        raise ConfigError(f"{what} {name!r} is unknown; {nearest(name, known)}")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from batchsim.errors import BatchsimError, ConfigError
 from batchsim.files import json_text, read_json, remove_dead_partials, write_whole
 from batchsim.files.tables import csv_text
 from batchsim.results.store import read_summary, save_failure
-from batchsim.study.plan import PlannedRun, check_figure, load_sweep, parse_shard, plan, take_shard
+from batchsim.study.plan import PlannedRun, load_sweep, parse_shard, plan, take_shard
 from batchsim.study.processes import run_all
 from batchsim.study.worker import Failure, Task
 
@@ -46,7 +46,7 @@ def run_sweep(
     overwrite: bool = False,
     shard: tuple[int, int] = (1, 1),
     overrides: Mapping[str, Any] | None = None,
-    figures: Callable[[], Collection[str]] | None = None,
+    check_figure: Callable[[SweepConfig, Sequence[PlannedRun], Path], None] | None = None,
     on_progress: Callable[[SweepProgress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
@@ -69,9 +69,9 @@ def run_sweep(
         ``results.csv`` holds what all of them have finished so far.
     overrides
         As for `load_sweep`.
-    figures
-        Gives the names of the figures there are, if that of the sweep is to be one of them; not called where
-        all is finished.
+    check_figure
+        Called before the first run with the sweep, all its runs and the file, to refuse a figure that they
+        cannot make (`figures.plots.check_figure`); not called where all is finished.
     on_progress
         Called at the start and whenever a run ends.
     on_notice
@@ -92,8 +92,8 @@ def run_sweep(
     folder = _Folder(Path(output_dir) / sweep.name, sweep)
     damaged = [] if overwrite else folder.read(mine.values())
     to_do = [run for run in mine.values() if run.run_id not in folder.finished]
-    if to_do and figures is not None:
-        check_figure(sweep, figures(), path)
+    if to_do and check_figure is not None:
+        check_figure(sweep, runs, Path(path))
     before = folder.claim(Path(path), runs, full=full, overwrite=overwrite)
 
     failures: list[str] = []

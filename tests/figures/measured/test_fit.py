@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from batchsim.figures.fit import fit_table, plot_fit
+from batchsim.figures.measured.fit import fit_table, plot_fit
 from batchsim.latency.choices import Family
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.table import Calibration, read_calibration

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from batchsim.figures.validation import distributions
+from batchsim.figures.measured.validation import distributions
 from batchsim.latency.analytic import AffineBatchLatency
 from batchsim.latency.store import save_latency
 from batchsim.validation.replays.validate import validate

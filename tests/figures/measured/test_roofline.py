@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from batchsim.figures.roofline import plot_roofline_errors
+from batchsim.figures.measured.roofline import plot_roofline_errors
 from batchsim.validation.roofline.static_batches import predict_static_batches
 from tests.validation.roofline.published import write_batches
 

@@ -1,0 +1,1 @@
+"""Pictures of measurements beside what a model says of them."""
