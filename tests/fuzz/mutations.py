@@ -16,13 +16,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from batchsim.errors import BatchsimError
+from tests.fuzz.bounds import bounded
 
 #: How many examples each property is tried on.
-FUZZ = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "25")),
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
+_SETTINGS = settings(
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+
+
+def fuzz(test: Callable[..., None]) -> Callable[..., None]:
+    """Try a property on so many examples, each within the bounds of time and memory."""
+    return _SETTINGS(bounded(test))
+
 
 #: Numbers at which readers go wrong: edges of types, and what is no number though it looks like one.
 NUMBERS = (

@@ -17,7 +17,7 @@ from batchsim.latency.base import BatchShape
 from batchsim.latency.fitting.fit import Family, compare_families, fit
 from batchsim.latency.store import load_latency, save_latency
 from batchsim.latency.table import TOKENS_OF_KIND, Calibration, read_calibration
-from tests.fuzz.mutations import FUZZ, mutated_csv, mutated_json, one_sentence
+from tests.fuzz.mutations import fuzz, mutated_csv, mutated_json, one_sentence
 
 HEADER = "kind,batch_size,prompt_tokens,output_tokens,context_tokens,trial,wall_s,status"
 
@@ -79,7 +79,7 @@ def found(calibration: Calibration) -> dict[tuple[object, ...], float]:
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("valid", [raw(), AGGREGATED], ids=["raw", "aggregated"])
 def test_damaged_table_is_refused_or_read_as_it_stands(
     valid: str, data: st.DataObject, tmp_path: Path
@@ -95,7 +95,7 @@ def test_damaged_table_is_refused_or_read_as_it_stands(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("family", ["affine", "phase", "table", "linear", "iteration_table", "auto"])
 def test_fit_of_a_damaged_table_is_refused_or_holds(
     family: Family, data: st.DataObject, tmp_path: Path
@@ -115,7 +115,7 @@ def test_fit_of_a_damaged_table_is_refused_or_holds(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 def test_damaged_provenance_is_refused_or_taken_as_it_stands(data: st.DataObject, tmp_path: Path) -> None:
     path = tmp_path / "grid.csv"
     path.write_text(AGGREGATED, encoding="utf-8")

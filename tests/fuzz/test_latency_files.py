@@ -17,7 +17,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchLatency, BatchShape, IterationLatency, IterationShape
 from batchsim.latency.families import FAMILIES
 from batchsim.latency.store import load_latency, save_latency
-from tests.fuzz.mutations import FUZZ, mutated_json, one_sentence
+from tests.fuzz.mutations import fuzz, mutated_json, one_sentence
 from tests.latency.test_store import MODELS
 
 Tree = dict[str, Any]
@@ -30,7 +30,7 @@ def written(model: BatchLatency, folder: Path) -> Tree:
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 def test_damaged_file_is_refused_or_gives_the_times_it_says(
     model: BatchLatency, data: st.DataObject, tmp_path: Path

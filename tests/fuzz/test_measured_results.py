@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchsim.results.measured_tables import MeasuredRun, read_measured
 from batchsim.validation.comparison import compare_requests
-from tests.fuzz.mutations import FUZZ, mutated_json, one_sentence
+from tests.fuzz.mutations import fuzz, mutated_json, one_sentence
 from tests.results.test_measured_tables import SGLANG, VLLM, aiperf, guidellm
 
 Latencies = list[float]
@@ -51,7 +51,7 @@ def check(runs: list[MeasuredRun] | None, path: Path, latencies: Callable[[Any],
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize(
     ("tree", "latencies"),
     [

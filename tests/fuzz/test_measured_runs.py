@@ -22,7 +22,7 @@ from batchsim.validation.replays.recorded_times import replay_recorded
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
 from batchsim.validation.roofline.points import Points
 from batchsim.validation.roofline.static_batches import predict_static_batches
-from tests.fuzz.mutations import FUZZ, mutated_bytes, mutated_csv, mutated_json, one_sentence
+from tests.fuzz.mutations import fuzz, mutated_bytes, mutated_csv, mutated_json, one_sentence
 from tests.validation.fidelity import test_end_times
 from tests.validation.fidelity.fidelity_worlds import write_world
 from tests.validation.replays.measured_worlds import measure
@@ -41,7 +41,7 @@ def damage(path: Path, data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("name", ["meta.json", "measured_requests.csv", "peer_toysim.csv"])
 def test_damaged_measured_run_is_refused_or_read_as_it_stands(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -72,7 +72,7 @@ def check_times(run: MeasuredRun, path: Path) -> None:
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("name", ["runs/toy/one/meta.json", "models/tiny.json", "workloads/sent.jsonl"])
 def test_damaged_engine_is_refused_or_predicted_in_finite_times(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -94,7 +94,7 @@ def test_damaged_engine_is_refused_or_predicted_in_finite_times(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize(
     "name",
     [
@@ -119,7 +119,7 @@ def test_damaged_timeline_is_refused_or_ends(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize(
     ("write", "read"),
     [(write_batches, predict_static_batches), (write_loops, predict_closed_loops)],
@@ -146,7 +146,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("preset", ["vllm_v1", "static_fifo"])
 @pytest.mark.parametrize("name", ["manifest.json", "summary.json", "workload.csv", "requests.parquet"])
 def test_damaged_recording_is_refused_or_replayed(

@@ -21,7 +21,7 @@ from batchsim.latency.profiles.importing import (
 )
 from batchsim.latency.profiles.operator_profile import read_operator_profile
 from batchsim.specs import load_gpu, load_model
-from tests.fuzz.mutations import FUZZ, mutated_bytes, mutated_csv, mutated_json, one_sentence
+from tests.fuzz.mutations import fuzz, mutated_bytes, mutated_csv, mutated_json, one_sentence
 from tests.latency.profiles import test_operator_profile, test_v0
 from tests.latency.profiles.test_importing import write_distserve, write_splitwise
 
@@ -39,7 +39,7 @@ HUGGING_FACE = {
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize(
     ("tree", "load"),
     [(GPU, load_gpu), (MODEL, load_model), (HUGGING_FACE, load_model)],
@@ -62,7 +62,7 @@ def test_damaged_spec_is_refused_or_holds_what_it_says(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("name", ["dense", "per_sequence", "attention", "moe", "skew", "meta", "config"])
 def test_damaged_operator_profile_is_refused_or_gives_finite_times(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -95,7 +95,7 @@ def test_damaged_operator_profile_is_refused_or_gives_finite_times(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("name", ["layers", "attention"])
 def test_damaged_profile_of_the_first_form_is_refused_or_gives_finite_times(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -112,7 +112,7 @@ def test_damaged_profile_of_the_first_form_is_refused_or_gives_finite_times(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 @pytest.mark.parametrize("kind", ["distserve", "splitwise"])
 def test_damaged_files_of_others_are_refused_or_give_finite_times(
     kind: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -132,7 +132,7 @@ def test_damaged_files_of_others_are_refused_or_give_finite_times(
 
 
 @given(data=st.data())
-@FUZZ
+@fuzz
 def test_damaged_zip_is_refused(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("zipped")
     path = write_splitwise(folder)

@@ -1,7 +1,4 @@
-"""Damaged traces of every format: one clean sentence, or the numbers that an independent parser reads.
-
-``FUZZ_EXAMPLES`` says how many to try; a few by default.
-"""
+"""Damaged traces of every format: one clean sentence, or the numbers that an independent parser reads."""
 
 import csv
 import datetime
@@ -9,7 +6,6 @@ import gzip
 import io
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchsim.errors import BatchsimError
 from batchsim.workload.formats import read_trace
 from batchsim.workload.prefixes import prefix_ids
 from batchsim.workload.request import Workload
+from tests.fuzz.mutations import fuzz
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 NUM_ROWS = 6
 
 Row = Mapping[str, Any]
@@ -250,8 +246,8 @@ def check(trace: Workload, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
+@fuzz
 def test_a_damaged_trace_is_one_sentence_or_the_numbers_in_it(name: str, data: st.DataObject) -> None:
     content = data.draw(damaged(FORMATS[name].text))
     with tempfile.TemporaryDirectory() as folder:
@@ -260,8 +256,8 @@ def test_a_damaged_trace_is_one_sentence_or_the_numbers_in_it(name: str, data: s
         check(trace, content)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(faults=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=3)), min_size=1, max_size=3))
+@fuzz
 def test_a_damaged_parquet_file_is_one_sentence_or_what_arrow_reads(
     faults: list[tuple[float, bytes]],
 ) -> None:

@@ -1,0 +1,54 @@
+"""What reading a damaged file may take: nobody waits longer for a sentence, or buys memory for it."""
+
+import functools
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+MOST_S = 30
+MOST_BYTES = 2 * 2**30
+
+_BYTES_OF_PEAK = 1 if sys.platform == "darwin" else 1024
+
+
+class HangError(AssertionError):
+    """A file takes longer than it may."""
+
+
+def peak_bytes() -> int:
+    """The most memory that this process held at once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_OF_PEAK
+
+
+def _give_up(signum: int, frame: FrameType | None) -> None:
+    raise HangError(f"no end within {MOST_S} s")
+
+
+@contextmanager
+def within_bounds(most_s: float = MOST_S, most_bytes: int = MOST_BYTES) -> Iterator[None]:
+    """Fail what hangs, and what makes the most memory that this process ever held grow by so much."""
+    before = signal.signal(signal.SIGALRM, _give_up)
+    signal.setitimer(signal.ITIMER_REAL, most_s)
+    start_bytes = peak_bytes()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    grown_bytes = peak_bytes() - start_bytes
+    assert grown_bytes <= most_bytes, f"took {grown_bytes:,} bytes of memory"
+
+
+def bounded(test: Callable[..., None]) -> Callable[..., None]:
+    """Hold each example of a test within these bounds."""
+
+    @functools.wraps(test)
+    def inside(*args: Any, **kwargs: Any) -> None:
+        with within_bounds():
+            test(*args, **kwargs)
+
+    return inside
