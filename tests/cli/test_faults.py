@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from batchsim.cli import main
 from batchsim.cli.output import echo_json
+from batchsim.files import sibling
 
 
 def batchsim(*args: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -110,6 +111,40 @@ def test_what_the_machine_cannot_hold_is_one_sentence(
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: there is not enough ")
     assert len(result.stderr.splitlines()) == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from batchsim.files import sibling
+partial = sibling(Path(sys.argv[1]))
+partial.mkdir()
+(partial / "summary.json").write_text("half")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "synth"])
+def test_what_a_killed_run_left_goes_with_the_next_command_that_writes_beside_it(
+    command: str, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], check=False, timeout=60)
+    living = sibling(tmp_path / "living")
+    living.mkdir()
+    file = tmp_path / "few.toml"
+    file.write_text('name = "few"\nbase.workload.num_requests = 3\n', encoding="utf-8")
+    given = {
+        "run": ["run", "--num-requests", "3", "-o", str(tmp_path / "new")],
+        "sweep": ["sweep", str(file), "-o", str(tmp_path)],
+        "synth": ["trace", "synth", "--num-requests", "3", "-o", str(tmp_path / "new.csv")],
+    }
+    before = [path.name for path in tmp_path.iterdir() if path.name.startswith(".killed")]
+
+    result = CliRunner().invoke(main, given[command])
+
+    assert result.exit_code == 0, result.output
+    assert len(before) == 1
+    assert list(tmp_path.glob(".*")) == [living]
 
 
 def test_printed_json_has_null_where_there_is_no_number() -> None:

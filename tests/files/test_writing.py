@@ -54,3 +54,13 @@ def test_what_another_machine_began_goes_when_it_is_a_day_old(tmp_path: Path) ->
     remove_dead_partials(tmp_path)
 
     assert list(tmp_path.iterdir()) == [new]
+
+
+def test_what_others_call_partial_stays(tmp_path: Path) -> None:
+    download = tmp_path / ".film.partial"
+    download.write_text("half", encoding="utf-8")
+    os.utime(download, (0, 0))
+
+    remove_dead_partials(tmp_path)
+
+    assert download.exists()

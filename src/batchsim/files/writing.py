@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
 import uuid
@@ -19,6 +20,8 @@ from batchsim.errors import ConfigError
 from batchsim.files.reading import reason
 
 _SUFFIX = ".partial"
+#: What `sibling` calls them; whatever else is called partial is not ours.
+_OURS = re.compile(r"\..+\.[0-9a-f]{8}-\d+-\d+-[0-9a-f]{8}\.partial", re.DOTALL)
 _DAY_S = 86_400
 
 
@@ -52,6 +55,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def check_file(path: Path, *, inputs: Iterable[Path | str | None] = (), overwrite: bool = True) -> None:
     """Raise before the work what writing would spoil after it: an input, or, unasked, a file that is there.
 
+    What the dead began to write beside it is removed.
+
     Raises
     ------
     ConfigError
@@ -65,6 +70,7 @@ def check_file(path: Path, *, inputs: Iterable[Path | str | None] = (), overwrit
         raise ConfigError(f"{path}: is a symbolic link; name the file itself")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: is there already; choose another name or allow overwriting")
+    remove_dead_partials(path.parent)
 
 
 def sibling(path: Path) -> Path:
@@ -89,15 +95,16 @@ def remove_dead_partials(folder: Path) -> None:
 
     Of another machine's processes nothing is known: theirs go when they are a day old.
     """
-    for partial in folder.glob(f".*{_SUFFIX}"):
-        if not _is_in_use(partial):
-            _remove(partial)
+    with suppress(OSError):  # a folder that nobody may look into is for whoever writes there to tell
+        for partial in Path(folder).glob(f".*{_SUFFIX}"):
+            if _OURS.fullmatch(partial.name) and not _is_in_use(partial):
+                _remove(partial)
 
 
 def _is_in_use(partial: Path) -> bool:
     maker = partial.name.removesuffix(_SUFFIX).rpartition(".")[2].split("-")
-    if len(maker) == 4 and maker[0] == _machine() and maker[2] != "0":
-        return maker[1].isdecimal() and _started(int(maker[1])) == maker[2]
+    if maker[0] == _machine() and maker[2] != "0":
+        return _started(int(maker[1])) == maker[2]
     with suppress(OSError):
         return time.time() - partial.stat().st_mtime < _DAY_S
     return False

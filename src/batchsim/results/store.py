@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.files import cleanly, read_bytes, read_json, reason, sibling
+from batchsim.files import cleanly, read_bytes, read_json, reason, remove_dead_partials, sibling
 from batchsim.records import (
     BATCH_COLUMNS,
     CONTROLLER_COLUMNS,
@@ -115,7 +115,8 @@ def read_summary(directory: Path, tables: Iterable[str] = ()) -> dict[str, Any] 
 def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
     """Raise before a long run what `save_run` would raise after it: a directory taken or not writable.
 
-    An input that lies in it would go with what is replaced: that is refused as well.
+    An input that lies in it would go with what is replaced: that is refused as well. What runs that were
+    killed left beside it is removed.
     """
     directory = Path(directory)
     partial = sibling(directory)
@@ -126,6 +127,7 @@ def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Pat
                 raise ConfigError(f"{directory}: holds {Path(one).name}, an input; choose another directory")
         if directory.parent.exists():
             partial.mkdir()
+            remove_dead_partials(directory.parent)
 
 
 def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]:

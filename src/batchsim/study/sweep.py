@@ -156,7 +156,7 @@ class _Folder:
         before = _object(self.path / "sweep.json")
         if not overwrite:
             self._refuse_other(before)
-        for folder in (self.path, self.path / "runs"):
+        for folder in (self.path.parent, self.path, self.path / "runs"):
             remove_dead_partials(folder)
         shown = {
             "batchsim": __version__,
