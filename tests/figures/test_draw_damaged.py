@@ -1,6 +1,7 @@
 """Figures of damaged results: a sentence that names the file, and the other figures all the same."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from batchsim import ConfigError
+from batchsim import ConfigError, simulate
 from batchsim.cli import main
 from batchsim.figures import draw_figures, write_report
+from batchsim.figures.results import TEXTS
+from batchsim.results.store import load_run
 
 
 def first_run(swept: Path) -> Path:
@@ -131,14 +134,83 @@ def test_the_page_says_which_figure_is_missing_and_why(swept: Path) -> None:
     assert "courses/results.csv" in page
 
 
-def test_a_number_that_is_none_is_named_with_its_row(swept: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("e2e_p99_s", "soon"),
+        ("e2e_p99_s", "inf"),
+        ("e2e_mean_ci95_s", "wide"),
+        ("num_gpus", "four"),
+        ("num_runs_planned", "many"),
+        ("workload.request_rate_per_gpu", "fast"),
+        ("seed", "=1+1"),
+        ("slo_attainment", "[red]"),
+    ],
+)
+def test_a_number_that_is_none_is_named_with_its_row(swept: Path, column: str, value: str) -> None:
     file = swept / "loads" / "results.csv"
     table = pd.read_csv(file, dtype=str)
-    table.loc[1, "e2e_p99_s"] = "soon"
+    table.loc[1, column] = value
     table.to_csv(file, index=False)
 
-    with pytest.raises(ConfigError, match=r"loads/results.csv: e2e_p99_s is 'soon' in row 3; a number"):
+    with pytest.raises(
+        ConfigError, match=rf"loads/results.csv: {column} is .*{re.escape(value)}.* in row 3; a number is"
+    ):
         draw_figures(swept, ["loads"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "needed"),
+    [
+        ("arrival_s", "soon", "a number"),
+        ("batch_size", "7.5", r"a whole number up to 2,147,483,647"),
+        ("bin", "70000", r"a whole number up to 32,767"),
+        ("gpu_id", None, "a whole number"),
+    ],
+)
+def test_a_value_of_a_run_that_is_none_is_named_with_its_row(
+    swept: Path, column: str, value: str | None, needed: str
+) -> None:
+    file = first_run(swept) / "requests.parquet"
+    table = pd.read_parquet(file)
+    table[column] = table[column].astype(str).astype(object)
+    table.loc[2, column] = value
+    table.to_parquet(file)
+    shown = "blank" if value is None else f"'{value}'"
+
+    with pytest.raises(ConfigError, match=rf"requests.parquet: {column} is {shown} in row 3; {needed}"):
+        draw_figures(swept, ["courses"])
+
+
+def test_a_truth_that_is_none_is_named_with_its_row(swept: Path) -> None:
+    file = first_run(swept) / "batches.parquet"
+    table = pd.read_parquet(file)
+    table["is_flush"] = ["False", *["True"] * (len(table) - 1)]
+    table.to_parquet(file)
+
+    with pytest.raises(ConfigError, match=r"batches.parquet: is_flush is 'False' in row 1; true or false is"):
+        load_run(first_run(swept))
+
+
+def test_a_row_that_is_too_long_is_refused(swept: Path) -> None:
+    file = swept / "loads" / "results.csv"
+    header, *rows = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([header, *(f"{row},1" for row in rows)]), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"results.csv: cannot be read \(rows have more fields"):
+        draw_figures(swept, ["loads"])
+
+
+def test_what_is_text_in_results_is_known() -> None:
+    lengths = {"kind": "uniform", "low": 1, "high": 99}
+    generator = {"kind": "poisson", "rate_per_s": 1.0, "prompt": lengths, "output": lengths}
+    texts = {"run_id", "case", "warmup_rule"}
+    for preset in ("multi_bin", "vllm_v1"):
+        config = {"policy": {"preset": preset}, "workload": {"num_requests": 40, "generator": generator}}
+        summary = simulate(config).summary
+        texts |= {name for name, value in summary.items() if isinstance(value, str | list | dict)}
+
+    assert texts == set(TEXTS)
 
 
 def test_a_missing_metric_leaves_its_panel_out_and_is_named(swept: Path) -> None:

@@ -16,7 +16,7 @@ from batchsim.config import SloConfig, SweepConfig, flat, validate
 from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
 from batchsim.files import read_json, reason
-from batchsim.files.tables import read_csv_text
+from batchsim.files.tables import check_numbers, read_csv_text
 from batchsim.metrics.statistics import t_interval
 from batchsim.results.store import ITERATION_TABLES, TABLES, load_run
 
@@ -24,6 +24,12 @@ from batchsim.results.store import ITERATION_TABLES, TABLES, load_run
 _CONDITIONS = (
     "run_id", "case", "policy", "predictor", "seed", "num_gpus", "num_requests", "workload", "workload_kind",
     "latency_model", "latency_provenance",
+)  # fmt: skip
+
+#: What is text in a summary, and what may be either text or a number; all else are numbers.
+TEXTS = (
+    *_CONDITIONS[:4], *_CONDITIONS[-4:], "world", "combination", "bin_edges", "cluster", "window", "verdict",
+    "verdict_reason", "warmup_rule",
 )  # fmt: skip
 
 #: Of the tables of either world, the columns that both have.
@@ -59,8 +65,7 @@ class SweepResults:
     @property
     def share(self) -> str:
         """How many of the planned runs there are, if not all."""
-        given = self.runs.get("num_runs_planned", pd.Series([len(self.runs)]))
-        planned = pd.to_numeric(given, errors="coerce").max()
+        planned = self.runs.get("num_runs_planned", pd.Series([len(self.runs)])).max()
         return f"{len(self.runs)} of {planned:.0f} runs" if len(self.runs) < planned else ""
 
     def facets(self, *used: str) -> list[str]:
@@ -85,12 +90,10 @@ class SweepResults:
         Raises
         ------
         ConfigError
-            If the runs have none of them, or something that is no number in one.
+            If the runs have none of them.
         """
         measured = with_throughput_per_gpu(self.runs)
         there = [name for name in metrics if name in measured and measured[name].notna().any()]
-        for metric in there:
-            self._check_numbers(measured[metric])
         return self.there_are(metrics, there)
 
     def there_are(self, names: Sequence[str], there: list[str]) -> list[str]:
@@ -101,15 +104,6 @@ class SweepResults:
             if name not in there:
                 warnings.warn(f"{self.file}: no run has {name}; its panel is left out", stacklevel=3)
         return there
-
-    def _check_numbers(self, column: pd.Series[Any]) -> None:
-        numbers = pd.to_numeric(column, errors="coerce")
-        wrong = column[column.notna() & ~np.isfinite(numbers)]
-        if len(wrong):
-            raise ConfigError(
-                f"{self.file}: {column.name} is {wrong.iloc[0]!r} in row {int(wrong.index[0]) + 2}; "
-                "a number is needed"
-            )
 
     def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
         """Records of one run; `ConfigError` if the sweep did not keep them, or not whole."""
@@ -123,9 +117,8 @@ class SweepResults:
 
 def facets_of(sweep: SweepConfig, runs: pd.DataFrame, used: Sequence[str]) -> list[str]:
     """Settings that still vary among runs with the same values of those ``used``, but for the seed."""
-    of_cases = [key for case in sweep.cases for key in flat(case) if key != "label"]
     facets: list[str] = []
-    for key in dict.fromkeys([*sweep.grid, "case", *of_cases]):
+    for key in dict.fromkeys([*sweep.grid, "case", *_settings(sweep)]):
         if key == "seed" or key in used or key not in runs:
             continue
         if runs.groupby([*used, *facets], dropna=False)[key].nunique(dropna=False).max() > 1:
@@ -173,7 +166,25 @@ def read_sweep(folder: Path) -> SweepResults:
         raise ConfigError(
             f"{file}: {what}; the sweep, run again, writes it anew from the runs that are there"
         )
+    for name in runs:
+        if name in _numeric_settings(sweep) or name not in (*TEXTS, *_settings(sweep)):
+            check_numbers(runs[name], np.float64, file, first_row=2)
     return SweepResults(folder, sweep, runs.fillna({"case": ""}))
+
+
+def _settings(sweep: SweepConfig) -> dict[str, list[Any]]:
+    """All that a sweep varies, with the values that it lists; None for a case that leaves one open."""
+    cases = [flat(case) for case in sweep.cases]
+    of_cases = {key: [case.get(key) for case in cases] for case in cases for key in case if key != "label"}
+    return {**of_cases, **sweep.grid}
+
+
+def _numeric_settings(sweep: SweepConfig) -> list[str]:
+    return [
+        key
+        for key, values in _settings(sweep).items()
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    ]
 
 
 def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
@@ -221,5 +232,4 @@ def with_throughput_per_gpu(runs: pd.DataFrame) -> pd.DataFrame:
     whole_run = "whole_run_request_throughput_per_s"
     if whole_run not in runs:
         return runs
-    numbers = runs[[whole_run, "num_gpus"]].apply(pd.to_numeric, errors="coerce")
-    return runs.assign(**{THROUGHPUT: numbers[whole_run] / numbers["num_gpus"]})
+    return runs.assign(**{THROUGHPUT: runs[whole_run] / runs["num_gpus"]})

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from batchsim.errors import TraceError
+from batchsim.errors import ConfigError, TraceError
 from batchsim.files.reading import MAX_BYTES, MAX_COUNT, decoded, read_bytes, read_text, reason, unzipped
 
 #: Times that a table may hold: beyond them they lose all meaning, then overflow.
@@ -188,16 +188,47 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def read_csv_text(path: Path, **given: Any) -> pd.DataFrame:
-    """Read back what `csv_text` gave: every number as it was, and text without the mark."""
+    """Read back what `csv_text` gave: every number as it was, and text without the mark.
+
+    Raises
+    ------
+    ConfigError, ValueError
+        If it is no such table.
+    """
     text = read_text(path, max_bytes=_MOST_BYTES)
-    return _mapped(pd.read_csv(io.StringIO(text), **_EXACT, **given), _unmarked)
+    table = pd.read_csv(io.StringIO(text), **_EXACT, **given)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of rows
+        raise ValueError("rows have more fields than the header")
+    return _mapped(table, _unmarked)
+
+
+def check_numbers(column: pd.Series[Any], dtype: Any, where: str | Path, first_row: int) -> None:
+    """Raise `ConfigError` about the first value of a column that a type of numbers or truths cannot hold.
+
+    Among whole numbers and truths there is no blank, either; ``first_row`` is where the first value stands.
+    """
+    kind = np.dtype(dtype).kind
+    numbers = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=np.float64)
+    if kind == "b":
+        good, needed = np.isin(numbers, (0, 1)), "true or false is"
+    elif kind == "i":
+        bounds = np.iinfo(dtype)
+        good = (numbers >= bounds.min) & (numbers <= bounds.max) & (numbers == np.floor(numbers))
+        needed = f"a whole number up to {bounds.max:,} is"
+    else:
+        good, needed = np.isfinite(numbers) | column.isna().to_numpy(dtype=np.bool_), "a number is"
+    if not good.all():
+        row = int(np.argmin(good))
+        value = column.iloc[row]
+        shown = "blank" if pd.api.types.is_scalar(value) and pd.isna(value) else f"{value!r:.60}"
+        raise ConfigError(f"{where}: {column.name} is {shown} in row {first_row + row}; {needed} needed")
 
 
 def _mapped(table: pd.DataFrame, act: Callable[[Any], Any]) -> pd.DataFrame:
     # a column without any value would lose its type
     texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name]) and table[name].count()]
     mapped = table.assign(**{str(name): table[name].map(act) for name in texts})
-    return mapped.rename(columns=act)
+    return mapped.rename(columns=act).copy()  # in one piece: pandas warns of tables put together
 
 
 def _marked(value: Any) -> Any:

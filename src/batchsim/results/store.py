@@ -14,6 +14,7 @@ import pandas as pd
 
 from batchsim.errors import ConfigError
 from batchsim.files import cleanly, read_bytes, read_json, reason, remove_dead_partials, sibling
+from batchsim.files.tables import check_numbers
 from batchsim.records import (
     BATCH_COLUMNS,
     CONTROLLER_COLUMNS,
@@ -184,7 +185,11 @@ def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
             raise ConfigError(f"{path}: more than {_MOST_CELLS:,} values; it is no table of a run")
         # A category column without any value is read back as plain objects.
         frame: pd.DataFrame = file.read().to_pandas()
-        return frame.astype({name: columns[name] for name in frame.columns if name in columns})
+        types = {name: columns[name] for name in frame.columns if name in columns}
+        for name, dtype in types.items():
+            if dtype not in ("category", frame[name].dtype):
+                check_numbers(frame[name], dtype, path, first_row=1)
+        return frame.astype(types)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read as a table of a run ({reason(error)})") from error
 
