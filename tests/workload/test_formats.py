@@ -1,10 +1,14 @@
 """Every format comes in by its columns; every fault is one sentence with file and row."""
 
+import csv
 import gzip
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from batchsim.errors import ConfigError, TraceError
 from batchsim.workload.formats import FAILED, NO_PROMPT, read_trace, write_trace
@@ -307,3 +311,31 @@ def test_public_traces_have_their_known_size(
     assert workload.arrival_s[0] == 0
     assert workload.arrival_s[-1] == pytest.approx(span_s, abs=0.06)
     assert workload.source.kind == kind
+
+
+FORMULAS = st.sampled_from(["=", "+", "-", "@", "\t", "'", "'=", "''-", "a"])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_text_that_looks_like_a_formula_is_marked_in_csv_and_read_as_it_was(
+    suffix: str, data: st.DataObject, tmp_path: Path
+) -> None:
+    texts = st.builds(lambda start, rest: f"{start}x{rest}", FORMULAS, st.text("=+-@'1\", ", max_size=4))
+    cells = data.draw(st.lists(texts, min_size=3, max_size=3))
+    shifts = data.draw(st.lists(st.integers(-9, 9) | st.floats(-1e9, 1e9), min_size=3, max_size=3))
+    extra = {"session_id": np.array(cells, dtype=object), "=shift": np.array(shifts, dtype=np.float64)}
+    workload = Workload(np.arange(3), np.arange(3.0), np.array([5, 6, 7]), np.array([1, 2, 3]), extra)
+
+    write_trace(workload, tmp_path / f"own.{suffix}")
+    again = read_trace(tmp_path / f"own.{suffix}")
+
+    assert again.to_frame().to_dict("list") == workload.to_frame().to_dict("list")
+    if suffix == "csv":
+        header, *rows = csv.reader(
+            io.StringIO((tmp_path / "own.csv").read_text(encoding="utf-8"), newline="")
+        )
+        assert header[-1] == "'=shift"
+        assert [row[-2][:1] for row in rows if row[-2][:1] in set("=+-@\t")] == []
+        assert [float(row[-1]) for row in rows] == shifts

@@ -199,6 +199,11 @@ def read_csv_text(path: Path, **given: Any) -> pd.DataFrame:
     table = pd.read_csv(io.StringIO(text), **_EXACT, **given)
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of rows
         raise ValueError("rows have more fields than the header")
+    return unmarked(table)
+
+
+def unmarked(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose cells and names `csv_text` wrote without the mark."""
     return _mapped(table, _unmarked)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError, TraceError
+from batchsim.files.tables import csv_text, unmarked
 from batchsim.records import ITERATION_REQUEST_COLUMNS
 from batchsim.workload.columns import MOST_TOKENS, arrivals_s, listed, numbers, whole_numbers
 from batchsim.workload.prefixes import id_column
@@ -73,8 +74,10 @@ def read_trace(path: str | Path, format: str | None = None, reading: Reading | N
         For a format, unit or block size that does not go with the columns.
     """
     path, reading = Path(path), reading or Reading()
-    table, label, sha256 = read_table(path, reading.limits)
+    table, label, sha256, is_csv = read_table(path, reading.limits)
     known = _find_format(table, path.name, format)
+    if known is OWN_FORMAT and is_csv:
+        table = unmarked(table)
     if "synthetic" in path.name.lower():
         label = "synthetic"
     elif sha256 in KNOWN_FILES:
@@ -92,7 +95,8 @@ def read_trace(path: str | Path, format: str | None = None, reading: Reading | N
 def write_trace(workload: Workload, path: str | Path) -> None:
     """Write our own format; ``.csv``, ``.csv.gz`` or ``.parquet`` by the name.
 
-    Same workload, same bytes. Where the kind is known, a ``# synthetic: name`` or ``# real: name`` line
+    Same workload, same bytes. In CSV an apostrophe goes before text that programs take for a formula, which
+    `read_trace` takes off again. Where the kind is known, a ``# synthetic: name`` or ``# real: name`` line
     (metadata in Parquet) keeps it.
 
     Raises
@@ -116,7 +120,7 @@ def write_trace(workload: Workload, path: str | Path) -> None:
     if lists:
         raise ConfigError(f"{path}: column {lists[0]} holds lists, which CSV cannot; write .parquet instead")
     label = f"# {kind}: {name}\n" if kind in ("real", "synthetic") else ""
-    write_text(path, label + frame.to_csv(index=False, lineterminator="\n"))
+    write_text(path, label + csv_text(frame))
 
 
 def _find_format(table: pd.DataFrame, where: str, asked: str | None) -> TraceFormat:

@@ -64,11 +64,15 @@ class Limits:
 
 
 class LabelledTable(NamedTuple):
-    """A table, the kind its file claims for itself (``None``: no claim), and the hash of the file's bytes."""
+    """A table, the kind its file claims for itself (``None``: no claim), and the hash of the file's bytes.
+
+    ``is_csv``: text in it that looks like a formula may have a mark before it.
+    """
 
     table: pd.DataFrame
     label: Kind | None
     sha256: str
+    is_csv: bool
 
 
 def read_table(path: Path, limits: Limits | None = None) -> LabelledTable:
@@ -77,10 +81,10 @@ def read_table(path: Path, limits: Limits | None = None) -> LabelledTable:
     data = _read_bytes(path, limits)
     parse = _parse_parquet if data.startswith(b"PAR1") else _parse_text
     try:
-        table, label = parse(data, path.name, limits)
+        table, label, is_csv = parse(data, path.name, limits)
     except (RecursionError, OverflowError, MemoryError, UnicodeError, pa.ArrowException) as error:
         raise TraceError(f"{path.name}: cannot be read as a table ({_first_line(error)})") from error
-    return LabelledTable(table, label, hashlib.sha256(data).hexdigest())
+    return LabelledTable(table, label, hashlib.sha256(data).hexdigest(), is_csv)
 
 
 def write_parquet(path: Path, frame: pd.DataFrame, kind: Kind, name: str) -> None:
@@ -113,7 +117,7 @@ def _read_bytes(path: Path, limits: Limits) -> bytes:
     return read_bytes(path, max_bytes=limits.max_bytes, error=TraceError)
 
 
-def _parse_parquet(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, Kind | None]:
+def _parse_parquet(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, Kind | None, bool]:
     import pyarrow.parquet as pq  # which few traces need
 
     try:
@@ -132,7 +136,7 @@ def _parse_parquet(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFram
     except (pa.ArrowException, OSError) as error:
         raise TraceError(f"{where}: broken Parquet file ({_first_line(error)})") from error
     table.index = pd.RangeIndex(1, len(table) + 1)
-    return table, _parquet_label((schema.metadata or {}).get(b"batchsim", b"{}"))
+    return table, _parquet_label((schema.metadata or {}).get(b"batchsim", b"{}")), False
 
 
 def _check_parquet(file: Any, where: str, limits: Limits) -> None:
@@ -162,8 +166,8 @@ def _parquet_label(metadata: bytes) -> Kind | None:
     return kind if kind in ("real", "synthetic") else None
 
 
-def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, Kind | None]:
-    """Return the table, indexed by line number, and the kind that the comment lines at the top claim."""
+def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, Kind | None, bool]:
+    """Return the table, indexed by line number, what the comment lines at the top claim, and if it is CSV."""
     if data.startswith(b"\x1f\x8b"):
         data = _gunzip(data, where, limits)
     data = data.removeprefix(codecs.BOM_UTF8).rstrip()
@@ -178,8 +182,8 @@ def _parse_text(data: bytes, where: str, limits: Limits) -> tuple[pd.DataFrame, 
     if data.startswith(b"[", start):
         raise TraceError(f"{where}: a JSON array; one object a line is needed, as `jq -c '.[]'` writes them")
     if data.startswith(b"{", start):
-        return _parse_json_lines(memoryview(data)[start:], where, first_row, limits), label
-    return _parse_csv(data, start, where, first_row, num_line_ends - first_row + 1), label
+        return _parse_json_lines(memoryview(data)[start:], where, first_row, limits), label, False
+    return _parse_csv(data, start, where, first_row, num_line_ends - first_row + 1), label, True
 
 
 def _gunzip(data: bytes, where: str, limits: Limits) -> bytes:
