@@ -226,7 +226,7 @@ class VllmV1:
 
     budget: int
     long_prefill_threshold: int = 0
-    allocate_whole_prompt: bool = False
+    checks_whole_prompt: bool = False
     in_order: bool = False
 
     def most_blocks(self, state: State, request: Request) -> int:
@@ -269,10 +269,9 @@ class VllmV1:
             tokens = self._chunk(whole, plan)
             if tokens <= 0:
                 return
-            blocks = state.blocks_for(whole if self.allocate_whole_prompt else tokens)
-            if blocks > state.free:
+            if state.blocks_for(whole if self.checks_whole_prompt else tokens) > state.free:
                 return
-            plan.chunks[state.admit(blocks).id] = tokens
+            plan.chunks[state.admit(state.blocks_for(tokens)).id] = tokens
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ CASES = {
         {"long_prefill_threshold": 3},
     ),
     "v1-whole-prompt": Case(
-        "vllm_v1", lambda budget: VllmV1(budget, allocate_whole_prompt=True), {"allocate": "prompt"}
+        "vllm_v1", lambda budget: VllmV1(budget, checks_whole_prompt=True), {"allocate": "prompt"}
     ),
     "sarathi": Case("sarathi", Sarathi, {}),
     "orca-max": Case("orca", lambda _: Orca("max", max_tokens=12), {"reserve": "max", "max_tokens": 12}),
@@ -130,13 +130,13 @@ def test_engine_in_spans_agrees_with_the_reference_on_every_request(case: Case, 
 
 
 @settings(max_examples=100)
-@given(world=worlds(), threshold=st.integers(0, 4), allocate_whole_prompt=st.booleans())
+@given(world=worlds(), threshold=st.integers(0, 4), checks_whole_prompt=st.booleans())
 def test_v1_may_serve_decodes_before_incomplete_prompts(
-    world: World, threshold: int, allocate_whole_prompt: bool
+    world: World, threshold: int, checks_whole_prompt: bool
 ) -> None:
-    in_order = log_of(world, VllmV1(world.budget, threshold, allocate_whole_prompt, in_order=True))
+    in_order = log_of(world, VllmV1(world.budget, threshold, checks_whole_prompt, in_order=True))
 
-    decodes_first = log_of(world, VllmV1(world.budget, threshold, allocate_whole_prompt))
+    decodes_first = log_of(world, VllmV1(world.budget, threshold, checks_whole_prompt))
 
     assert decodes_first.rows == in_order.rows
 

@@ -311,6 +311,7 @@ class Step(Protocol):
         num_tokens: int,
         *,
         blocks_for_tokens: int | None = None,
+        room_for_tokens: int = 0,
         keep_free_blocks: int = 0,
     ) -> bool:
         """Let a waiting request run, with a first chunk, if its KV blocks can be had.
@@ -321,6 +322,8 @@ class Step(Protocol):
             Size of the chunk, beyond what the prefix cache holds.
         blocks_for_tokens
             Take blocks for so many tokens, cached ones included; as many as the chunk needs if left out.
+        room_for_tokens
+            Only where blocks for so many tokens, cached ones included, could be had; they are not taken.
         keep_free_blocks
             So many blocks must stay free.
         """

@@ -97,8 +97,8 @@ class ChunkedPrefill(PlainRule):
     long_prefill_threshold
         Largest chunk of one prompt; 0: as much as the budget leaves.
     allocate
-        ``chunk``: KV blocks are taken chunk by chunk; ``prompt``: an admission needs blocks for its whole
-        prompt, so that prompts under way never preempt each other.
+        What must fit for an admission: its first ``chunk``, or the whole ``prompt``. The check reserves
+        nothing: either way, blocks are taken chunk by chunk.
     preempt
         ``last``: the request admitted last gives way; ``priority``: the one with the largest ``priority``, of
         equals the one that arrived last.
@@ -149,8 +149,8 @@ class ChunkedPrefill(PlainRule):
         while budget > 0 and step.num_running < step.max_running and (request := step.next_waiting()):
             wanted = step.uncached_tokens(request)
             tokens = min(wanted, largest, budget)
-            whole = request.remaining_tokens if self.allocate == "prompt" else None
-            if not step.admit(request, tokens, blocks_for_tokens=whole, keep_free_blocks=growth):
+            whole = request.remaining_tokens if self.allocate == "prompt" else 0
+            if not step.admit(request, tokens, room_for_tokens=whole, keep_free_blocks=growth):
                 break
             budget -= tokens
 

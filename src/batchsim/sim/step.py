@@ -192,6 +192,7 @@ class NextIteration:
         num_tokens: int,
         *,
         blocks_for_tokens: int | None = None,
+        room_for_tokens: int = 0,
         keep_free_blocks: int = 0,
     ) -> bool:
         """Admit the head of the queue if its blocks can be had."""
@@ -208,12 +209,14 @@ class NextIteration:
         tokens = cached_tokens + num_tokens
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
-        pinned = blocks = -(-tokens // self.block_size)
+        blocks = -(-tokens // self.block_size)
+        pinned = -(-room_for_tokens // self.block_size) if room_for_tokens > tokens else blocks
         if cached_tokens:
             pinned -= num_hits * kv.blocks_per_id
             pinned += kv.num_newly_pinned(request.prefix_ids[:num_hits])
         if pinned > kv.available - keep_free_blocks:
-            self.may_fit_later = cached_tokens > 0 and blocks_for_tokens is None
+            is_chunk = blocks_for_tokens is None and not room_for_tokens
+            self.may_fit_later = cached_tokens > 0 and is_chunk
             return False
         running, waiting = self._running, self._waiting
         if running.num >= self.max_running:

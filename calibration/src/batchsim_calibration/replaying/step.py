@@ -164,11 +164,12 @@ class NextIteration:
         num_tokens: int,
         *,
         blocks_for_tokens: int | None = None,
+        room_for_tokens: int = 0,
         keep_free_blocks: int = 0,
     ) -> bool:
         """Admit the head of the queue if its blocks can be had."""
         tokens = max(num_tokens, blocks_for_tokens or 0)
-        if self._lacking(request, tokens) > self.free_blocks - keep_free_blocks:
+        if self._lacking(request, max(tokens, room_for_tokens)) > self.free_blocks - keep_free_blocks:
             return False
         if self._head is None or request is not self._head[0]:
             raise PlanError(f"request {request.request_id} was admitted, but it is not the next in the queue")

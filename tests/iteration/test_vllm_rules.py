@@ -1,0 +1,70 @@
+"""What vLLM's V1 scheduler does where others would do otherwise, each in a run of a few requests.
+
+An iteration takes 2^-7 s and nothing else does, so that iteration k starts at k / 128 s; rows are arrival in
+iterations, prompt tokens and answer tokens. Blocks hold 16 tokens. The numbers are those of vLLM's own
+scheduler, driven with the same clock.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from batchsim.records import Records
+from batchsim.workload.request import Workload
+from tests.iteration.reference import Coefficients
+from tests.iteration.worlds import Trace, requests_of, run_plainly
+
+ITERATION_S = 2.0**-7
+
+
+def serve(
+    rows: Trace,
+    num_blocks: int,
+    batching: dict[str, Any],
+    *,
+    ids: Sequence[Sequence[int]] | None = None,
+    priorities: Sequence[int] | None = None,
+    policy: dict[str, Any] | None = None,
+    **engine: Any,
+) -> Records:
+    """Run the requests one iteration at a time; with `ids`, of 16 tokens each, prompts are cached."""
+    plain = requests_of([(arrival * ITERATION_S, prompt, answer) for arrival, prompt, answer in rows])
+    extra = {} if priorities is None else {"priority": np.array(priorities)}
+    if ids is not None:
+        extra["hash_ids_16"] = np.empty(len(rows), dtype=object)
+        extra["hash_ids_16"][:] = ids
+    requests = Workload(plain.request_id, plain.arrival_s, plain.prompt_tokens, plain.output_tokens, extra)
+    return run_plainly(
+        requests,
+        Coefficients(fixed_s=ITERATION_S),
+        {"preset": "vllm_v1", **(policy or {}), "batching": batching},
+        num_blocks,
+        is_exact=True,
+        prefix_caching=ids is not None,
+        **engine,
+    )
+
+
+def iterations(records: Records, column: str) -> list[int]:
+    """A column of the iterations, one after the other; times as numbers of iterations."""
+    values = records.iterations[column]
+    return (values / ITERATION_S if column.endswith("_s") else values).astype(int).tolist()
+
+
+def test_the_check_that_a_whole_prompt_fits_takes_the_chunk_alone() -> None:
+    records = serve(
+        [(0, 48, 19), (0.5, 320, 4)],
+        24,
+        {"max_num_batched_tokens": 17, "allocate": "prompt"},
+        policy={"batch_size": 16},
+    )
+
+    assert records.requests["num_preemptions"].tolist() == [0, 0]
+    assert len(records.iterations) == 26
+
+
+def test_a_prompt_is_admitted_where_it_fits_beside_what_others_hold_by_now() -> None:
+    records = serve([(0, 100, 2), (0, 100, 2)], 10, {"long_prefill_threshold": 16, "allocate": "prompt"})
+
+    assert records.requests["scheduled_s"].tolist() == [0, 0]
