@@ -16,6 +16,7 @@ from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.metrics.summary import laws
 from batchsim.policies.base import Step
 from batchsim.policies.continuous import StallFree
+from batchsim.policies.engine_versions import NEWEST
 from batchsim.policies.presets import Preset, names_of
 from batchsim.policies.queueing import Fifo
 from batchsim.policies.routing import LeastLoaded
@@ -88,7 +89,8 @@ def batching_of(draw: st.DrawFn, preset: str) -> dict[str, Any]:
     return {
         "max_num_batched_tokens": draw(st.sampled_from([16, 64])),
         "long_prefill_threshold": draw(st.sampled_from([0, 7])),
-        "allocate": draw(st.sampled_from(["chunk", "prompt"])),
+        "engine_version": draw(st.sampled_from(["0.18.0", "0.19.0", NEWEST])),
+        **draw(st.sampled_from([{}, {"allocate": "chunk"}, {"allocate": "prompt"}])),
         "preempt": draw(st.sampled_from(["last", "priority"])),
         **({"chunk": chunk} if draw(st.booleans()) else {}),
     }

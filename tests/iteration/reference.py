@@ -226,7 +226,7 @@ class VllmV1:
 
     budget: int
     long_prefill_threshold: int = 0
-    checks_whole_prompt: bool = False
+    checks_whole_prompt: bool = True
     in_order: bool = False
 
     def most_blocks(self, state: State, request: Request) -> int:

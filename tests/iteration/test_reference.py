@@ -71,8 +71,13 @@ CASES = {
         lambda budget: VllmV1(budget, long_prefill_threshold=3),
         {"long_prefill_threshold": 3},
     ),
-    "v1-whole-prompt": Case(
-        "vllm_v1", lambda budget: VllmV1(budget, checks_whole_prompt=True), {"allocate": "prompt"}
+    "v1-by-chunk": Case(
+        "vllm_v1", lambda budget: VllmV1(budget, checks_whole_prompt=False), {"allocate": "chunk"}
+    ),
+    "v1-before-0.19": Case(
+        "vllm_v1",
+        lambda budget: VllmV1(budget, 3, checks_whole_prompt=False),
+        {"long_prefill_threshold": 3, "engine_version": "0.18.0"},
     ),
     "sarathi": Case("sarathi", Sarathi, {}),
     "orca-max": Case("orca", lambda _: Orca("max", max_tokens=12), {"reserve": "max", "max_tokens": 12}),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from batchsim.records import Records
 from batchsim.workload.request import Workload
@@ -68,3 +69,15 @@ def test_a_prompt_is_admitted_where_it_fits_beside_what_others_hold_by_now() -> 
     records = serve([(0, 100, 2), (0, 100, 2)], 10, {"long_prefill_threshold": 16, "allocate": "prompt"})
 
     assert records.requests["scheduled_s"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("version", "num_admitted"), [("0.18.1", 2), ("0.19.0", 1), ("0.32.0", 1)])
+def test_since_0_19_an_admission_needs_room_for_the_whole_prompt(version: str, num_admitted: int) -> None:
+    records = serve(
+        [(0, 100, 2), (0, 100, 2)],
+        8,
+        {"max_num_batched_tokens": 110, "engine_version": version},
+        policy={"batch_size": 16},
+    )
+
+    assert (records.requests["scheduled_s"] == 0).sum() == num_admitted

@@ -6,12 +6,13 @@ Each says which engine it follows and where it departs. None chunks, admits or p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest, arrival_order
 from batchsim.policies.building_blocks import PlainRule
+from batchsim.policies.engine_versions import NEWEST, EngineRules, rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +99,24 @@ class ChunkedPrefill(PlainRule):
         Largest chunk of one prompt; 0: as much as the budget leaves.
     allocate
         What must fit for an admission: its first ``chunk``, or the whole ``prompt``. The check reserves
-        nothing: either way, blocks are taken chunk by chunk.
+        nothing: either way, blocks are taken chunk by chunk. Left out: as the version has it by default.
     preempt
         ``last``: the request admitted last gives way; ``priority``: the one with the largest ``priority``, of
         equals the one that arrived last.
     chunk
         A sizer that sets the budget, at most `max_num_batched_tokens`, by what it measures: Algorithm 2 of
         arXiv 2503.05248 in its chunked mode.
+    engine_version
+        The version of vLLM that is followed, where they differ: see `policies.engine_versions`.
     """
 
     max_num_batched_tokens: int = 2048
     long_prefill_threshold: int = 0
-    allocate: Literal["chunk", "prompt"] = "chunk"
+    allocate: Literal["chunk", "prompt"] | None = None
     preempt: Literal["last", "priority"] = "last"
     chunk: Sizer | None = None
+    engine_version: str = NEWEST
+    _rules: EngineRules = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_budget(self.max_num_batched_tokens)
@@ -119,8 +124,9 @@ class ChunkedPrefill(PlainRule):
             raise ConfigError(
                 f"long_prefill_threshold is {self.long_prefill_threshold!r}; a whole number >= 0 is needed"
             )
-        _check_choice("allocate", self.allocate, ("chunk", "prompt"))
+        _check_choice("allocate", self.allocate, ("chunk", "prompt", None))
         _check_choice("preempt", self.preempt, ("last", "priority"))
+        object.__setattr__(self, "_rules", rules_of(self.engine_version))
 
     @property
     def caches_prefixes(self) -> bool:
@@ -149,10 +155,14 @@ class ChunkedPrefill(PlainRule):
         while budget > 0 and step.num_running < step.max_running and (request := step.next_waiting()):
             wanted = step.uncached_tokens(request)
             tokens = min(wanted, largest, budget)
-            whole = request.remaining_tokens if self.allocate == "prompt" else 0
+            whole = request.remaining_tokens if self._checks_whole_prompt else 0
             if not step.admit(request, tokens, room_for_tokens=whole, keep_free_blocks=growth):
                 break
             budget -= tokens
+
+    @property
+    def _checks_whole_prompt(self) -> bool:
+        return self._rules.checks_whole_prompt if self.allocate is None else self.allocate == "prompt"
 
     def _budget(self, step: Step) -> int:
         if self.chunk is None:
@@ -261,6 +271,6 @@ def _check_budget(value: object) -> None:
         raise ConfigError(f"max_num_batched_tokens is {value!r}; a whole number >= 1 is needed")
 
 
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, known: tuple[str | None, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{name} is {value!r}; {' or '.join(map(repr, known))} is needed")

@@ -22,6 +22,7 @@ from batchsim.policies import batching, continuous, queueing, routing, sizing
 from batchsim.policies.base import IterationRule, LaunchRule, QueueDiscipline, Routing, Sizer
 from batchsim.policies.batching import FullBatch, Greedy
 from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
+from batchsim.policies.engine_versions import NEWEST
 from batchsim.policies.guards.answers import check_complete, guard
 from batchsim.policies.guards.checks import unguarded
 from batchsim.policies.parameters import check_names, construct, parameters_of
@@ -119,8 +120,8 @@ PRESETS: Mapping[str, Preset] = {
         FixedSize(256),
         ChunkedPrefill(),
         LeastLoaded(),
-        paper="vLLM's V1 engine: one token budget, chunked prefill, running requests first",
-        departs="prompts always in chunks; decodes go before incomplete prompts, with the same outcome",
+        paper=f"vLLM's V1 engine, {NEWEST}: one token budget, chunked prefill, running requests first",
+        departs="prompts always in chunks; earlier versions by policy.batching.engine_version",
     ),
     "sarathi": Preset(
         Fifo(),

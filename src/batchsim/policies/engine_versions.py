@@ -1,0 +1,45 @@
+"""Since which version vLLM's V1 scheduler does what it does, as far as a schedule shows it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from batchsim.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRules:
+    """What versions differ in.
+
+    Attributes
+    ----------
+    checks_whole_prompt
+        Whether a request is admitted only where its whole prompt fits (``scheduler_reserve_full_isl``).
+    """
+
+    checks_whole_prompt: bool = False
+
+
+#: What holds from a version on, until the next.
+RULES = {
+    (0, 8): EngineRules(),
+    (0, 19): EngineRules(checks_whole_prompt=True),
+}
+
+#: The last version that was looked at.
+NEWEST = "0.32.0"
+
+
+def rules_of(version: str) -> EngineRules:
+    """What a version does; `ConfigError` for one that is not known."""
+    match = re.fullmatch(r"v?(\d{1,4})\.(\d{1,4})(\.\w+)*", version)
+    release = tuple(map(int, match.groups()[:2])) if match else ()
+    newest = tuple(map(int, NEWEST.split(".")[:2]))
+    first = min(RULES)
+    if not first <= release <= newest:
+        raise ConfigError(
+            f"engine_version is {version!r}; a version of vLLM from {first[0]}.{first[1]}.0 to {NEWEST}, the "
+            "last that is known, is needed"
+        )
+    return RULES[max(since for since in RULES if since <= release)]
