@@ -81,3 +81,14 @@ def test_since_0_19_an_admission_needs_room_for_the_whole_prompt(version: str, n
     )
 
     assert (records.requests["scheduled_s"] == 0).sum() == num_admitted
+
+
+def test_running_requests_take_their_blocks_before_prompts_are_looked_up() -> None:
+    # Before 0.24, which puts the block that is not full of the one that ends at iteration 16 in front.
+    version = {"engine_version": "0.19.1"}
+
+    records = serve([(0, 16, 60), (0, 40, 17), (0, 40, 30)], 8, version, ids=[[1], [2, 3], [4, 5]])
+
+    back = records.iterations[records.iterations["prefill_tokens"] > 0].iloc[1]
+    assert back["start_s"] == 17 * ITERATION_S
+    assert back["prefill_tokens"] == 40 + 8 + 1 - 16

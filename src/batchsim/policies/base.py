@@ -266,7 +266,7 @@ class Step(Protocol):
 
     @property
     def growth_blocks(self) -> int:
-        """KV blocks that the decoding sequences take in this iteration."""
+        """KV blocks that the decoding sequences are still to take in this iteration."""
 
     @property
     def num_decoding(self) -> int:
@@ -327,6 +327,12 @@ class Step(Protocol):
         keep_free_blocks
             So many blocks must stay free.
         """
+
+    def grow(self) -> None:
+        """Let the decodes take their blocks now, as many as can be had; else they do so at the end."""
+
+    def take(self, request: RunningRequest, num_tokens: int) -> bool:
+        """Let a running request take its blocks now, if they can be had: of a chunk, or to decode into."""
 
     def lacking_blocks(self, request: RunningRequest, num_tokens: int) -> int:
         """KV blocks that lack for a chunk of a running request beside the decodes; at most 0 if none."""

@@ -134,29 +134,61 @@ class ChunkedPrefill(PlainRule):
         return True
 
     def plan(self, step: Step) -> None:
-        """Decode, go on, admit."""
-        while step.growth_blocks > step.free_blocks:
-            step.preempt(self._victim(step))
-        budget = self._budget(step) - step.num_decoding
+        """Decode and go on, then admit."""
+        budget = self._budget(step)
         largest = self.long_prefill_threshold or self.max_num_batched_tokens
+        chunks, left = [], budget - step.num_decoding
+        blocks = step.growth_blocks
         for request in step.prefilling:
-            if not request.is_running:
-                continue  # gave way to one before it
-            tokens = min(request.remaining_tokens, largest, budget)
-            if tokens <= 0 or not self._make_room(step, request, tokens):
+            tokens = min(request.remaining_tokens, largest, left)
+            if tokens <= 0:
                 break
-            step.prefill(request, tokens)
-            budget -= tokens
+            chunks.append((request, tokens))
+            blocks += -(-tokens // step.block_size)
+            left -= tokens
+        if blocks > step.free_blocks and (chunks or self.preempt == "priority"):
+            self._go_on_in_turn(step, budget, largest)
+        else:
+            for request, tokens in chunks:
+                step.prefill(request, tokens)
+            self._grow(step)
         if not step.num_preempted:
-            self._admit(step, budget, largest)
+            self._admit(step, left, largest)
+
+    def _grow(self, step: Step) -> None:
+        """Decode; where the last gives way, those before it have taken all blocks before that."""
+        while step.growth_blocks:
+            step.grow()
+            if step.growth_blocks:
+                step.preempt(step.last_running())
+
+    def _go_on_in_turn(self, step: Step, budget: int, largest: int) -> None:
+        """Decode and go on, one after the other; whoever lacks blocks has others give way."""
+        chunks = {request.request_id: 0 for request in step.prefilling}
+        for request in step.running:
+            id_ = request.request_id
+            tokens = 1
+            if id_ in chunks:
+                left = budget - step.num_decoding - sum(chunks.values())
+                tokens = min(request.remaining_tokens, largest, left)
+            if not request.is_running or tokens <= 0:
+                continue  # gave way to one before it
+            while not step.take(request, tokens):
+                victim = self._victim(step)
+                step.preempt(victim)
+                chunks.pop(victim.request_id, None)
+                if victim is request:
+                    break
+            if id_ in chunks:
+                step.prefill(request, tokens)
+                chunks[id_] = tokens
 
     def _admit(self, step: Step, budget: int, largest: int) -> None:
-        growth = step.growth_blocks
         while budget > 0 and step.num_running < step.max_running and (request := step.next_waiting()):
             wanted = step.uncached_tokens(request)
             tokens = min(wanted, largest, budget)
             whole = request.remaining_tokens if self._checks_whole_prompt else 0
-            if not step.admit(request, tokens, room_for_tokens=whole, keep_free_blocks=growth):
+            if not step.admit(request, tokens, room_for_tokens=whole):
                 break
             budget -= tokens
 
@@ -169,15 +201,6 @@ class ChunkedPrefill(PlainRule):
             return self.max_num_batched_tokens
         # One token beyond the decodes at least, or prompts would starve.
         return min(self.max_num_batched_tokens, max(self.chunk.batch_size(0), step.num_decoding + 1))
-
-    def _make_room(self, step: Step, request: RunningRequest, tokens: int) -> bool:
-        """Preempt until the chunk fits; tell whether its request is still there."""
-        while step.lacking_blocks(request, tokens) > 0:
-            victim = self._victim(step)
-            step.preempt(victim)
-            if victim is request:
-                return False
-        return True
 
     def _victim(self, step: Step) -> RunningRequest:
         if self.preempt == "last":

@@ -118,6 +118,19 @@ class Decoding:
         """Blocks that the next iteration takes."""
         return self._growing[-self.step % self._block_size]
 
+    def grows(self, request: Request) -> bool:
+        """Whether the next iteration takes a block for a sequence."""
+        return request.is_growing and (request.offset + self.step) % self._block_size == 0
+
+    def iterations_to_growth(self) -> int:
+        """Until the next iteration but one or later takes blocks, counted from the next; at most a cycle."""
+        growing, size = self._growing, self._block_size
+        first = -self.step % size
+        for num in range(1, size):
+            if growing[first - num]:
+                return num
+        return size
+
     def _growth_over(self, num_iterations: int) -> int:
         """Blocks that the next iterations take."""
         cycles, rest = divmod(num_iterations, self._block_size)

@@ -182,7 +182,7 @@ class Replica:
             step.start()
             step.max_running = self._sizer.batch_size(0, running.decoding.num)
             self._rule.plan(step)  # type: ignore[arg-type]  # it names only requests it was shown: `Request`
-            self._is_stale = bool(step.num_preempted or step.swap_blocks or step.may_fit_later)
+            self._is_stale = bool(step.num_preempted or step.swap_blocks)
         elif self._is_stale or step.prefill_seqs:
             step.start()
             self._is_stale = False
@@ -257,13 +257,15 @@ class Replica:
             num = int(num_linear)
         for controller in self._controllers:
             num = min(num, max(1, int(min(num, controller.iterations_to_decision()))))
-        num = decoding.iterations_within(self._kv.available, num)
+        num = decoding.iterations_within(self._kv.available + self._step.grown_blocks, num)
         if num < 1:
             raise PlanError(
                 f"policy {self._policy_name}: {kind_of(self._rule)}.plan left {decoding.num} decoding "
                 "sequences without KV blocks; it has to preempt"
             )
         waiting = self._waiting
+        if waiting.num and self._step.may_fit_later:
+            num = min(num, self._step.iterations_to_eviction())
         if self._replans and (waiting.num or self._step.is_undecided):
             # The rule names only requests it was shown, so that this is a `Step` for it.
             left = self._rule.iterations_to_decision(self._step)  # type: ignore[arg-type]
@@ -298,7 +300,8 @@ class Replica:
         step.now_s = now_s
         num_running = running.num
         if shape[1] and (new_blocks := decoding.advance(num)):
-            kv.take(new_blocks)
+            kv.take(new_blocks - step.grown_blocks)
+            step.grown_blocks = 0
         used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
         if step.completing:

@@ -31,8 +31,8 @@ class NextIteration:
         The time of the iteration boundary, and what the sizer allows to run; set by the replica.
     completing
         Those whose prompt the iteration completes.
-    growth_blocks
-        KV blocks that the decoding sequences take in it.
+    growth_blocks, grown_blocks
+        KV blocks that the decoding sequences are still to take in it, and those that they have.
     num_preempted, swap_blocks
         Requests preempted for it, and KV blocks copied between GPU and host before it.
     may_fit_later
@@ -43,6 +43,7 @@ class NextIteration:
     """
 
     __slots__ = (
+        "_grown",
         "_holds_decodes",
         "_is_caching",
         "_kv",
@@ -56,6 +57,7 @@ class NextIteration:
         "_waiting",
         "block_size",
         "completing",
+        "grown_blocks",
         "growth_blocks",
         "max_running",
         "may_fit_later",
@@ -87,12 +89,13 @@ class NextIteration:
         self._holds_decodes = False
         self._prefilling: dict[int, Request] = {}
         self._stored: dict[int, list[int]] = {}  # by request, ids that the chunks will fill
+        self._grown: set[int] = set()  # who has taken a block to decode into
         self.block_size = kv.block_size
         self.num_blocks = kv.num_blocks
         self.now_s = 0.0
         self.max_running = 0
         self.completing: list[Request] = []
-        self.growth_blocks = self.num_preempted = self.swap_blocks = 0
+        self.growth_blocks = self.grown_blocks = self.num_preempted = self.swap_blocks = 0
         self.may_fit_later = False
         self.prefill_tokens = self.prefill_seqs = 0
         self.prefill_pairs = 0.0
@@ -103,6 +106,8 @@ class NextIteration:
         self.may_fit_later = self._holds_decodes = False
         self._num_asked = 0
         self.growth_blocks = self._running.decoding.growth()
+        if self._grown:
+            self._grown = set()
         if self.prefill_seqs:
             self._number += 1
             self.prefill_tokens = self.prefill_seqs = 0
@@ -129,6 +134,10 @@ class NextIteration:
         decoding = self._running.decoding
         longest_tokens = decoding.longest_tokens()
         return IterationShape(tokens, decoding.num, decoding.context_tokens, seqs, pairs, longest_tokens)
+
+    def iterations_to_eviction(self) -> int:
+        """After how many more decode iterations the cache may hold less, at least 1."""
+        return 1 if self.growth_blocks else self._running.decoding.iterations_to_growth()
 
     # The rule's `Step`
 
@@ -234,6 +243,30 @@ class NextIteration:
         self._add_chunk(request, num_tokens)
         return True
 
+    def grow(self) -> None:
+        """Take the blocks of the decodes, as many as can be had."""
+        blocks = min(self.growth_blocks, self._kv.available)
+        self._kv.take(blocks)
+        self.grown_blocks += blocks
+        self.growth_blocks -= blocks
+
+    def take(self, request: Request, num_tokens: int) -> bool:
+        """Take the blocks of one."""
+        kv, running = self._kv, self._running
+        if request.finish_step < 0:
+            blocks = -(-(request.computed_tokens + num_tokens) // self.block_size) - request.blocks
+            if blocks > kv.available:
+                return False
+            running.grow(request, request.computed_tokens + num_tokens)
+        elif self.growth_blocks and running.decoding.grows(request) and request.request_id not in self._grown:
+            if not kv.available:
+                return False
+            kv.take(1)
+            self._grown.add(request.request_id)
+            self.grown_blocks += 1
+            self.growth_blocks -= 1
+        return True
+
     def lacking_blocks(self, request: Request, num_tokens: int) -> int:
         """Blocks that lack for a chunk."""
         blocks = -(-(request.computed_tokens + num_tokens) // self.block_size)
@@ -255,8 +288,10 @@ class NextIteration:
         running, decode_start_s = self._running, math.nan
         self._check_preemption(request, swap=swap)
         if request.finish_step >= 0:
+            grows = running.decoding.grows(request)
             stored_tokens = running.stop_decoding(request)
-            self.growth_blocks = running.decoding.growth()
+            if grows:
+                self._give_up_growth(request)
             decode_start_s = request.decode_start_s
         else:
             stored_tokens = self._take_out(request)
@@ -287,12 +322,23 @@ class NextIteration:
         blocks = running.swap_in(request, self.growth_blocks, self.now_s)
         if blocks:
             self.swap_blocks += blocks
-            self.growth_blocks = running.decoding.growth()
+            self.growth_blocks = running.decoding.growth() - self.grown_blocks
         return blocks > 0
 
     def hold_decodes(self) -> None:
         """Let the decodes sit out."""
+        if self.grown_blocks:
+            raise PlanError("the decodes were to sit an iteration out that they have taken blocks for")
         self._holds_decodes = True
+
+    def _give_up_growth(self, request: Request) -> None:
+        """One that was to take a block to decode into does not; give it back if it has."""
+        if self.growth_blocks and request.request_id not in self._grown:
+            self.growth_blocks -= 1
+        else:
+            self._grown.discard(request.request_id)
+            self.grown_blocks -= 1
+            request.blocks += 1
 
     def _check_preemption(self, request: Request, *, swap: bool) -> None:
         if self._running.requests.get(request.request_id) is not request:

@@ -188,6 +188,19 @@ class NextIteration:
         self.prefill(request, num_tokens)
         return True
 
+    def grow(self) -> None:
+        """Let the decodes take their blocks, as many as can be had."""
+        for request in self._complete:
+            self.take(request, 1)
+
+    def take(self, request: Request, num_tokens: int) -> bool:
+        """Let one take its blocks, if they can be had."""
+        tokens = request.stored_tokens + num_tokens
+        if self._lacking(request, tokens) > self.free_blocks:
+            return False
+        self._grow(request, tokens)
+        return True
+
     def lacking_blocks(self, request: Request, num_tokens: int) -> int:
         """Blocks that lack for a chunk beside the decodes."""
         wanted = self._lacking(request, request.stored_tokens + num_tokens)
