@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 OLDEST := .venv-oldest
 PEERS := .venv-peers
 CALIBRATION := .venv-calibration
+CONFORMANCE := .venv-conformance
 DEVICE ?= cuda
 PROFILE ?= $(if $(filter cpu,$(DEVICE)),quick,full)
 FIDELITY_DATA ?= data/fidelity
@@ -20,7 +21,7 @@ SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-oldest test-calibration lint lint-calibration fuzz faults bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-oldest test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +125,17 @@ lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# vLLM's own wheel for processors, without what it asks for that its scheduler does not need: see the file.
+$(CONFORMANCE)/%/.installed: tests/conformance/environment.py
+	$(PYTHON) -m venv $(CONFORMANCE)/$*
+	$(CONFORMANCE)/$*/bin/python tests/conformance/environment.py $*
+	@touch $@
+
+VLLM_VERSIONS ?= 0.19.1 0.32.0
+
+conformance: $(VENV)/.installed-dev $(VLLM_VERSIONS:%=$(CONFORMANCE)/%/.installed)  ## Take the decisions of vLLM's own scheduler, to the last bit; write docs/conformance.md
+	$(BIN)/python -m tests.conformance --environments $(CONFORMANCE) $(VLLM_VERSIONS:%=--version %) -o docs/conformance.md
+
 TRIALS ?= 6
 
 faults: $(VENV)/.installed  ## Kill sweeps at random moments and resume them; TRIALS=40 for a thorough look
@@ -143,5 +155,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

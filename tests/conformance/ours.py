@@ -1,0 +1,146 @@
+"""batchsim's engine on a case, iteration by iteration, as a log that can be held against vLLM's."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from batchsim.config import PolicyConfig
+from batchsim.latency.linear import LinearIterationLatency
+from batchsim.policies import presets
+from batchsim.sim import replica, simulation
+from batchsim.sim.engine import Engine
+from batchsim.sim.replica import Replica
+from batchsim.sim.running import RunningSet
+from batchsim.workload.request import Workload
+from tests.conformance.workloads import Case, prompt_ids, prompt_tokens
+
+
+def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
+    """Serve the requests of a case by the rules of a version of vLLM, one event an iteration or a span."""
+    settings, law = case["engine"], case["latency"]
+    latency = LinearIterationLatency(
+        fixed_s=law["fixed_s"],
+        per_prefill_token_s=law["per_token_s"],
+        per_prefill_pair_s=0.0,
+        per_decode_seq_s=law["per_token_s"],
+        per_context_token_s=0.0,
+    )
+    engine = Engine(
+        latency,
+        settings["num_blocks"],
+        settings["block_size"],
+        is_async=settings["async_scheduling"],
+        prefix_caching=settings["enable_prefix_caching"],
+        is_exact=is_exact,
+    )
+    workload = make_workload(case)
+    policy = presets.build(policy_config(settings, version))
+    composed: list[tuple[list[tuple[int, int]], list[int], int]] = []
+    with (
+        patch.object(simulation, "Replica", partial(LoggedReplica, composed=composed)),
+        patch.object(replica, "RunningSet", LoggedRunningSet),
+    ):
+        records = simulation.run_replicas(workload, workload.output_tokens, [policy], [engine])
+    assert not records.refusals, records.refusals
+    iterations, requests = records.iterations, records.requests.set_index("request_id")
+    free_blocks = (settings["num_blocks"] - iterations["kv_blocks"]).tolist()
+    return {
+        "rows": [
+            [start_s, tokens, preempted, free - freed]
+            for start_s, (tokens, preempted, freed), free in zip(
+                iterations["start_s"].tolist(), composed, free_blocks, strict=True
+            )
+        ],
+        "first_token_s": requests["first_token_s"].tolist(),
+        "finish_s": requests["finish_s"].tolist(),
+    }
+
+
+def policy_config(settings: dict[str, Any], version: str) -> PolicyConfig:
+    """Return what a user would ask for to follow these settings of vLLM."""
+    is_priority = settings["policy"] == "priority"
+    return PolicyConfig(
+        preset="vllm_v1",
+        batch_size=settings["max_num_seqs"],
+        queueing={"kind": "HighestPriority"} if is_priority else {},
+        batching={
+            "max_num_batched_tokens": settings["max_num_batched_tokens"],
+            "long_prefill_threshold": settings["long_prefill_token_threshold"],
+            "allocate": "prompt" if settings["scheduler_reserve_full_isl"] else "chunk",
+            "preempt": "priority" if is_priority else "last",
+        },
+    )
+
+
+def make_workload(case: Case) -> Workload:
+    """Return the requests as a trace; equal ids are equal blocks behind equal blocks."""
+    requests, block_size = case["requests"], case["engine"]["block_size"]
+    extra: dict[str, Any] = {"priority": np.array([one.get("priority", 0) for one in requests])}
+    if case["engine"]["enable_prefix_caching"]:
+        numbers: dict[tuple[int, tuple[int, ...]], int] = {}
+        hashes = np.empty(len(requests), dtype=object)
+        for number, request in enumerate(requests):
+            hashes[number] = list(_hashes(prompt_ids(request, number), block_size, numbers))
+        extra[f"hash_ids_{block_size}"] = hashes
+    return Workload(
+        np.arange(len(requests)),
+        np.array([one["arrival_s"] for one in requests]),
+        np.array([prompt_tokens(one) for one in requests]),
+        np.array([one["output_tokens"] for one in requests]),
+        extra,
+    )
+
+
+def _hashes(
+    ids: list[int], block_size: int, numbers: dict[tuple[int, tuple[int, ...]], int]
+) -> Iterator[int]:
+    parent = -1
+    for end in range(block_size, len(ids) + 1, block_size):
+        parent = numbers.setdefault((parent, tuple(ids[end - block_size : end])), len(numbers))
+        yield parent
+
+
+class LoggedRunningSet(RunningSet):
+    """Counts the blocks that came back after an iteration was put together, and before it ran."""
+
+    num_freed = 0
+
+    def free_retired(self) -> None:
+        available = self._kv.available
+        super().free_retired()
+        self.num_freed = self._kv.available - available
+
+
+class LoggedReplica(Replica):
+    """Writes down what each iteration was made of, and who was preempted for it, as it ends."""
+
+    _running: LoggedRunningSet
+
+    def __init__(self, *args: Any, composed: list[Any]) -> None:
+        super().__init__(*args)
+        self._composed = composed
+        self._preempted: list[int] = []
+        preempt = self._recorder.preempt
+
+        def log_preemption(request: Any, *args: Any, **kwargs: Any) -> None:
+            self._preempted.append(request.request_id)
+            preempt(request, *args, **kwargs)
+
+        self._recorder.preempt = log_preemption  # type: ignore[method-assign]
+
+    def _settle(self, now_s: float) -> None:
+        freed, self._running.num_freed = self._running.num_freed, 0
+        self._composed.append((sorted(self._tokens()), sorted(self._preempted), freed))
+        self._preempted = []
+        super()._settle(now_s)
+
+    def _tokens(self) -> Iterator[tuple[int, int]]:
+        step = self._step
+        for request in self._running.requests.values():
+            if request.finish_step >= 0:
+                yield request.request_id, 1
+            elif step.prefill_seqs and request.chunk_number == step._number:
+                yield request.request_id, request.chunk_tokens
