@@ -1,7 +1,7 @@
 """Install a version of vLLM into the environment whose Python runs this: enough for its scheduler to run.
 
-The wheel comes without its dependencies, and these but for what is large and not needed. torch is the one that
-the measuring package uses: the compiled part of an older vLLM does not load beside it, and is not asked.
+The wheel comes without its dependencies, and these but for what is large and not needed. torch is the one
+that the measuring package uses: the compiled part of an older vLLM does not load beside it, and is not asked.
 """
 
 import re

@@ -71,6 +71,7 @@ def policy_config(settings: dict[str, Any], version: str) -> PolicyConfig:
             "long_prefill_threshold": settings["long_prefill_token_threshold"],
             "allocate": "prompt" if settings["scheduler_reserve_full_isl"] else "chunk",
             "preempt": "priority" if is_priority else "last",
+            "engine_version": version,
         },
     )
 

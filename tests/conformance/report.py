@@ -35,16 +35,17 @@ HEADER = """\
 
 *Does the engine take the decisions that vLLM takes?*
 
-vLLM's own scheduler, with its KV cache manager, driven by a simulated clock and without a model, beside `vllm_v1`:
-the same requests, token by token, and the same seconds for an iteration (2^-7 s, and mostly 2^-20 s for each token
-in it, so that sums are exact). *Identical* means equal to the last bit in all of these: the start of every
-iteration, the tokens that it computes of each request, who is preempted for it, the KV blocks that are free while
-it runs, and every request's first token and end; and the times of all requests once more, where equal iterations
-are one event. vLLM has one KV block more than we, for it keeps one as its null block.
+vLLM's own scheduler, with its KV cache manager, driven by a simulated clock and without a model, beside
+`vllm_v1`: the same requests, token by token, and the same seconds for an iteration (2^-7 s, and mostly
+2^-20 s for each token in it, so that sums are exact). *Identical* means equal to the last bit in all of
+these: the start of every iteration, the tokens that it computes of each request, who is preempted for it,
+the KV blocks that are free while it runs, and every request's first token and end; and the times of all
+requests once more, where equal iterations are one event. vLLM has one KV block more than we, for it keeps
+one as its null block.
 
-A workload is run in four ways: with and without asynchronous scheduling, and admitting a request if its whole
-prompt fits the free KV blocks (vLLM's default from 0.19.0 on), or if its first chunk does. Numbers are sums over
-the four.
+A workload is run in four ways: with and without asynchronous scheduling, and admitting a request if its
+whole prompt fits the free KV blocks (vLLM's default from 0.19.0 on), or if its first chunk does. Numbers
+are sums over the four.
 
 Written by `make conformance`; the workloads are made from seeds in `tests/conformance/workloads.py`.
 """
