@@ -49,11 +49,12 @@ def read_bytes(
         if not stat.S_ISREG(status.st_mode):
             kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
             raise error(f"{path}: is {kind}; a regular file is needed")
+        expected = status.st_size or max_bytes  # files of the system are of no stated size
         with path.open("rb") as file:
-            content = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
+            content = b"" if expected > max_bytes else file.read(expected + 1)
     except (OSError, ValueError) as refusal:  # ValueError: a path that no file can have
         raise error(f"{path}: cannot be read ({reason(refusal)})") from refusal
-    size = max(status.st_size, len(content))  # files of the system are of no stated size
+    size = max(status.st_size, len(content))
     if size > max_bytes:
         raise error(f"{path}: holds {size:,} bytes; a file of at most {max_bytes:,} is needed")
     return content
