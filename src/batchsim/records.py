@@ -195,7 +195,9 @@ def table(columns: Mapping[str, Any], values: Mapping[str, Any]) -> pd.DataFrame
 
 
 def _column(values: Any, dtype: Any) -> Any:
-    if dtype != "category" and len(values) == 0:
+    if dtype == "category":
+        return pd.Categorical(values)
+    if len(values) == 0:
         return np.empty(0, dtype)
     if isinstance(values, np.ndarray) and values.dtype == dtype:
         return values  # pandas takes as long to find that out as a short run takes altogether

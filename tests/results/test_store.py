@@ -148,6 +148,21 @@ def test_a_summary_that_was_edited_is_not_what_was_written(tmp_path: Path) -> No
         read_summary(tmp_path / "run")
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"files": '])
+def test_whoever_reads_a_run_is_told_the_same_of_a_manifest_that_is_none(
+    tmp_path: Path, content: bytes
+) -> None:
+    save_run(tmp_path / "run", MANIFEST, SUMMARY, tables())
+    (tmp_path / "run" / "manifest.json").write_bytes(content)
+
+    with pytest.raises(ConfigError, match=r"manifest\.json: ") as one:
+        read_summary(tmp_path / "run")
+    with pytest.raises(ConfigError) as other:
+        load_run(tmp_path / "run")
+
+    assert str(one.value) == str(other.value)
+
+
 def test_a_run_saved_without_a_table_is_no_run_with_it(tmp_path: Path) -> None:
     save_run(tmp_path / "run", MANIFEST, SUMMARY, {})
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.files import cleanly, read_bytes, read_json, reason, remove_dead_partials, sibling
+from batchsim.files import cleanly, decoded, parsed_json, read_bytes, reason, remove_dead_partials, sibling
 from batchsim.files.tables import check_numbers
 from batchsim.records import (
     BATCH_COLUMNS,
@@ -95,22 +95,22 @@ def read_summary(directory: Path, tables: Iterable[str] = ()) -> dict[str, Any] 
     ConfigError
         For a run of which a file is missing, cut short or not what was written; it says which.
     """
-    if not (directory / "manifest.json").exists():
+    manifest, summary = directory / "manifest.json", directory / "summary.json"
+    if not manifest.exists():
         return None
-    files = _parse(directory / "manifest.json", _content(directory / "manifest.json")).get("files")
+    files = _object(manifest, read_bytes(manifest), is_ours=True).get("files")
     wanted = [f"{table}.parquet" for table in tables]
     if not isinstance(files, dict) or "summary.json" not in files:
-        raise ConfigError(f"{directory / 'manifest.json'}: does not say which files belong to the run")
+        raise ConfigError(f"{manifest}: does not say which files belong to the run")
     if not files.keys() >= set(wanted):
         return None
     for file in map(directory.joinpath, wanted):  # by their size alone: to read them all takes long
         if not file.is_file() or file.stat().st_size != files[file.name].get("bytes"):
             raise ConfigError(f"{file}: is missing or cut short")
-    summary = directory / "summary.json"
-    content = _content(summary)
+    content = read_bytes(summary)
     if _fingerprint(content) != files["summary.json"]:
         raise ConfigError(f"{summary}: is not what was written")
-    return _parse(summary, content)
+    return _object(summary, content, is_ours=True)
 
 
 def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Path | None] = ()) -> None:
@@ -139,7 +139,9 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
     directory = Path(directory)
     if not (directory / "manifest.json").exists():
         raise ConfigError(f"{directory}: no run in it (manifest.json is missing)")
-    manifest, summary = (_read_object(directory / f"{name}.json") for name in ("manifest", "summary"))
+    manifest, summary = (
+        _object(file, read_bytes(file)) for file in (directory / "manifest.json", directory / "summary.json")
+    )
     known = ITERATION_TABLES if (directory / "iterations.parquet").exists() else TABLES
     tables = {name: _read_table(directory / f"{name}.parquet", columns) for name, columns in known.items()}
     manifest.pop("files", None)  # of the directory, not of the run
@@ -167,8 +169,14 @@ def _write_table(path: Path, frame: pd.DataFrame) -> None:
             writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
 
 
-def _read_object(file: Path) -> dict[str, Any]:
-    tree = read_json(file)
+def _object(file: Path, content: bytes, *, is_ours: bool = False) -> dict[str, Any]:
+    """Parse a file of a run; of what a sweep wrote itself, not every value is looked at: there are many."""
+    tree = None
+    if is_ours:
+        with suppress(ValueError, RecursionError):
+            tree = json.loads(content)
+    if tree is None:
+        tree = parsed_json(decoded(content, file), file)
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: holds {type(tree).__name__}; an object is needed")
     return tree
@@ -233,23 +241,6 @@ def _fingerprint(content: bytes) -> dict[str, Any]:
 def _fingerprint_of(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file}: is missing or cannot be read ({reason(error)})") from error
-
-
-def _parse(file: Path, content: bytes) -> dict[str, Any]:
-    try:
-        tree = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file}: is empty or cut short") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: holds no object")
-    return tree
 
 
 def _move_into_place(partial: Path, directory: Path) -> None:

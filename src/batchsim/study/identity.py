@@ -54,8 +54,8 @@ class Identity(NamedTuple):
 
 def identify(config: RunConfig) -> Identity:
     """Name a run by its settings and the content that they stand for; `ConfigError` if it cannot be read."""
+    key = hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:12]
     settings = config.model_dump(mode="json")
-    key = run_id(settings, "", None)
     inputs = {PACKAGE: package_hash()}
 
     def content(path: str | Path) -> str:
