@@ -1,15 +1,31 @@
-"""The four exceptions users meet, and how they suggest a name.
+"""The four exceptions users meet, how they suggest a name, and what of a text may stand on a line of output.
 
 Each takes one ready message and nothing else: SimPy rebuilds an exception from its ``args`` when a process
 dies.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+#: What parts words and is no plain space.
+_BREAKS = re.compile(r"[^\S ]+")
+
+
+def printable(text: str) -> str:
+    """Return text of a file, an option or a policy on one line, without what steers a terminal."""
+    line = " ".join(filter(None, (part.strip(" ") for part in _BREAKS.split(text))))
+    return line if line.isprintable() else "".join(char if char.isprintable() else "?" for char in line)
 
 
 class BatchsimError(Exception):
-    """Base of all errors this package raises on purpose; its text is one clear sentence for the user."""
+    """Base of all errors this package raises on purpose; its text is one clear sentence for the user.
+
+    Whatever names and values the message repeats, it is printable and stands on one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(BatchsimError):

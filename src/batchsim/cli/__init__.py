@@ -28,7 +28,6 @@ from batchsim.cli import (
     validation,
 )
 from batchsim.cli.groups import Group
-from batchsim.cli.output import printable
 from batchsim.errors import BatchsimError, ConfigError, TraceError
 
 _MOST_SHOWN = 800  # characters of a sentence
@@ -54,7 +53,7 @@ class _Commands(Group):
         try:
             return super().invoke(ctx)
         except BatchsimError as error:
-            text = printable(str(error))
+            text = str(error)
             if len(text) > _MOST_SHOWN:  # a long value stands in its middle
                 text = f"{text[: _MOST_SHOWN // 2]}...{text[-_MOST_SHOWN // 2 :]}"
             click.echo(f"Error: {text}", err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from batchsim.errors import printable
 from batchsim.files import json_text
 
 if TYPE_CHECKING:
@@ -90,13 +91,8 @@ def echo_json(content: Mapping[str, Any]) -> None:
     click.echo(json_text(content), nl=False)
 
 
-def printable(text: str) -> str:
-    """Text of a file, an option or a policy on one line, without what steers a terminal."""
-    return "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text.strip())
-
-
 def plain(text: str) -> str:
-    """The same for rich: none of it is markup."""
+    """Return text on one line for rich: none of it is markup."""
     from rich.markup import escape
 
     return escape(printable(text))

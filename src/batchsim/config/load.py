@@ -72,7 +72,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{path}: {_TOO_NESTED}") from error
     except ValueError as error:  # tomllib's own, or of int(), which takes some thousand digits at most
-        raise ConfigError(f"{path}: not valid TOML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: not valid TOML ({error})") from error
     return tree
 
 
@@ -89,8 +89,7 @@ def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
         *tables, name = fault["loc"] or ("",)
         if fault["type"] == "extra_forbidden" and (known := keys_at(section, tables)):
             message = f"unknown key {_short(key)}; {nearest(_short(str(name)), known)}"
-        text = "".join(char if char.isprintable() else "?" for char in " ".join(message.split()))
-        raise ConfigError(f"{where}: {text}") from error
+        raise ConfigError(f"{where}: {message}") from error
 
 
 def _is_nested_at_most(levels: int, value: Any) -> bool:

@@ -175,8 +175,7 @@ def _wrong(tree: Any, place: str, depth: int) -> str | None:
             return None
         tree = "".join(tree)  # the keys are text, too
     if isinstance(tree, int | float) and not abs(tree) <= sys.float_info.max:  # NaN is not, either
-        shown = place if place.isprintable() else ascii(place)
-        return f"{shown[:80] or 'the file'} is {tree!r:.40}; a finite number is needed"
+        return f"{place[:80] or 'the file'} is {tree!r:.40}; a finite number is needed"
     if isinstance(tree, str) and _HALF.search(tree):
         return f"{tree!a:.60} holds half a character; whole ones are needed"
     return None
@@ -185,5 +184,4 @@ def _wrong(tree: Any, place: str, depth: int) -> str | None:
 def reason(error: BaseException) -> str:
     """What the system said, in its first line."""
     strerror = getattr(error, "strerror", None)
-    line = (str(strerror or error).strip() or type(error).__name__).splitlines()[0]
-    return "".join(char if char.isprintable() else "?" for char in line)
+    return (str(strerror or error).strip() or type(error).__name__).splitlines()[0]

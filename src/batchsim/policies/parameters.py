@@ -44,8 +44,8 @@ def construct(make: Callable[..., Any], kind: type, parameters: Mapping[str, Any
         raise
     except (Exception, SystemExit) as error:  # whatever an answer from outside does
         given = ", ".join(f"{name} = {reprlib.repr(value)}" for name, value in parameters.items())
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{where} ({given}) is refused by {kind.__name__} ({text})") from error
+        refusal = f"{kind.__name__} ({type(error).__name__}: {error})"
+        raise ConfigError(f"{where} ({given}) is refused by {refusal}") from error
 
 
 def _hints(kind: type) -> dict[str, Any]:

@@ -280,8 +280,7 @@ def find_preset(name: str) -> Preset:
         with _no_bytecode():
             preset = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"policy {name!r} cannot be imported ({said})") from error
+        raise ConfigError(f"policy {name!r} cannot be imported ({type(error).__name__}: {error})") from error
     if not isinstance(preset, Preset):
         raise ConfigError(
             f"policy {name!r} is a {type(preset).__name__}; a batchsim.policies.presets.Preset is needed"

@@ -145,11 +145,11 @@ def _configure(settings: Mapping[str, Any], where: str | Path) -> RunConfig:
 
 @contextmanager
 def _told_of(where: str | Path) -> Iterator[None]:
-    """Begin the sentence of a `ConfigError` with the sweep file, and keep it on one line."""
+    """Begin the sentence of a `ConfigError` with the sweep file."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _training_fraction(config: RunConfig, built: dict[str, tuple[Policy, Predictor]]) -> float:

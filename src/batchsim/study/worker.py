@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, NamedTuple
 
-from batchsim.errors import BatchsimError
+from batchsim.errors import BatchsimError, printable
 from batchsim.results.store import save_run
 from batchsim.study.identity import check_unchanged
 from batchsim.study.plan import PlannedRun
@@ -87,7 +87,7 @@ def _send(answers: BinaryIO, answer: Failure | None) -> None:
 
 
 def _failure(error: BaseException) -> Failure:
-    said = " ".join(str(error).split())
+    said = printable(str(error))
     if not isinstance(error, BatchsimError):
         said = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return Failure(said, "".join(traceback.format_exception(error)))

@@ -113,9 +113,9 @@ def shown(value: Any) -> str:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Return names as an error message repeats them: printable, and not too many."""
+    """Return names as an error message repeats them: short, and not too many."""
     names = [str(name)[:_MOST_SHOWN] for name in names]
-    text = ", ".join(name if name.isprintable() else repr(name) for name in names[:_MOST_LISTED])
+    text = ", ".join(names[:_MOST_LISTED])
     return text if len(names) <= _MOST_LISTED else f"{text} and {len(names) - _MOST_LISTED:,} more"
 
 

@@ -251,8 +251,7 @@ def make_predictor(config: PredictorConfig) -> Predictor:
     known = {item.name: item for item in fields(kind)}
     for name in config.parameters:
         if name not in known:
-            shown = name if name.isprintable() else ascii(name)
-            raise ConfigError(f"predictor.{shown} is no parameter of {config.kind}; {nearest(name, known)}")
+            raise ConfigError(f"predictor.{name} is no parameter of {config.kind}; {nearest(name, known)}")
     for name, item in known.items():
         if item.default is MISSING and name not in config.parameters:
             raise ConfigError(f"predictor.{name} is missing; {config.kind} needs it")

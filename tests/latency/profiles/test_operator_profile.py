@@ -315,6 +315,7 @@ def test_mixture_of_experts_needs_their_table(profile: Path) -> None:
         ("dense", DENSE + "act_fn,1,0\n", "line 10: time_us is .*0.*; a finite number > 0"),
         ("attention", ATTENTION.replace("0,0,4,32,8", "0,0,4,-32,8"), "kv_decode is .*-32.*; a whole number"),
         ("attention", ATTENTION[: ATTENTION.index("2,0,1,16")], "no points of mixed attention"),
+        ("attention", f"{ATTENTION}2,0,0,1,9\n", "two points of prefill attention at prefill_chunk 2, kv_p"),
         ("attention", ATTENTION.replace("0,0,4,32,8\n", ""), r"no points around \(4, 32\)"),
         ("attention", ATTENTION + "".join(f"{n},{n},{n},{n},1\n" for n in range(5, 90)), "at most 4194304"),
         ("attention", ATTENTION.replace("0,0,1,16,1", "0,0,1,16"), "line 6: 4 fields where the header has 5"),

@@ -198,6 +198,13 @@ def _attention(tables: ProfileTables, num_layers: int, errors: dict[str, object]
             raise TraceError(
                 f"{tables.find('attention')}: no points of {name} attention; a profile needs some"
             )
+        if not times.index.is_unique:
+            point = dict(zip(axes, times.index[times.index.duplicated()][0], strict=True))
+            shown = ", ".join(f"{axis} {value}" for axis, value in point.items())
+            raise TraceError(
+                f"{tables.find('attention')}: two points of {name} attention at {shown}; where there are no "
+                "sequences, their context has to be 0"
+            )
         points = [np.unique(times.index.get_level_values(axis)) for axis in axes]
         if min(map(len, points)) < 2 or math.prod(map(len, points)) > MAX_POINTS:
             sizes = " by ".join(str(len(axis)) for axis in points)
