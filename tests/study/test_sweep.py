@@ -283,9 +283,17 @@ class Faulty(FixedSize):
             raise KeyboardInterrupt
         if self.kind == "killed":
             os.kill(os.getpid(), 9)
+        if self.kind == "gone":
+            os._exit(0)
+        if self.kind == "deep":
+            self.prepare(setting)
+        if self.kind == "large":
+            bytearray(10**15)
 
-kinds = ("fine", "exit", "markup", "own", "interrupt", "killed")
-fine, exits, markup, own, interrupt, killed = (Preset(Fifo(), Faulty(kind=kind), Greedy()) for kind in kinds)
+kinds = ("fine", "exit", "markup", "own", "interrupt", "killed", "gone", "deep", "large")
+fine, exits, markup, own, interrupt, killed, gone, deep, large = (
+    Preset(Fifo(), Faulty(kind=kind), Greedy()) for kind in kinds
+)
 """
 
 
@@ -304,7 +312,8 @@ def truncate(file: Path, keep: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "jobs"), [(("exits", "markup", "own", "fine"), 1), (("killed", "interrupt", "fine"), 2)]
+    ("names", "jobs"),
+    [(("exits", "gone", "own", "deep", "large", "interrupt", "fine"), 1), (("killed", "markup", "fine"), 2)],
 )
 def test_a_policy_that_misbehaves_fails_its_run_alone_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], jobs: int
@@ -312,7 +321,7 @@ def test_a_policy_that_misbehaves_fails_its_run_alone_and_is_tried_again(
     monkeypatch.syspath_prepend(str(tmp_path))
     path, states = faulty(tmp_path, *names), []
 
-    for _ in range(2 if jobs == 1 else 1):
+    for _ in range(2 if jobs == 2 else 1):
         with pytest.raises(BatchsimError, match=rf"{len(names) - 1} of {len(names)} runs failed"):
             run_sweep(path, tmp_path, jobs=jobs, on_progress=states.append)
 
@@ -322,7 +331,16 @@ def test_a_policy_that_misbehaves_fails_its_run_alone_and_is_tried_again(
     assert len(told) == len(names) - 1
     assert all(one["failure"] and one["config"]["seed"] == 0 for one in told)
     assert not [one for one in told if "\n" in one["failure"]]
-    assert sum(state.failure is not None for state in states) == (2 if jobs == 1 else 1) * (len(names) - 1)
+    assert sum(state.failure is not None for state in states) == (2 if jobs == 2 else 1) * (len(names) - 1)
+
+
+def test_a_single_run_of_a_policy_that_ends_its_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(BatchsimError, match=r"1 of 1 runs failed.*its process ended with exit code 0"):
+        run_sweep(faulty(tmp_path, "gone"), tmp_path)
 
 
 @pytest.mark.parametrize("file", ["summary.json", "manifest.json", "requests.parquet"])

@@ -34,16 +34,17 @@ serve()
 
 
 def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | None]]:
-    """Do all tasks, in so many processes (1: in this one), and hand each back with how it failed, if it did.
+    """Do all tasks, in so many processes, and hand each back with how it failed, if it did.
 
-    A process that dies fails its run and is replaced.
+    A process that dies fails its run and is replaced. One at a time they are done in this one, if the code of
+    all is our own: a policy from outside may end its process, or fill its memory.
 
     Raises
     ------
     BatchsimError
         If no process can be started.
     """
-    if jobs == 1 or len(tasks) < 2:
+    if min(jobs, len(tasks)) < 2 and all(_is_ours(task) for task in tasks):
         yield from ((task, attempt(task)) for task in tasks)
         return
     pool, threads = _Pool(), ThreadPoolExecutor(min(jobs, len(tasks)))
@@ -56,6 +57,11 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | 
         pool.kill()
         threads.shutdown()
         pool.wait()
+
+
+def _is_ours(task: Task) -> bool:
+    config = task.run.config
+    return ":" not in config.policy.preset and ":" not in (config.workload.load_of or "")
 
 
 class _Process:
