@@ -6,6 +6,7 @@ import pytest
 
 from batchsim.errors import ConfigError
 from batchsim.files import check_file, remove_dead_partials, sibling, write_whole
+from batchsim.results.store import check_vacant
 
 
 @pytest.mark.parametrize("path", [".", "", "/", "..", "folder"])
@@ -54,6 +55,14 @@ def test_what_another_machine_began_goes_when_it_is_a_day_old(tmp_path: Path) ->
     remove_dead_partials(tmp_path)
 
     assert list(tmp_path.iterdir()) == [new]
+
+
+@pytest.mark.parametrize("name", ["loop", "a\0b"])
+def test_an_input_that_leads_nowhere_is_no_hindrance(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    check_file(tmp_path / "out.csv", inputs=[tmp_path / name])
+    check_vacant(tmp_path / "out", overwrite=False, inputs=[tmp_path / name])
 
 
 def test_what_others_call_partial_stays(tmp_path: Path) -> None:

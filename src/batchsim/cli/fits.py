@@ -51,13 +51,13 @@ def fit(
 ) -> None:
     """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
     from batchsim.figures.measured.fit import plot_fit
-    from batchsim.files import check_file
+    from batchsim.files import check_file, resolved
     from batchsim.latency.fitting.fit import ITERATION_FAMILIES, compare_families
     from batchsim.latency.store import save_latency
     from batchsim.latency.table import read_calibration
 
     check_file(output_file, inputs=[calibration])
-    if output_file.resolve() == calibration.with_suffix(".json").resolve():
+    if resolved(output_file) == resolved(calibration.with_suffix(".json")):
         raise ConfigError(
             f"{output_file}: is where the provenance of {calibration.name} lies; choose another name"
         )

@@ -12,7 +12,15 @@ from batchsim.files.reading import (
     reason,
     unzipped,
 )
-from batchsim.files.writing import check_file, cleanly, json_text, remove_dead_partials, sibling, write_whole
+from batchsim.files.writing import (
+    check_file,
+    cleanly,
+    json_text,
+    remove_dead_partials,
+    resolved,
+    sibling,
+    write_whole,
+)
 
 __all__ = [
     "MAX_BYTES",
@@ -28,6 +36,7 @@ __all__ = [
     "read_text",
     "reason",
     "remove_dead_partials",
+    "resolved",
     "sibling",
     "unzipped",
     "write_whole",

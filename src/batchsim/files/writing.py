@@ -131,12 +131,20 @@ def _refuse_folder(path: Path) -> None:
         raise ConfigError(f"{str(path)!r} cannot be written: it is a folder; the name of a file is needed")
 
 
+def resolved(path: str | Path) -> Path:
+    """Return where a path leads to, whether there is anything or not: it may be a link to itself, too."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):  # no file can have this name
+        return Path(path)
+
+
 def _holds(given: Path, path: Path) -> bool:
     """Whether an input, a file or a folder, is what lies at a path, or holds it."""
     try:
-        return given.samefile(path) or (given.is_dir() and path.resolve().is_relative_to(given.resolve()))
-    except OSError:  # one of them is not there
-        return given.resolve() == path.resolve()
+        return given.samefile(path) or (given.is_dir() and resolved(path).is_relative_to(resolved(given)))
+    except (OSError, ValueError):  # one of them is not there
+        return resolved(given) == resolved(path)
 
 
 def _remove(partial: Path) -> None:

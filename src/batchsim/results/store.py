@@ -13,7 +13,16 @@ from typing import Any
 import pandas as pd
 
 from batchsim.errors import ConfigError
-from batchsim.files import cleanly, decoded, parsed_json, read_bytes, reason, remove_dead_partials, sibling
+from batchsim.files import (
+    cleanly,
+    decoded,
+    parsed_json,
+    read_bytes,
+    reason,
+    remove_dead_partials,
+    resolved,
+    sibling,
+)
 from batchsim.files.tables import check_numbers
 from batchsim.records import (
     BATCH_COLUMNS,
@@ -124,7 +133,7 @@ def check_vacant(directory: Path, *, overwrite: bool, inputs: Iterable[str | Pat
     with cleanly(directory, partial):
         _refuse_if_taken(directory, overwrite=overwrite)
         for one in inputs:
-            if one is not None and Path(one).resolve().parent == directory.resolve():
+            if one is not None and resolved(one).parent == resolved(directory):
                 raise ConfigError(f"{directory}: holds {Path(one).name}, an input; choose another directory")
         if directory.parent.exists():
             partial.mkdir()

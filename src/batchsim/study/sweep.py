@@ -16,7 +16,7 @@ import pandas as pd
 from batchsim._version import __version__
 from batchsim.config import SweepConfig
 from batchsim.errors import BatchsimError, ConfigError
-from batchsim.files import json_text, read_json, remove_dead_partials, write_whole
+from batchsim.files import json_text, read_json, remove_dead_partials, resolved, write_whole
 from batchsim.files.tables import csv_text
 from batchsim.results.store import read_summary, save_failure
 from batchsim.study.plan import PlannedRun, load_sweep, parse_shard, plan, take_shard
@@ -151,7 +151,7 @@ class _Folder:
         self, file: Path, runs: Sequence[PlannedRun], *, full: bool, overwrite: bool
     ) -> Mapping[str, Any]:
         """Write ``sweep.json``; return what was in it, of this sweep's last time."""
-        self._file = str(file.resolve())
+        self._file = str(resolved(file))
         self._content = hashlib.sha256(file.read_bytes()).hexdigest()
         before = _object(self.path / "sweep.json")
         if not overwrite:

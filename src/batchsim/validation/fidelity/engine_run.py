@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError, TraceError
-from batchsim.files import MAX_COUNT, read_json
+from batchsim.files import MAX_COUNT, read_json, resolved
 from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.profiles.operator_profile import KERNEL_GAP_S
 from batchsim.specs import load_gpu
@@ -183,7 +183,7 @@ def read_measured_run(directory: str | Path) -> MeasuredRun:
         if (times := _read_times(path, needed=False)) is not None
     ]
     model, gpu = found.text("model"), found.text("gpu")
-    absolute = directory.resolve()
+    absolute = resolved(directory)
     return MeasuredRun(
         name=f"{absolute.parent.name}/{absolute.name}",
         settings=_settings(found),

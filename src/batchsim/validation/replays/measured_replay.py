@@ -13,7 +13,7 @@ import pandas as pd
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError, TraceError
-from batchsim.files import read_json
+from batchsim.files import read_json, resolved
 from batchsim.latency.base import RECORDED_FIELDS, BatchShape, IterationShape
 from batchsim.metrics.system import Window, busy_fraction
 from batchsim.policies.presets import PRESETS, find_preset
@@ -151,7 +151,7 @@ def recordings_in(paths: Sequence[Path]) -> list[Recording]:
             )
         found += measured
     # A run given twice is no repeat of itself.
-    return [read_recording(directory) for directory in {path.resolve(): path for path in found}.values()]
+    return [read_recording(directory) for directory in {resolved(path): path for path in found}.values()]
 
 
 def _check_settled(directory: Path, config: RunConfig, world: str) -> None:

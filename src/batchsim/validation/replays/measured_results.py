@@ -17,6 +17,7 @@ import pandas as pd
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
+from batchsim.files import resolved
 from batchsim.latency.store import load_latency
 from batchsim.results.measured_tables import MeasuredRun, read_measured
 from batchsim.study.hardware import AnyLatency
@@ -70,7 +71,7 @@ def validate_results(paths: Sequence[Path], predicted: Path, settings: Mapping[s
 def _named(paths: Sequence[Path]) -> dict[str, MeasuredRun]:
     """Runs by the name of their file, numbered where there are several of a name."""
     named: dict[str, MeasuredRun] = {}
-    for path in {path.resolve(): path for path in paths}.values():
+    for path in {resolved(path): path for path in paths}.values():
         for run in read_measured(path):
             names = chain([path.stem], (f"{path.stem}_{number}" for number in count(2)))
             named[next(name for name in names if name not in named)] = run
