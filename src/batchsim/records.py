@@ -68,12 +68,15 @@ ITERATION_COLUMNS: Mapping[str, Any] = {
     "is_extrapolated": np.bool_,
 }
 
-#: One row per preemption, in order of time.
+#: The KV of a request is dropped, copied to the host, or stays while it sits an iteration out: no preemption.
+PREEMPTION_MODES = ("recompute", "swap", "pause")
+
+#: One row per preemption or pause, in order of time.
 PREEMPTION_COLUMNS: Mapping[str, Any] = {
     "request_id": np.int64,
     "gpu_id": np.int32,
     "time_s": np.float64,
-    "mode": "category",  # recompute: its KV is dropped; swap: copied to the host
+    "mode": "category",  # one of `PREEMPTION_MODES`
     "decode_start_s": np.float64,  # of the decode run that ends here; NaN if its prompt was not complete
     "lost_tokens": np.int64,  # computed tokens whose KV was dropped
 }

@@ -92,3 +92,16 @@ def test_running_requests_take_their_blocks_before_prompts_are_looked_up() -> No
     back = records.iterations[records.iterations["prefill_tokens"] > 0].iloc[1]
     assert back["start_s"] == 17 * ITERATION_S
     assert back["prefill_tokens"] == 40 + 8 + 1 - 16
+
+
+def test_who_has_to_give_way_itself_ends_the_walk_and_those_behind_sit_out() -> None:
+    records = serve(
+        [(0, 1, 30), (0, 8, 20), (0.5, 1, 30)],
+        3,
+        {"preempt": "priority"},
+        priorities=[0, 9, 0],
+    )
+
+    assert iterations(records, "decode_seqs")[8:11] == [3, 1, 2]
+    assert records.preemptions["request_id"].tolist()[0] == 1
+    assert records.preemptions["time_s"].tolist()[0] == 9 * ITERATION_S

@@ -2,7 +2,8 @@
 
 The prompt's completion gives a request its first token; from then on it gets one at the end of every
 iteration with decoding sequences, as long as its *decode run* lasts: until it is preempted or finishes. A run
-that begins with a (repeated) prefill has a token at its very start, one that begins with a swap-in has not.
+that begins with a (repeated) prefill has a token at its very start, one that begins with a swap-in or after a
+pause has not.
 Runs begin and end where spans do, so that a run is a range of spans and nothing here loops over tokens.
 """
 
@@ -204,20 +205,20 @@ def _stays(requests: Table, preemptions: Table) -> _Stays:
         ended = np.asarray(requests[last])[finished]
         return np.concatenate([np.asarray(preemptions[earlier])[counted], ended])
 
-    is_swap = np.asarray(preemptions["mode"] == "swap", dtype=np.bool_)[counted]
+    keeps_kv = np.asarray(preemptions["mode"] != "recompute", dtype=np.bool_)[counted]
     row = np.concatenate([row_of_id[counted], finished])
     order = np.argsort(row, kind="stable")  # the last stay of a request stays its last
     row, start_s = row[order], both("decode_start_s", "decode_start_s")[order]
     has_run = ~np.isnan(start_s)
-    is_swapped_out = np.concatenate([is_swap, np.zeros(len(finished), dtype=np.bool_)])[order] & has_run
-    is_swapped_in = np.zeros(len(row), dtype=np.bool_)
-    is_swapped_in[1:] = is_swapped_out[:-1] & (row[1:] == row[:-1])
+    is_held = np.concatenate([keeps_kv, np.zeros(len(finished), dtype=np.bool_)])[order] & has_run
+    goes_on = np.zeros(len(row), dtype=np.bool_)
+    goes_on[1:] = is_held[:-1] & (row[1:] == row[:-1])
     columns = (
         row,
         both("gpu_id", "gpu_id")[order],
         start_s,
         both("time_s", "finish_s")[order],
-        ~is_swapped_in,
+        ~goes_on,
     )
     return _Stays._make(column[has_run] for column in columns)
 

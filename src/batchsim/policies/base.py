@@ -243,9 +243,9 @@ class RunningRequest(WaitingRequest, Protocol):
 class Step(Protocol):
     """The next iteration of a replica while a rule puts it together.
 
-    All running sequences whose prompt is complete decode one token each, unless `hold_decodes` is called. The
-    rule adds prompt chunks, of running requests and of waiting ones that it admits, and makes room by
-    preempting. What does not fit raises `PlanError`.
+    All running sequences whose prompt is complete decode one token each, unless `hold_decodes` or `sit_out`
+    is called. The rule adds prompt chunks, of running requests and of waiting ones that it admits, and makes
+    room by preempting. What does not fit raises `PlanError`.
     """
 
     @property
@@ -345,6 +345,9 @@ class Step(Protocol):
 
     def swap_in(self, request: RunningRequest) -> bool:
         """Bring a swapped request back if its blocks can be had; it decodes in this iteration."""
+
+    def sit_out(self, request: RunningRequest) -> None:
+        """Let a running request, if it decodes, sit this iteration out."""
 
     def hold_decodes(self) -> None:
         """Let the decoding sequences sit this iteration out, if it has a prompt chunk."""

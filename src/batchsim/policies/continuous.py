@@ -163,9 +163,13 @@ class ChunkedPrefill(PlainRule):
                 step.preempt(step.last_running())
 
     def _go_on_in_turn(self, step: Step, budget: int, largest: int) -> None:
-        """Decode and go on, one after the other; whoever lacks blocks has others give way."""
+        """Decode and go on, one after the other; whoever lacks blocks has others give way.
+
+        Who has to give way itself ends it: those behind sit the iteration out, with or without blocks.
+        """
         chunks = {request.request_id: 0 for request in step.prefilling}
-        for request in step.running:
+        running = step.running
+        for position, request in enumerate(running, 1):
             id_ = request.request_id
             tokens = 1
             if id_ in chunks:
@@ -178,7 +182,9 @@ class ChunkedPrefill(PlainRule):
                 step.preempt(victim)
                 chunks.pop(victim.request_id, None)
                 if victim is request:
-                    break
+                    for one_behind in running[position:]:
+                        step.sit_out(one_behind)
+                    return
             if id_ in chunks:
                 step.prefill(request, tokens)
                 chunks[id_] = tokens

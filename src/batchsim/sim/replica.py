@@ -178,6 +178,8 @@ class Replica:
     def _plan(self) -> None:
         """Let the rule put the next iteration together, where there is something to decide."""
         step, running = self._step, self._running
+        if running.sitting_out:
+            running.go_on(step.now_s)
         if self._waiting.num or step.is_undecided:
             step.start()
             step.max_running = self._sizer.batch_size(0, running.decoding.num)

@@ -23,6 +23,8 @@ class RunningSet:
         All that run, by id, in order of admission.
     decoding
         Those of them whose prompt is complete.
+    sitting_out
+        Those of them that decode again after this iteration, with the tokens that they have left.
     retired
         Those that have finished, but the host does not know yet: they keep their blocks and seats.
     swapped
@@ -38,6 +40,7 @@ class RunningSet:
         "num",
         "requests",
         "retired",
+        "sitting_out",
         "swapped",
     )
 
@@ -51,6 +54,7 @@ class RunningSet:
         self.num = 0
         self.requests: dict[int, Request] = {}
         self.decoding = Decoding(kv.block_size, follows_longest=follows_longest)
+        self.sitting_out: dict[Request, int] = {}
         self.retired: list[Request] = []
         self.swapped: dict[int, Request] = {}
 
@@ -140,6 +144,18 @@ class RunningSet:
         stored_tokens = self.decoding.leave(request)
         request.generated_tokens = stored_tokens - request.prompt_tokens + 1
         return stored_tokens
+
+    def sit_out(self, request: Request) -> None:
+        """Let one that decodes wait for the next iteration, with its blocks."""
+        self.sitting_out[request] = request.finish_step - self.decoding.step
+        request.computed_tokens = self.stop_decoding(request)
+
+    def go_on(self, now_s: float) -> None:
+        """Let those that sat out decode again."""
+        for request, num_left in self.sitting_out.items():
+            request.decode_start_s = now_s
+            self.decoding.join(request, request.computed_tokens, num_left)
+        self.sitting_out = {}
 
     def drop(self, request: Request, stored_tokens: int) -> None:
         """Take seat and blocks away from a request that will be computed again."""

@@ -287,6 +287,9 @@ class NextIteration:
         """Take a request's blocks away."""
         running, decode_start_s = self._running, math.nan
         self._check_preemption(request, swap=swap)
+        if request in running.sitting_out:
+            running.go_on(self.now_s)
+            self.growth_blocks = running.decoding.growth() - self.grown_blocks
         if request.finish_step >= 0:
             grows = running.decoding.grows(request)
             stored_tokens = running.stop_decoding(request)
@@ -305,9 +308,8 @@ class NextIteration:
         self._kv.forget(self._stored.pop(request.request_id, ()))
         self.num_preempted += 1
         request.num_preemptions += 1
-        self._recorder.preempt(
-            request, self._replica_id, self.now_s, decode_start_s, lost_tokens, is_swap=swap
-        )
+        mode = "swap" if swap else "recompute"
+        self._recorder.preempt(request, self._replica_id, self.now_s, decode_start_s, lost_tokens, mode)
 
     def swap_in(self, request: Request) -> bool:
         """Bring a request back if its blocks can be had."""
@@ -324,6 +326,19 @@ class NextIteration:
             self.swap_blocks += blocks
             self.growth_blocks = running.decoding.growth() - self.grown_blocks
         return blocks > 0
+
+    def sit_out(self, request: Request) -> None:
+        """Let one decode not now."""
+        if request.finish_step < 0:
+            return
+        if self._running.decoding.grows(request):
+            if not self.growth_blocks or request.request_id in self._grown:
+                raise PlanError(
+                    f"request {request.request_id} was to sit an iteration out that it has taken a block for"
+                )
+            self.growth_blocks -= 1
+        self._running.sit_out(request)
+        self._recorder.preempt(request, self._replica_id, self.now_s, request.decode_start_s, 0, "pause")
 
     def hold_decodes(self) -> None:
         """Let the decodes sit out."""

@@ -46,6 +46,7 @@ class NextIteration:
         self._running: list[Request] = []
         self._head: tuple[WaitingRequest, int] | None = None
         self._holds_decodes = False
+        self._sitting_out: list[Request] = []
         self.num_blocks = self.free_blocks = num_blocks
         self.block_size = block_size
         self.max_running = 0
@@ -58,6 +59,7 @@ class NextIteration:
         """Start with the decodes alone."""
         self.now_s = now_s
         self._holds_decodes = False
+        self._sitting_out = []
         self.chunks = []
         self.preemptions = []
 
@@ -74,7 +76,9 @@ class NextIteration:
     @property
     def decoding(self) -> Sequence[Request]:
         """Requests that decode in this iteration."""
-        return [] if self._holds_decodes else self._complete
+        if self._holds_decodes:
+            return []
+        return [request for request in self._complete if request not in self._sitting_out]
 
     @property
     def shape(self) -> tuple[int, int, int, int, float]:
@@ -236,6 +240,10 @@ class NextIteration:
     def swap_in(self, request: Request) -> bool:
         """Nobody is ever swapped out."""
         raise PlanError(f"request {request.request_id} was to be swapped in; a replay can only recompute")
+
+    def sit_out(self, request: Request) -> None:
+        """Let one decode not now."""
+        self._sitting_out.append(request)
 
     def hold_decodes(self) -> None:
         """Let the decodes sit out."""

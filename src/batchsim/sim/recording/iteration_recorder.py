@@ -17,6 +17,7 @@ from batchsim.records import (
     ITERATION_COLUMNS,
     ITERATION_REQUEST_COLUMNS,
     PREEMPTION_COLUMNS,
+    PREEMPTION_MODES,
     Records,
     table,
 )
@@ -115,13 +116,13 @@ class IterationRecorder(Recorder):
         now_s: float,
         decode_start_s: float,
         lost_tokens: int,
-        *,
-        is_swap: bool,
+        mode: str,
     ) -> None:
-        """A request was preempted."""
-        request_id = request.request_id
-        self._num_preemptions[request_id] = request.num_preemptions
-        self._preemptions.extend((request_id, replica_id, now_s, is_swap, decode_start_s, lost_tokens))
+        """A request was preempted, or paused."""
+        request_id, code = request.request_id, PREEMPTION_MODES.index(mode)
+        if request.num_preemptions:
+            self._num_preemptions[request_id] = request.num_preemptions
+        self._preemptions.extend((request_id, replica_id, now_s, code, decode_start_s, lost_tokens))
 
     def iteration_records(
         self, workload: Workload, predicted: NDArray[np.int64], kv_blocks: Sequence[int], block_size: int
@@ -131,7 +132,7 @@ class IterationRecorder(Recorder):
         rows = np.frombuffer(self._preemptions).reshape(-1, len(PREEMPTION_COLUMNS))
         preemptions: dict[str, Any] = dict(zip(PREEMPTION_COLUMNS, rows.T, strict=True))
         preemptions["request_id"] = workload.request_id[preemptions["request_id"].astype(np.int64)]
-        modes = pd.CategoricalDtype(["recompute", "swap"])
+        modes = pd.CategoricalDtype(list(PREEMPTION_MODES))
         preemptions["mode"] = pd.Categorical.from_codes(preemptions["mode"].astype(np.int8), dtype=modes)
         base = self.records(workload, predicted, len(kv_blocks), int(np.mean(kv_blocks)) * block_size)
         return Records(
