@@ -105,3 +105,12 @@ def test_who_has_to_give_way_itself_ends_the_walk_and_those_behind_sit_out() -> 
     assert iterations(records, "decode_seqs")[8:11] == [3, 1, 2]
     assert records.preemptions["request_id"].tolist()[0] == 1
     assert records.preemptions["time_s"].tolist()[0] == 9 * ITERATION_S
+
+
+def test_one_whose_last_token_is_under_way_gives_way_at_no_loss() -> None:
+    records = serve([(0, 14, 30), (0, 1, 12), (0, 1, 3)], 3, {}, is_async=True)
+
+    assert iterations(records, "num_preempted")[:5] == [0, 0, 0, 1, 0]
+    assert iterations(records, "decode_seqs")[:5] == [0, 3, 3, 2, 2]
+    assert records.requests["finish_s"].tolist() == [30 / 128, 12 / 128, 3 / 128]
+    assert records.preemptions.empty

@@ -293,6 +293,10 @@ class Step(Protocol):
         """All running requests, in order of admission."""
 
     @property
+    def holding(self) -> Sequence[RunningRequest]:
+        """Those, and others that hold blocks until the engine knows of their last token; in one order."""
+
+    @property
     def swapped(self) -> Sequence[RunningRequest]:
         """Requests whose KV lies in host memory, in order of preemption."""
 
@@ -303,7 +307,7 @@ class Step(Protocol):
         """Tokens of a waiting request that the prefix cache does not hold; at least 1."""
 
     def last_running(self) -> RunningRequest:
-        """The running request that was admitted last."""
+        """The last of those that hold blocks."""
 
     def admit(
         self,

@@ -102,7 +102,7 @@ class ChunkedPrefill(PlainRule):
         nothing: either way, blocks are taken chunk by chunk. Left out: as the version has it by default.
     preempt
         ``last``: the request admitted last gives way; ``priority``: the one with the largest ``priority``, of
-        equals the one that arrived last.
+        equals the one that arrived last, of these the one that was admitted first.
     chunk
         A sizer that sets the budget, at most `max_num_batched_tokens`, by what it measures: Algorithm 2 of
         arXiv 2503.05248 in its chunked mode.
@@ -211,7 +211,7 @@ class ChunkedPrefill(PlainRule):
     def _victim(self, step: Step) -> RunningRequest:
         if self.preempt == "last":
             return step.last_running()
-        return max(step.running, key=lambda request: (request.priority, *arrival_order(request)))
+        return max(step.holding, key=lambda request: (request.priority, request.arrival_s))
 
 
 @dataclass(frozen=True, slots=True)

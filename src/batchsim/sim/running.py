@@ -20,13 +20,14 @@ class RunningSet:
     num
         Seats taken: all that run, and the retired.
     requests
-        All that run, by id, in order of admission.
+        All that run, by id, in order of admission, and the retired in their places.
     decoding
         Those of them whose prompt is complete.
     sitting_out
         Those of them that decode again after this iteration, with the tokens that they have left.
     retired
-        Those that have finished, but the host does not know yet: they keep their blocks and seats.
+        Those that have finished, but the host does not know yet: they keep their blocks and seats, and may be
+        preempted at no loss.
     swapped
         Those whose KV lies in host memory, by id, in order of preemption; they have neither blocks nor seat.
     """
@@ -55,7 +56,7 @@ class RunningSet:
         self.requests: dict[int, Request] = {}
         self.decoding = Decoding(kv.block_size, follows_longest=follows_longest)
         self.sitting_out: dict[Request, int] = {}
-        self.retired: list[Request] = []
+        self.retired: dict[int, Request] = {}
         self.swapped: dict[int, Request] = {}
 
     def show(self, request: Request) -> Request:
@@ -126,18 +127,19 @@ class RunningSet:
 
     def retire(self, request: Request, *, is_known: bool) -> None:
         """A request has finished; its blocks and seat are free once the host knows."""
-        del self.requests[request.request_id]
         if is_known:
+            del self.requests[request.request_id]
             self._free(request)
         else:
-            self.retired.append(request)
+            self.retired[request.request_id] = request
 
     def free_retired(self) -> None:
         """The host learns who has finished."""
         if self.retired:
-            for request in self.retired:
+            for request in self.retired.values():
+                del self.requests[request.request_id]
                 self._free(request)
-            self.retired = []
+            self.retired = {}
 
     def stop_decoding(self, request: Request) -> int:
         """Let a request decode no more; return the tokens that it has stored."""

@@ -165,6 +165,14 @@ class NextIteration:
     def running(self) -> Sequence[Request]:
         """All that run."""
         running = self._running
+        retired = running.retired
+        requests = running.requests.values()
+        return tuple(running.show(one) for one in requests if one.request_id not in retired)
+
+    @property
+    def holding(self) -> Sequence[Request]:
+        """All that hold blocks."""
+        running = self._running
         return tuple(map(running.show, running.requests.values()))
 
     @property
@@ -290,6 +298,11 @@ class NextIteration:
         if request in running.sitting_out:
             running.go_on(self.now_s)
             self.growth_blocks = running.decoding.growth() - self.grown_blocks
+        if request.request_id in running.retired:
+            del running.retired[request.request_id]
+            running.drop(request, 0)
+            self.num_preempted += 1
+            return
         if request.finish_step >= 0:
             grows = running.decoding.grows(request)
             stored_tokens = running.stop_decoding(request)

@@ -145,6 +145,11 @@ class NextIteration:
         """All that run."""
         return tuple(self._running)
 
+    @property
+    def holding(self) -> Sequence[Request]:
+        """All that run: of each, the last token is known at once."""
+        return self.running
+
     def last_running(self) -> Request:
         """The one admitted last."""
         return self._running[-1]
