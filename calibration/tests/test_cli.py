@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from batchsim_calibration.cli import main
-from batchsim_calibration.measuring import protocol
+from batchsim_calibration.measuring import operations
 from batchsim_calibration.provenance import device_name, slug
 from batchsim_calibration.serving.timing import Timing, timed
 
@@ -90,7 +90,7 @@ def test_ctrl_c_keeps_what_was_measured_and_says_so(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return timed(device, action)
 
-    monkeypatch.setattr(protocol, "timed", interrupted)
+    monkeypatch.setattr(operations, "timed", interrupted)
     stopped = smoke(tmp_path)
     monkeypatch.undo()
 

@@ -16,7 +16,7 @@ from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.table import read_calibration
 from batchsim_calibration.measuring.grid import Point, extent_of, points_of, slots_of
-from batchsim_calibration.measuring.operations import measure_batch_latency
+from batchsim_calibration.measuring.operations import EnginePoints, measure_batch_latency
 from batchsim_calibration.measuring.outcome import REFERENCE_SAMPLES, drift_of, spreads_of, unsteady_in
 from batchsim_calibration.measuring.protocol import MAX_ATTEMPTS, calibrate_latency_grid
 from batchsim_calibration.measuring.rows import Row, Task, partial_of
@@ -104,7 +104,12 @@ def trials_of(rows: list[dict[str, str]], status: str = "ok") -> Counter[tuple[s
 def smoke_table(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("smoke") / "smoke.csv"
     calibrate_latency_grid(
-        engine, SMOKE, path, num_trials=3, max_extra_trials=1, describe=lambda _: {"kind": "measured"}
+        EnginePoints(engine),
+        SMOKE,
+        path,
+        num_trials=3,
+        max_extra_trials=1,
+        describe=lambda _: {"kind": "measured"},
     )
     return path
 
@@ -150,12 +155,17 @@ def test_an_interrupted_run_goes_on_and_measures_nothing_twice(
     path = tmp_path / "table.csv"
     with pytest.raises(KeyboardInterrupt):
         calibrate_latency_grid(
-            engine, SOME, path, num_trials=3, max_extra_trials=1, on_progress=InterruptAfter(num_done)
+            EnginePoints(engine),
+            SOME,
+            path,
+            num_trials=3,
+            max_extra_trials=1,
+            on_progress=InterruptAfter(num_done),
         )
     before = partial_of(path).read_text()
     assert not path.exists()
 
-    outcome = calibrate_latency_grid(engine, SOME, path, num_trials=3, max_extra_trials=1)
+    outcome = calibrate_latency_grid(EnginePoints(engine), SOME, path, num_trials=3, max_extra_trials=1)
 
     trials = trials_of(rows_of(path))
     assert path.read_text().startswith(before)
@@ -166,7 +176,9 @@ def test_an_interrupted_run_goes_on_and_measures_nothing_twice(
 
 def test_garbage_is_collected_again_after_an_interrupt(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        calibrate_latency_grid(engine, FEW, tmp_path / "table.csv", on_progress=InterruptAfter(1))
+        calibrate_latency_grid(
+            EnginePoints(engine), FEW, tmp_path / "table.csv", on_progress=InterruptAfter(1)
+        )
 
     assert gc.isenabled()
 
@@ -174,11 +186,11 @@ def test_garbage_is_collected_again_after_an_interrupt(engine: Engine, tmp_path:
 def test_a_line_cut_short_by_a_crash_is_measured_again(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     with pytest.raises(KeyboardInterrupt):
-        calibrate_latency_grid(engine, FEW, path, num_trials=2, on_progress=InterruptAfter(6))
+        calibrate_latency_grid(EnginePoints(engine), FEW, path, num_trials=2, on_progress=InterruptAfter(6))
     whole = partial_of(path).read_text()
     partial_of(path).write_text(whole[:-20])
 
-    calibrate_latency_grid(engine, FEW, path, num_trials=2)
+    calibrate_latency_grid(EnginePoints(engine), FEW, path, num_trials=2)
 
     trials = trials_of([row for row in rows_of(path) if row["purpose"] == "trial"])
     assert len(trials) == 2 * len(FEW)
@@ -189,31 +201,31 @@ def test_a_line_cut_short_by_a_crash_is_measured_again(engine: Engine, tmp_path:
 def test_a_broken_line_is_named(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     with pytest.raises(KeyboardInterrupt):
-        calibrate_latency_grid(engine, FEW, path, on_progress=InterruptAfter(2))
+        calibrate_latency_grid(EnginePoints(engine), FEW, path, on_progress=InterruptAfter(2))
     partial_of(path).write_text(partial_of(path).read_text().replace("decode,2", "decode,two", 1))
 
     with pytest.raises(TraceError, match=r"table\.csv\.partial, line 2: cannot be read as a trial"):
-        calibrate_latency_grid(engine, FEW, path)
+        calibrate_latency_grid(EnginePoints(engine), FEW, path)
 
 
 def test_rows_of_another_configuration_are_not_mixed_in(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     with pytest.raises(KeyboardInterrupt):
         calibrate_latency_grid(
-            engine, FEW, path, configuration={"dtype": "fp32"}, on_progress=InterruptAfter(3)
+            EnginePoints(engine), FEW, path, configuration={"dtype": "fp32"}, on_progress=InterruptAfter(3)
         )
 
     with pytest.raises(ConfigError, match="begun with another configuration"):
-        calibrate_latency_grid(engine, FEW, path, configuration={"dtype": "bf16"})
+        calibrate_latency_grid(EnginePoints(engine), FEW, path, configuration={"dtype": "bf16"})
 
 
 def test_a_finished_table_is_not_replaced_unasked(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    calibrate_latency_grid(engine, FEW, path, num_trials=1)
+    calibrate_latency_grid(EnginePoints(engine), FEW, path, num_trials=1)
     before = path.read_text()
 
     with pytest.raises(ConfigError, match="--overwrite"):
-        calibrate_latency_grid(engine, FEW, path, num_trials=1)
+        calibrate_latency_grid(EnginePoints(engine), FEW, path, num_trials=1)
 
     assert path.read_text() == before
 
@@ -225,7 +237,7 @@ def test_points_too_large_are_marked_and_larger_ones_left_out(loaded: LoadedMode
     path = tmp_path / "table.csv"
 
     outcome = calibrate_latency_grid(
-        SmallEngine(loaded, num_slots=8, max_tokens=33), points, path, num_trials=2
+        EnginePoints(SmallEngine(loaded, num_slots=8, max_tokens=33)), points, path, num_trials=2
     )
 
     rows = rows_of(path)
@@ -245,7 +257,9 @@ def test_a_cpu_runs_out_of_memory_too(loaded: LoadedModel, tmp_path: Path) -> No
         torch.empty(1 << 60)
     engine.error = raised.value  # type: ignore[assignment]  # whatever words this system has for it
 
-    outcome = calibrate_latency_grid(engine, [*FEW, Point("prefill", 2, 64)], tmp_path / "table.csv")
+    outcome = calibrate_latency_grid(
+        EnginePoints(engine), [*FEW, Point("prefill", 2, 64)], tmp_path / "table.csv"
+    )
 
     assert outcome.rows_by_status["oom"] == 1
 
@@ -255,7 +269,7 @@ def test_another_fault_of_a_pass_ends_the_run(loaded: LoadedModel, tmp_path: Pat
     engine.error = RuntimeError("an illegal memory access was encountered")  # type: ignore[assignment]
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        calibrate_latency_grid(engine, [Point("prefill", 2, 64)], tmp_path / "table.csv")
+        calibrate_latency_grid(EnginePoints(engine), [Point("prefill", 2, 64)], tmp_path / "table.csv")
 
 
 def test_a_resumed_run_does_not_try_what_was_too_large(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -263,9 +277,11 @@ def test_a_resumed_run_does_not_try_what_was_too_large(loaded: LoadedModel, tmp_
     engine = SmallEngine(loaded, num_slots=8, max_tokens=33)
     path = tmp_path / "table.csv"
     with pytest.raises(KeyboardInterrupt):
-        calibrate_latency_grid(engine, points, path, num_trials=2, on_progress=InterruptAfter(2))
+        calibrate_latency_grid(
+            EnginePoints(engine), points, path, num_trials=2, on_progress=InterruptAfter(2)
+        )
 
-    calibrate_latency_grid(engine, points, path, num_trials=2)
+    calibrate_latency_grid(EnginePoints(engine), points, path, num_trials=2)
 
     assert sum(row["status"] == "oom" for row in rows_of(path)) == 1
 
@@ -273,7 +289,9 @@ def test_a_resumed_run_does_not_try_what_was_too_large(loaded: LoadedModel, tmp_
 def test_where_no_attempt_is_clean_the_cleanest_counts(loaded: LoadedModel, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
 
-    outcome = calibrate_latency_grid(IdlingEngine(loaded, num_slots=2, max_tokens=9), FEW, path, num_trials=1)
+    outcome = calibrate_latency_grid(
+        EnginePoints(IdlingEngine(loaded, num_slots=2, max_tokens=9)), FEW, path, num_trials=1
+    )
 
     rows = [row for row in rows_of(path) if row["purpose"] == "trial"]
     assert outcome.num_kept_disturbed == outcome.rows_by_status["ok"]
@@ -290,7 +308,7 @@ def test_points_that_spread_widely_get_extra_trials_up_to_a_limit(
     engine = TiringEngine(loaded, num_slots=2, max_tokens=9)
     path = tmp_path / "table.csv"
 
-    outcome = calibrate_latency_grid(engine, FEW[:1], path, num_trials=4, max_extra_trials=3)
+    outcome = calibrate_latency_grid(EnginePoints(engine), FEW[:1], path, num_trials=4, max_extra_trials=3)
 
     extra = [row for row in rows_of(path) if row["purpose"] == "extra" and row["status"] == "ok"]
     assert [row["trial"] for row in extra] == ["1", "2", "3"]
@@ -300,7 +318,7 @@ def test_points_that_spread_widely_get_extra_trials_up_to_a_limit(
 def test_when_the_time_is_up_the_first_trial_still_covers_all_points(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
 
-    outcome = calibrate_latency_grid(engine, FEW, path, num_trials=5, budget_s=1e-9)
+    outcome = calibrate_latency_grid(EnginePoints(engine), FEW, path, num_trials=5, budget_s=1e-9)
 
     rows = rows_of(path)
     assert {row["trial"] for row in rows if row["purpose"] == "trial"} == {"1"}
@@ -316,13 +334,17 @@ def test_where_time_runs_short_disturbed_samples_are_not_taken_again(
 ) -> None:
     path = tmp_path / "table.csv"
 
-    calibrate_latency_grid(IdlingEngine(loaded, num_slots=2, max_tokens=9), FEW, path, budget_s=1e-9)
+    calibrate_latency_grid(
+        EnginePoints(IdlingEngine(loaded, num_slots=2, max_tokens=9)), FEW, path, budget_s=1e-9
+    )
 
     assert {row["attempt"] for row in rows_of(path)} == {"1"}
 
 
 def test_with_time_enough_nothing_is_left_out(engine: Engine, tmp_path: Path) -> None:
-    outcome = calibrate_latency_grid(engine, FEW, tmp_path / "table.csv", num_trials=2, budget_s=1e9)
+    outcome = calibrate_latency_grid(
+        EnginePoints(engine), FEW, tmp_path / "table.csv", num_trials=2, budget_s=1e9
+    )
 
     assert (outcome.num_not_taken, outcome.num_single) == (0, 0)
 
@@ -330,7 +352,9 @@ def test_with_time_enough_nothing_is_left_out(engine: Engine, tmp_path: Path) ->
 def test_time_to_come_is_told_after_the_warm_up(engine: Engine, tmp_path: Path) -> None:
     told: list[float] = []
 
-    calibrate_latency_grid(engine, FEW, tmp_path / "table.csv", num_trials=1, on_estimate=told.append)
+    calibrate_latency_grid(
+        EnginePoints(engine), FEW, tmp_path / "table.csv", num_trials=1, on_estimate=told.append
+    )
 
     assert len(told) == 1
     assert told[0] > 0
@@ -382,4 +406,4 @@ def test_a_batch_that_an_engine_cannot_hold_is_refused(engine: Engine) -> None:
 
 def test_no_trials_are_refused(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
-        calibrate_latency_grid(engine, FEW, tmp_path / "table.csv", num_trials=0)
+        calibrate_latency_grid(EnginePoints(engine), FEW, tmp_path / "table.csv", num_trials=0)

@@ -15,6 +15,7 @@ from batchsim_calibration.provenance import (
     checked,
     device_state,
     machine,
+    model_identity,
     nvidia_smi,
     provenance,
     shown_command,
@@ -29,7 +30,8 @@ OUTCOME = Outcome({"ok": 3}, 3, 0, 0, 0, 0, 0, 0.1, float("nan"), 0, 1.5)
 def a_provenance(command: list[str]) -> dict[str, object]:
     loaded = load_model("tiny", random_weights=True, dtype="fp32", attention="sdpa", device="cpu")
     return provenance(
-        loaded,
+        {**model_identity(loaded), **machine(loaded.device)},
+        loaded.device,
         OUTCOME,
         configuration={"profile": "smoke"},
         state_before=device_state(loaded.device),

@@ -32,7 +32,9 @@ from batchsim.study.run import simulate
 from batchsim.workload.formats import read_trace
 from batchsim.workload.request import Workload
 from batchsim_calibration import provenance
-from batchsim_calibration.measuring.grid import Point
+from batchsim_calibration.measuring.grid import Extent, Point
+from batchsim_calibration.measuring.interleaved import Interleaved
+from batchsim_calibration.measuring.operations import EnginePoints
 from batchsim_calibration.replay_command import replay as replay_command
 from batchsim_calibration.replaying import replay_series
 from batchsim_calibration.replaying.inbox import WallClock
@@ -351,6 +353,6 @@ def test_only_a_resumed_series_keeps_what_an_interrupted_one_calibrated(
     partial = tmp_path / "between.csv.partial"
     partial.write_text("left by a series that was interrupted\n")
 
-    replay_series.Interleaved(loaded, engine, points, tmp_path / "between.csv", 2, resume=resume)
+    Interleaved(EnginePoints(engine), {}, points, tmp_path / "between.csv", 2, Extent(1, 9), resume=resume)
 
     assert partial.exists() == resume

@@ -124,25 +124,28 @@ def throttle_reasons(mask: str | None) -> list[str] | None:
 
 
 def provenance(
-    loaded: LoadedModel,
+    identity: Mapping[str, Any],
+    device: torch.device,
     outcome: Outcome,
     *,
     configuration: Mapping[str, Any],
     state_before: Mapping[str, Any],
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Put together what is known of a run that has just ended."""
+    """Put together what is known of a run that has just ended.
+
+    ``identity`` holds what `model_identity`, or another engine's, and `machine` tell.
+    """
     return checked(
         {
             "kind": "measured",
-            **model_identity(loaded),
-            **machine(loaded.device),
+            **identity,
             "command": shown_command(sys.argv if command is None else command),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "git_revision": git_revision(),
             "configuration": dict(configuration),
             "state_before": dict(state_before),
-            "state_after": device_state(loaded.device),
+            "state_after": device_state(device),
             **{name: None if value != value else value for name, value in asdict(outcome).items()},
             "warnings_of_measurement": outcome.warnings(),
         }

@@ -13,9 +13,12 @@ from batchsim.errors import ConfigError
 from batchsim.policies import presets
 from batchsim_calibration.measure_command import STDERR
 from batchsim_calibration.measuring.grid import PROFILES, Extent, Point, Profile, points_of, slots_of
+from batchsim_calibration.measuring.interleaved import Interleaved
 from batchsim_calibration.measuring.measure import MeasureSettings, engine_for, load
+from batchsim_calibration.measuring.operations import EnginePoints
+from batchsim_calibration.provenance import machine, model_identity
 from batchsim_calibration.replaying.replay import Limits, settle, trace_of
-from batchsim_calibration.replaying.replay_series import Interleaved, replay_series
+from batchsim_calibration.replaying.replay_series import replay_series
 from batchsim_calibration.serving.engine import Engine
 from batchsim_calibration.serving.models import LoadedModel
 
@@ -104,11 +107,12 @@ def replay(
             runs = replay_series(loaded, engine, trace, settled, output_dir, **run)
         else:
             calibration = Interleaved(
-                loaded,
-                engine,
+                EnginePoints(engine),
+                {**model_identity(loaded), **machine(loaded.device)},
                 points,
                 calibrate_between,
                 len(settled) * repeats + 1,
+                Extent(engine.num_slots, engine.max_tokens),
                 overwrite=overwrite,
                 resume=resume,
             )

@@ -19,6 +19,7 @@ from batchsim_calibration.measuring.grid import (
     slots_of,
     trials_of,
 )
+from batchsim_calibration.measuring.operations import EnginePoints
 from batchsim_calibration.measuring.outcome import Outcome
 from batchsim_calibration.measuring.protocol import OnProgress, calibrate_latency_grid
 from batchsim_calibration.provenance import device_state, machine, model_identity, provenance, slug
@@ -83,7 +84,7 @@ def measure(
     say(f"{len(points)} points, {num_trials} trials each{until}, into {path.name}")
     state_before = device_state(loaded.device)
     outcome = calibrate_latency_grid(
-        engine_for(loaded, slots_of(points)),
+        EnginePoints(engine_for(loaded, slots_of(points))),
         points,
         path,
         num_trials=num_trials,
@@ -93,7 +94,7 @@ def measure(
         seed=settings.seed,
         overwrite=overwrite,
         describe=lambda outcome: provenance(
-            loaded, outcome, configuration=configuration, state_before=state_before
+            identity, loaded.device, outcome, configuration=configuration, state_before=state_before
         ),
         on_estimate=lambda seconds: say(f"about {_duration(seconds)} to go, more where other work disturbs"),
         on_progress=on_progress,

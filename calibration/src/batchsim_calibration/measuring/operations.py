@@ -1,9 +1,12 @@
-"""What each kind of point makes the engine do: a part that sets it up, and the part that is timed."""
+"""What can be measured at points; and what each kind of point makes our own engine do.
+
+`Measurable` is all that the protocol knows of an engine, so that another one can stand behind it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -11,6 +14,39 @@ from batchsim.errors import ConfigError
 from batchsim_calibration.measuring.grid import Point, slots_of
 from batchsim_calibration.serving.engine import Chunk, Engine
 from batchsim_calibration.serving.timing import Timing, timed, undisturbed
+
+
+class Measurable(Protocol):
+    """An engine that can be brought to a point and run there under the clock, any number of times."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+
+    def time(self, point: Point) -> Timing:
+        """Set a point up, run it and time that; a `RuntimeError` may say that the memory does not do."""
+
+    def release(self) -> None:
+        """Let go of what a point that did not fit has left."""
+
+
+class EnginePoints:
+    """The points of our own engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.device = engine.device
+
+    def time(self, point: Point) -> Timing:
+        """Time one pass, or one whole batch."""
+        prepare, run = operation(self._engine, point)
+        prepare()
+        return timed(self.device, run)
+
+    def release(self) -> None:
+        """Let all slots hold nothing."""
+        for slot in range(self._engine.num_slots):
+            self._engine.clear(slot)
 
 
 class Operation(NamedTuple):
@@ -59,13 +95,9 @@ def operation(engine: Engine, point: Point) -> Operation:
 
 def measure_point(engine: Engine, point: Point, num_trials: int = 7) -> list[Timing]:
     """Time one point, after one run that is not counted."""
-    prepare, run = operation(engine, point)
-    timings = []
+    points = EnginePoints(engine)
     with undisturbed():
-        for _ in range(1 + num_trials):
-            prepare()
-            timings.append(timed(engine.device, run))
-    return timings[1:]
+        return [points.time(point) for _ in range(1 + num_trials)][1:]
 
 
 def measure_batch_latency(

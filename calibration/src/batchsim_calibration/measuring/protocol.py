@@ -24,11 +24,11 @@ from batchsim.errors import ConfigError
 from batchsim.files import write_whole
 from batchsim.streams import stream
 from batchsim_calibration.measuring.grid import Point, reference_of
-from batchsim_calibration.measuring.operations import operation
+from batchsim_calibration.measuring.operations import Measurable
 from batchsim_calibration.measuring.outcome import REFERENCE_SAMPLES, Outcome, outcome_of, unsteady_in
 from batchsim_calibration.measuring.rows import Row, RowFile, Task, hash_of
-from batchsim_calibration.serving.engine import Engine, is_out_of_memory
-from batchsim_calibration.serving.timing import Timing, timed, undisturbed
+from batchsim_calibration.serving.engine import is_out_of_memory
+from batchsim_calibration.serving.timing import Timing, undisturbed
 
 MAX_ATTEMPTS = 4
 #: Points between two visits to the reference point.
@@ -41,7 +41,7 @@ OnProgress = Callable[[str, float, float], None]
 
 
 def calibrate_latency_grid(
-    engine: Engine,
+    engine: Measurable,
     points: Sequence[Point],
     path: Path,
     *,
@@ -116,7 +116,7 @@ class Measurement:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Measurable,
         points: Sequence[Point],
         path: Path,
         *,
@@ -269,21 +269,15 @@ class Measurement:
 
     def _try(self, point: Point) -> Timing | None:
         try:
-            return self._time(point)
+            return self._engine.time(point)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         # With the error gone, nothing holds the tensors of the frames it passed through any more.
-        for slot in range(self._engine.num_slots):
-            self._engine.clear(slot)
+        self._engine.release()
         gc.collect()
         torch.cuda.empty_cache()
         return None
-
-    def _time(self, point: Point) -> Timing:
-        prepare, run = operation(self._engine, point)
-        prepare()
-        return timed(self._engine.device, run)
 
     def _warm_up(self, point: Point) -> float:
         taken_s = 0.0
