@@ -57,7 +57,7 @@ def engine_load(
     The tables of requests are given as `arrays`: all, those covered, and those of these that finished.
     """
     iterations = arrays(records.iterations)
-    num_preemptions = np.count_nonzero(records.preemptions["mode"] != "pause")
+    num_preemptions = int(np.count_nonzero(records.preemptions["mode"] != "pause"))
     num_iterations = iterations["num_iterations"].sum()
     num_started = len(known(requests["scheduled_s"]))
     prefill_tokens = iterations["prefill_tokens"].sum()
