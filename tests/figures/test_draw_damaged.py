@@ -139,7 +139,7 @@ def test_the_page_says_which_figure_is_missing_and_why(swept: Path) -> None:
     [
         ("e2e_p99_s", "soon"),
         ("e2e_p99_s", "inf"),
-        ("e2e_mean_ci95_s", "wide"),
+        ("e2e_mean_ci95_high_s", "wide"),
         ("num_gpus", "four"),
         ("num_runs_planned", "many"),
         ("workload.request_rate_per_gpu", "fast"),

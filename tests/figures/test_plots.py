@@ -171,9 +171,9 @@ def test_the_verdict_tells_saturated_from_transient_runs_and_each_has_its_mark()
 @pytest.mark.parametrize(
     ("ci95", "num_seeds", "sentence"),
     [
-        ([0.1, 0.1], 1, "Bars: 95 % interval of E2E mean within the one run; the others are of one run"),
+        ([1.1, 1.1], 1, "Bars: 95 % interval of E2E mean within the one run; the others are of one run"),
         ([math.nan, math.nan], 1, "No intervals are drawn, and none claimed."),
-        ([0.1, 0.1], 2, "Bars: 95 % intervals of the mean over 2 seeds (Student's t)."),
+        ([1.1, 1.1], 2, "Bars: 95 % intervals of the mean over 2 seeds (Student's t)."),
     ],
 )  # fmt: skip
 def test_the_small_print_claims_the_intervals_that_are_drawn(
@@ -181,7 +181,8 @@ def test_the_small_print_claims_the_intervals_that_are_drawn(
 ) -> None:
     rates = [1.0, 1.0] if num_seeds == 2 else [1.0, 2.0]
     swept = results(
-        {RATE: [1.0, 2.0]}, **{RATE: rates, "policy": ["a", "a"], "seed": [1, 2], "e2e_mean_ci95_s": ci95}
+        {RATE: [1.0, 2.0]},
+        **{RATE: rates, "policy": ["a", "a"], "seed": [1, 2], "e2e_mean_ci95_high_s": ci95},
     )
 
     figure, _ = latency_throughput(swept)

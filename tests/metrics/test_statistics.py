@@ -51,10 +51,11 @@ def test_mser5_cuts_nothing_of_few_or_equal_values(values: list[float]) -> None:
 
 
 def test_t_interval_is_students() -> None:
-    mean, half_width = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    interval = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
 
-    assert mean == 3.0
-    assert half_width == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
+    assert interval.mean == 3.0
+    assert interval.high - 3.0 == pytest.approx(3.0 - interval.low)
+    assert interval.half_width == pytest.approx(2.776445 * math.sqrt(2.5 / 5), rel=1e-6)
     assert t_interval([1.0, 2.0, 3.0, 4.0, 5.0], confidence=0.9).half_width == pytest.approx(
         2.131847 * math.sqrt(0.5), rel=1e-6
     )
@@ -78,7 +79,7 @@ def test_batch_means_interval_covers_the_truth_as_often_as_it_says_where_plain_t
     series = [autoregressive(10_000, 0.9, rng) for _ in range(100)]
 
     def coverage(interval: object) -> float:
-        return float(np.mean([abs(mean) <= half for mean, half in map(interval, series)]))  # type: ignore[call-overload]
+        return float(np.mean([low <= 0 <= high for _, low, high in map(interval, series)]))  # type: ignore[call-overload]
 
     assert coverage(batch_means_interval) == pytest.approx(0.95, abs=2 * 0.022)
     assert coverage(t_interval) < 0.6
@@ -88,15 +89,25 @@ def test_batch_means_interval_covers_the_truth_as_often_as_it_says_where_plain_t
 def test_a_series_too_short_for_its_memory_has_no_interval(num: int, correlation: float) -> None:
     values = autoregressive(num, correlation, np.random.default_rng(0))
 
-    mean, half_width = batch_means_interval(values)
+    interval = batch_means_interval(values)
 
-    assert mean == values.mean()
-    assert math.isnan(half_width)
+    assert interval.mean == values.mean()
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+
+
+def test_the_interval_of_times_is_never_negative_and_symmetric_for_their_inverse() -> None:
+    times = np.exp(autoregressive(10_000, 0.9, np.random.default_rng(0)))
+
+    mean, low, high = batch_means_interval(times)
+
+    assert 0 < low < mean < high
+    assert 1 / low - 1 / mean == pytest.approx(1 / mean - 1 / high)
 
 
 def test_equal_values_are_sure() -> None:
-    assert batch_means_interval(np.full(500, 2.0)) == (2.0, 0.0)
-    assert paired_difference(np.full(500, 3.0), np.full(500, 2.0)) == (1.0, 0.0)
+    assert batch_means_interval(np.full(500, 2.0)) == (2.0, 2.0, 2.0)
+    assert paired_difference(np.full(500, 3.0), np.full(500, 2.0)) == (1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("rho", [0.5, 0.8, 0.9])
@@ -118,7 +129,7 @@ def test_paired_difference_is_far_sharper_than_the_values_it_compares() -> None:
     shared = autoregressive(12_000, 0.9, rng)
     first = shared + rng.normal(0.1, 0.1, 12_000)
 
-    mean, half_width = paired_difference(first, shared)
+    difference = paired_difference(first, shared)
 
-    assert mean == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(12_000))
-    assert half_width < 0.1 * batch_means_interval(first).half_width
+    assert difference.mean == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(12_000))
+    assert difference.half_width < 0.1 * batch_means_interval(first).half_width

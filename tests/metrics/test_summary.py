@@ -82,7 +82,8 @@ def test_a_tiny_run_is_summed_up_exactly() -> None:
         "whole_run_output_throughput_tokens_per_s": 1.1,
         "whole_run_total_throughput_tokens_per_s": 7.1,
         "e2e_mean_s": 7.0,
-        "e2e_mean_ci95_s": None,
+        "e2e_mean_ci95_low_s": None,
+        "e2e_mean_ci95_high_s": None,
         "e2e_p50_s": 8.0,
         "queueing_mean_s": pytest.approx(5 / 3),
         "ttft_p99_s": pytest.approx(4.98),
@@ -217,7 +218,7 @@ def test_the_warmup_does_not_bias_the_mean_of_a_queue() -> None:
 def test_a_saturated_run_has_no_interval() -> None:
     run = poisson_queue(1.2, 20_000, np.random.default_rng(0))
 
-    assert summarise(run, SLO, "auto")["e2e_mean_ci95_s"] is None
+    assert summarise(run, SLO, "auto")["e2e_mean_ci95_low_s"] is None
 
 
 def test_the_warmup_is_counted_in_requests_also_where_some_are_refused() -> None:

@@ -27,7 +27,7 @@ class Coverage(NamedTuple):
     def of(cls, intervals: list[Interval], truth: float) -> Coverage:
         """Count."""
         told = [interval for interval in intervals if not math.isnan(interval.half_width)]
-        held = sum(abs(mean - truth) <= half_width for mean, half_width in told)
+        held = sum(interval.low <= truth <= interval.high for interval in told)
         return cls(len(intervals), len(told), held)
 
     def __str__(self) -> str:

@@ -25,7 +25,8 @@ ROWS: Sequence[_Row] = (
     ("Output throughput", "output_throughput_tokens_per_s", 1, 1, "tokens/s"),
     ("Total throughput", "total_throughput_tokens_per_s", 1, 1, "tokens/s"),
     ("E2E mean", "e2e_mean_s", 1000, None, "ms"),
-    ("E2E mean, 95 % interval ±", "e2e_mean_ci95_s", 1000, None, "ms"),
+    ("E2E mean, 95 %: from", "e2e_mean_ci95_low_s", 1000, None, "ms"),
+    ("E2E mean, 95 %: to", "e2e_mean_ci95_high_s", 1000, None, "ms"),
     ("E2E P50", "e2e_p50_s", 1000, None, "ms"),
     ("E2E P90", "e2e_p90_s", 1000, None, "ms"),
     ("E2E P95", "e2e_p95_s", 1000, None, "ms"),
@@ -205,7 +206,7 @@ def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
             f"{summary['num_training']:,} set aside for training, {summary['num_dropped']:,} dropped by the "
             f"reader); {_window(summary)}"
         )
-        if summary["e2e_mean_ci95_s"] is None:
+        if summary["e2e_mean_ci95_low_s"] is None:
             reason = "saturated" if summary["saturated"] else "too short for its memory"
             line += f"; no interval of the mean: the run is {reason}"
         lines.setdefault(line, []).append(name)

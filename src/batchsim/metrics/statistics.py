@@ -21,10 +21,21 @@ _WIDEST = 0.9  # half width / mean, before it is stretched
 
 
 class Interval(NamedTuple):
-    """A mean and the half width of its confidence interval, NaN where there are too few values to tell."""
+    """A mean and the ends of its confidence interval, NaN where there are too few values to tell."""
 
     mean: float
-    half_width: float
+    low: float
+    high: float
+
+    @classmethod
+    def around(cls, mean: float, half_width: float) -> Interval:
+        """One that reaches equally far to both sides."""
+        return cls(mean, mean - half_width, mean + half_width)
+
+    @property
+    def half_width(self) -> float:
+        """From the mean to the end that is further away."""
+        return max(self.mean - self.low, self.high - self.mean)
 
 
 def mser5(values: ArrayLike) -> int:
@@ -53,12 +64,12 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean of independent values (replications) with Student's interval."""
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) == 0:
-        return Interval(math.nan, math.nan)
+        return Interval.around(math.nan, math.nan)
     mean = float(sample.mean())
     if len(sample) == 1:
-        return Interval(mean, math.nan)
+        return Interval.around(mean, math.nan)
     quantile = t_quantile((1 + confidence) / 2, len(sample) - 1)
-    return Interval(mean, quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample)))
+    return Interval.around(mean, quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample)))
 
 
 def batch_means_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -71,12 +82,14 @@ def batch_means_interval(values: ArrayLike, confidence: float = 0.95) -> Interva
 
     Times are the longer the more they vary: near saturation a queue's standard error grows with the square
     of its mean, so a run that was calm by chance looks surer than it is. The interval is therefore symmetric
-    for 1 / mean, and the half width is its upper, longer side. Values of both signs are left as they are.
+    for 1 / mean, and its upper side is the longer. Values of both signs are left as they are.
     """
     series = np.asarray(values, dtype=np.float64)
     if len(series) == 0:
-        return Interval(math.nan, math.nan)
-    return Interval(float(series.mean()), _half_width(series, confidence) * _stretch(series, confidence))
+        return Interval.around(math.nan, math.nan)
+    mean, half_width = float(series.mean()), _half_width(series, confidence)
+    stretch = _stretch(series, confidence)
+    return Interval(mean, mean - half_width / (2 - 1 / stretch), mean + half_width * stretch)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -89,9 +102,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> I
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     difference = first - second
     if len(difference) == 0:
-        return Interval(math.nan, math.nan)
+        return Interval.around(math.nan, math.nan)
     stretch = float(np.maximum(_stretch(first, confidence), _stretch(second, confidence)))
-    return Interval(float(difference.mean()), _half_width(difference, confidence) * stretch**2)
+    return Interval.around(float(difference.mean()), _half_width(difference, confidence) * stretch**2)
 
 
 def _half_width(series: NDArray[np.float64], confidence: float) -> float:
@@ -126,7 +139,11 @@ def _forgets(series: NDArray[np.float64]) -> bool:
 
 
 def _stretch(series: NDArray[np.float64], confidence: float) -> float:
-    """How much longer the upper side is of an interval that is symmetric for 1 / mean; NaN: no interval."""
+    """How much longer the upper side is of an interval that is symmetric for 1 / mean; NaN: no interval.
+
+    With ``r = half width / mean`` its ends are ``mean / (1 + r)`` and ``mean / (1 - r)``: the lower side is
+    shorter by ``1 + r``, the upper longer by ``1 / (1 - r)``, which is returned.
+    """
     if series.min() < 0:
         return 1.0
     half_width, mean = _half_width(series, confidence), float(series.mean())

@@ -54,7 +54,8 @@ def summarise(
         ``steady`` from when the system is filled (and the first covered arrival) to the last arrival, or,
         where the run is too short for that, ``whole run`` from the first arrival to the last finish; then
         only the rates of the whole run are given, ``whole_run_*``. Counts are of the whole run.
-        ``e2e_mean_ci95_s`` is a half width; None where the run is saturated or too short for any.
+        ``e2e_mean_ci95_low_s`` and ``_high_s`` are the ends of an interval; None where the run is saturated
+        or too short for any.
     """
     requests = arrays(records.requests)
     filled = filling(requests)
@@ -84,7 +85,7 @@ def summarise(
         "service_mean_s": filled.service_mean_s,
         **_rates(records, requests, slo, steady, run),
         **_times(finished),
-        "e2e_mean_ci95_s": math.nan if judged.name == "saturated" else _half_width(finished),
+        **_interval(finished, is_saturated=judged.name == "saturated"),
         **_slo(covered, slo),
         **limited_statistics(covered, slo),
         **load,
@@ -230,8 +231,9 @@ def _times(finished: Arrays) -> dict[str, float]:
     return times
 
 
-def _half_width(finished: Arrays) -> float:
-    return batch_means_interval(per_request.e2e_s(finished)).half_width
+def _interval(finished: Arrays, *, is_saturated: bool) -> dict[str, float]:
+    interval = batch_means_interval([] if is_saturated else per_request.e2e_s(finished))
+    return {"e2e_mean_ci95_low_s": interval.low, "e2e_mean_ci95_high_s": interval.high}
 
 
 def _slo(covered: Arrays, slo: SloConfig) -> dict[str, float]:
