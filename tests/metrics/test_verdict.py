@@ -193,3 +193,20 @@ def test_a_system_at_twice_its_load_is_above_its_capacity_all_the_time() -> None
 
 def test_few_requests_do_not_tell_for_how_long_they_were_too_many() -> None:
     assert math.isnan(judge(*QUEUES["M/M/1"](2.0, 300, np.random.default_rng(0))).overload_time_share)
+
+
+def test_two_who_wait_in_the_end_are_no_overload() -> None:
+    arrival_s = np.arange(300.0)
+    start_s = arrival_s + np.where(np.arange(300) >= 298, 5.0, 0.0)
+
+    assert judge(arrival_s, start_s, start_s + 1).name == "stable"
+
+
+def test_a_flood_is_no_shortness_however_long_a_batch_takes() -> None:
+    arrival_s = np.arange(5000) / 8.0
+    start_s = 60.0 * (1 + np.arange(5000) // 80)  # batches of 80 begin every minute, and take four
+
+    judged = judge(arrival_s, start_s, start_s + 240)
+
+    assert judged.name == "saturated"
+    assert judged.growth_per_s == pytest.approx(8 - 80 / 60, rel=0.02)

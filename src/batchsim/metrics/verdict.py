@@ -19,8 +19,10 @@ from batchsim.records import REFUSED, Columns, has_status
 _FEWEST_REQUESTS = 200
 _FEWEST_BLOCKS, _MOST_BLOCKS, _PER_BLOCK = 10, 50, 40
 _FEWEST_STARTS = 10
-#: Growth as a share of the arrivals: the least that counts, and what a run must be able to rule out.
+#: Growth as a share of the arrivals: the least that counts, and what a run must be able to rule out. Fewer
+#: requests than ten come and go by chance in any queue.
 _LEAST_GROWTH, _TOLERATED_GROWTH = 0.005, 0.02
+_FEWEST_GROWTH = 10
 #: A queue that drifts about spans more than this many standard errors (97 %); one at rest, less.
 _STATIONARY_RANGE = 0.55
 #: Of growth in standard errors. In a run so long that an overload of 2 % would be two of them, no growth or
@@ -78,9 +80,9 @@ def judge(
     the queue's memory. A long stretch inside the run that is overloaded beyond doubt counts as well,
     whatever came after it.
 
-    A run is too short to tell if the requests in service could not build up within a third of it, or if an
-    overload of 2 % might hide in its noise and the queue went as far from where it began as one that drifts
-    about (its rescaled range).
+    A run is too short to tell if the requests in service could not build up within a third of it (unless a
+    fifth of all were left waiting), or if an overload of 2 % might hide in its noise and the queue went as
+    far from where it began as one that drifts about (its rescaled range).
 
     Parameters
     ----------
@@ -101,7 +103,9 @@ def judge(
     are_lost = (~np.isnan(lefts_s)).any() and _takes_up_too_slowly(arrivals_s, starts_s, ends_s)
     waited_to_s = starts_s if are_lost else ends_s
     _, queue = _waiting(arrivals_s, waited_to_s, _PER_BLOCK, _FEWEST_BLOCKS)
-    name, reason = _too_short(arrivals_s, finishes_s - starts_s) or _judge_queue(queue, num)
+    name, reason = _judge_queue(queue, num)
+    is_flooded = name == "saturated" and queue[-1] - queue[0] > _STRETCH_GROWTH * num
+    name, reason = _too_short(arrivals_s, finishes_s - starts_s, is_flooded=is_flooded) or (name, reason)
     if name == "saturated" and _num_starts(starts_s, float(arrivals_s[-1])) < _FEWEST_STARTS:
         name, reason = "transient", f"service began fewer than {_FEWEST_STARTS} times while requests arrived"
     growth_per_s = float(queue[-1] - queue[0]) / span_s
@@ -140,12 +144,13 @@ def _takes_up_too_slowly(arrivals_s: Floats, starts_s: Floats, ends_s: Floats) -
     return bool(num_started * np.ptp(arrivals_s) < waiting_s * len(arrivals_s))
 
 
-def _too_short(arrivals_s: Floats, service_s: Floats) -> tuple[Any, str] | None:
+def _too_short(arrivals_s: Floats, service_s: Floats, *, is_flooded: bool) -> tuple[Any, str] | None:
+    """Why it cannot be told, if so; a system that is flooded before it is full will not catch up."""
     num = len(arrivals_s)
     if num < _FEWEST_REQUESTS:
         return "transient", f"{num} requests are too few to tell; {_FEWEST_REQUESTS} are needed"
     filled = fill(arrivals_s, service_s)
-    if filled.window is None:
+    if filled.window is None and not is_flooded:
         return "transient", (
             f"requests arrive for {np.ptp(arrivals_s):.3g} s and take {filled.service_mean_s:.3g} s each "
             "once they are served: too short for the requests in service to build up"
@@ -158,7 +163,10 @@ def _judge_queue(queue: Floats, num: int) -> tuple[Any, str]:
     growth = float(queue[-1] - queue[0])
     error = _chance(gains)
     is_long = error < _LONG_ERROR * num
-    if growth > _LEAST_GROWTH * num and growth > (_SURE_IF_LONG if is_long else _SURE) * error:
+    if (
+        growth > max(_LEAST_GROWTH * num, _FEWEST_GROWTH)
+        and growth > (_SURE_IF_LONG if is_long else _SURE) * error
+    ):
         return "saturated", (
             f"those who wait grew by {growth:,.0f} over {num:,} arrivals: {growth / num:.1%} of the requests "
             "arrived faster than they were taken up"
