@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from batchsim.metrics.weighted import Floats, Ints, Weighted, expand
 from batchsim.records import FINISHED, Columns, has_status, rows
@@ -199,28 +199,22 @@ def _stays(requests: Table, preemptions: Table) -> _Stays:
     counted = row_of_id >= 0
     counted[counted] = is_finished[row_of_id[counted]]
     finished = np.flatnonzero(is_finished)
+    # By request; the last stay of one, which ended with it, stays its last.
+    order = np.argsort(np.concatenate([row_of_id[counted], finished]), kind="stable")
 
-    def both(earlier: str, last: str) -> NDArray[Any]:
-        """Of stays that ended in a preemption, then of those that ended with the request."""
-        ended = np.asarray(requests[last])[finished]
-        return np.concatenate([np.asarray(preemptions[earlier])[counted], ended])
+    def joined(of_preemption: ArrayLike, of_request: ArrayLike) -> NDArray[Any]:
+        columns = np.asarray(of_preemption)[counted], np.asarray(of_request)[finished]
+        return np.concatenate(columns)[order]
 
-    keeps_kv = np.asarray(preemptions["mode"] != "recompute", dtype=np.bool_)[counted]
-    row = np.concatenate([row_of_id[counted], finished])
-    order = np.argsort(row, kind="stable")  # the last stay of a request stays its last
-    row, start_s = row[order], both("decode_start_s", "decode_start_s")[order]
+    row = joined(row_of_id, np.arange(len(is_finished)))
+    gpu_id = joined(preemptions["gpu_id"], requests["gpu_id"])
+    start_s = joined(preemptions["decode_start_s"], requests["decode_start_s"])
+    end_s = joined(preemptions["time_s"], requests["finish_s"])
     has_run = ~np.isnan(start_s)
-    is_held = np.concatenate([keeps_kv, np.zeros(len(finished), dtype=np.bool_)])[order] & has_run
-    goes_on = np.zeros(len(row), dtype=np.bool_)
+    is_held = joined(preemptions["mode"] != "recompute", np.zeros_like(is_finished)) & has_run
+    goes_on = np.zeros_like(has_run)
     goes_on[1:] = is_held[:-1] & (row[1:] == row[:-1])
-    columns = (
-        row,
-        both("gpu_id", "gpu_id")[order],
-        start_s,
-        both("time_s", "finish_s")[order],
-        ~goes_on,
-    )
-    return _Stays._make(column[has_run] for column in columns)
+    return _Stays._make(column[has_run] for column in (row, gpu_id, start_s, end_s, ~goes_on))
 
 
 def _pooled(runs: DecodeRuns, spans_of: dict[int, _Spans]) -> Weighted:
