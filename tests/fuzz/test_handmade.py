@@ -142,7 +142,7 @@ def spec(tree: object, key: str) -> Reader:
 
 def run_file(folder: Path) -> Given:
     file = written(folder / "run.toml", RUN)
-    return Given(file, ["run", str(file)])
+    return Given(file, ["run", str(file), "--num-requests", "40"])
 
 
 def sweep_file(folder: Path) -> Given:

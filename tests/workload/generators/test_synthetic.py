@@ -111,7 +111,12 @@ def test_answers_stop_at_max_tokens(lengths: Lengths) -> None:
         (lambda: Gamma(1.0, cv=float("nan")), "cv is nan"),
         (lambda: OnOff(1.0, 1.0, 1.0, off_share=1.0), "off_share is 1.0"),
         (lambda: Fixed(0), "tokens is 0; a whole number >= 1"),
+        (lambda: Poisson(1e-320), r"rate_per_s is 1e-320; a number > 0, from 1e-09 to 1e\+09"),
         (lambda: Fixed(True), "tokens is True"),
+        (
+            lambda: UniformLength(1, 2**63),
+            "high is 9223372036854775808; a whole number >= 1, up to 1,000,000,000",
+        ),
         (lambda: UniformLength(5, 4), "high is 4"),
         (lambda: LognormalLength(sigma=1.0), "either mean or median"),
         (lambda: LognormalLength(sigma=1.0, mean=2.0, median=2.0), "either mean or median"),
@@ -202,3 +207,29 @@ def test_another_arrival_process_leaves_the_lengths_alone() -> None:
 def test_a_wrong_table_is_one_sentence_with_the_nearest_name(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         generate(spec, 5, rng())
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"rate_per_s": 1e-9},
+            r"generator poisson: the last request arrives at .* s; at most 1e\+10 s is needed",
+        ),
+        (
+            {"output": {"kind": "lognormal", "mean": 5.0, "sigma": 1e200}},
+            r"sigma is 1e\+200; a number >= 0, up to 10",
+        ),
+        (
+            {"output": {"kind": "lognormal", "median": 1e9, "sigma": 3}},
+            "gives lengths beyond 1,000,000,000 t",
+        ),
+        ({"output": {"kind": "zipf", "theta": 1, "max_tokens": 10**9}}, "a whole number up to 10,000,000, e"),
+        ({"prompt": {"kind": "exponential", "mean": 1e300}}, "gives lengths beyond 1,000,000,000 tokens"),
+    ],
+)
+def test_what_no_trace_may_hold_is_not_made(spec: dict[str, Any], message: str) -> None:
+    fixed = {"kind": "fixed", "tokens": 5}
+
+    with pytest.raises(ConfigError, match=message):
+        generate({"kind": "poisson", "rate_per_s": 1.0, "prompt": fixed, "output": fixed, **spec}, 100, rng())

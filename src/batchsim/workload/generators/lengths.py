@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 from batchsim.errors import ConfigError
 from batchsim.workload.checks import is_number, is_whole, positive, require, whole
 
+#: A law any wider has no mean that a sample would show.
+_MOST_SIGMA = 10
+#: Lengths that a law may list one by one.
+_MOST_LISTED = 10**7
+
 
 class Lengths(Protocol):
     """How many tokens a prompt or an answer has."""
@@ -71,7 +76,8 @@ class LognormalLength:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        require(self, "sigma", is_number(self.sigma) and self.sigma >= 0, "a number >= 0")
+        fits = is_number(self.sigma) and 0 <= self.sigma <= _MOST_SIGMA
+        require(self, "sigma", fits, f"a number >= 0, up to {_MOST_SIGMA},")
         if (self.mean is None) == (self.median is None):
             raise ConfigError("lognormal: give either mean or median")
         positive(self, "mean" if self.median is None else "median")
@@ -115,6 +121,10 @@ class Zipf:
     def __post_init__(self) -> None:
         require(self, "theta", is_number(self.theta) and self.theta >= 0, "a number >= 0")
         whole(self, "max_tokens")
+        fits = self.max_tokens <= _MOST_LISTED
+        require(
+            self, "max_tokens", fits, f"a whole number up to {_MOST_LISTED:,}, each of which has a weight,"
+        )
 
     def sample(self, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw ``num`` lengths, tokens."""

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError, nearest
+from batchsim.workload.columns import LAST_ARRIVAL_S, MOST_TOKENS
 from batchsim.workload.generators.arrivals import ARRIVALS, Arrivals
 from batchsim.workload.generators.burstgpt_like import burstgpt_like
 from batchsim.workload.generators.lengths import LENGTHS, Lengths
@@ -54,14 +56,27 @@ def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generato
     else:
         arrivals = _build(ARRIVALS[kind], parameters, f"generator {kind}")
         arrival_s = arrivals.sample(num_requests, arrivals_rng)
+    if not arrival_s.max(initial=0.0) <= LAST_ARRIVAL_S:  # NaN is not, either
+        raise ConfigError(
+            f"generator {kind}: the last request arrives at {arrival_s.max():g} s; at most "
+            f"{LAST_ARRIVAL_S:g} s is needed"
+        )
     return Workload(
         request_id=np.arange(num_requests, dtype=np.int64),
         arrival_s=arrival_s,
-        prompt_tokens=prompt.sample(num_requests, prompt_rng),
-        output_tokens=output.sample(num_requests, output_rng),
+        prompt_tokens=_sample(prompt, num_requests, prompt_rng),
+        output_tokens=_sample(output, num_requests, output_rng),
         extra=extra,
         source=Source(f"{arrivals}, prompt {prompt}, output {output}", "synthetic"),
     )
+
+
+def _sample(lengths: Lengths, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    with np.errstate(all="ignore"):  # what overflows is no length, and told below
+        tokens = lengths.sample(num, rng)
+    if num and not 1 <= tokens.min() <= tokens.max() <= MOST_TOKENS:
+        raise ConfigError(f"{lengths}: gives lengths beyond {MOST_TOKENS:,} tokens; set max_tokens")
+    return tokens
 
 
 def _burstgpt_like(num_requests: int, rng: np.random.Generator, num_days: float | None = None) -> Workload:
