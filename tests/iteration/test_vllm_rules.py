@@ -114,3 +114,26 @@ def test_one_whose_last_token_is_under_way_gives_way_at_no_loss() -> None:
     assert iterations(records, "decode_seqs")[:5] == [0, 3, 3, 2, 2]
     assert records.requests["finish_s"].tolist() == [30 / 128, 12 / 128, 3 / 128]
     assert records.preemptions.empty
+
+
+def test_requests_that_end_together_give_their_blocks_back_in_running_order() -> None:
+    # The second is admitted first, and its blocks are the first to be overwritten by the third.
+    records = serve(
+        [(0, 16, 2), (0, 16, 2), (10, 33, 1), (20, 17, 1)],
+        4,
+        {},
+        ids=[[1], [2], [], [1]],
+        priorities=[1, 0, 0, 0],
+        policy={"queueing": {"kind": "HighestPriority"}},
+    )
+
+    assert records.requests["cached_tokens"].tolist() == [0, 0, 0, 16]
+
+
+def test_a_prompt_that_is_cached_whole_leaves_a_second_copy_of_its_last_block() -> None:
+    # The third overwrites two blocks that were never used and the older copy.
+    rows = [(0, 32, 1), (10, 32, 1), (20, 48, 1), (30, 33, 1)]
+
+    records = serve(rows, 5, {}, ids=[[1, 2], [1, 2], [], [1, 2]])
+
+    assert records.requests["cached_tokens"].tolist() == [0, 16, 0, 32]

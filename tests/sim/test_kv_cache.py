@@ -1,6 +1,7 @@
 """Blocks are conserved, whoever shares them: against a model that keeps a list of all blocks."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import simpy
@@ -17,7 +18,7 @@ def kv_cache(num_blocks: int, *, blocks_per_id: int = 0) -> KVCache:
     return KVCache(simpy.Environment(), num_blocks, 16, 16 * blocks_per_id)
 
 
-def computed(kv: KVCache, ids: list[int]) -> list[int]:
+def computed(kv: KVCache, ids: list[int]) -> list[Any]:
     """Let a request compute a prefix in blocks of its own and share it."""
     kv.take(len(ids) * kv.blocks_per_id)
     return kv.store(ids)
@@ -134,9 +135,22 @@ def test_what_a_preempted_request_left_is_taken_from_its_end() -> None:
 
     assert kv.num_kept(left) == 3
     assert kv.match([1, 2], 2) == 2
-    kv.take_kept(left)
+    kv.take_kept(left, 2)
+    assert kv.num_kept(left) == 1
+    kv.take_kept(left, 1)
     assert kv.num_kept(left) == 0
     assert kv.available == 2
+
+
+def test_what_is_given_first_is_taken_first() -> None:
+    kv = kv_cache(4, blocks_per_id=1)
+    kv.take(3)
+    kv.release(computed(kv, [1]))
+    kv.give_first(3)
+
+    kv.take(3)
+
+    assert kv.match([1], 1) == 1
 
 
 def test_a_lease_makes_a_prefix_recent() -> None:
@@ -151,17 +165,20 @@ def test_a_lease_makes_a_prefix_recent() -> None:
     assert [kv.match([id_], 1) for id_ in (1, 2)] == [1, 0]
 
 
-def test_what_another_has_computed_meanwhile_stays_in_own_blocks() -> None:
-    kv = kv_cache(8, blocks_per_id=2)
-    computed(kv, [1])
-
-    shared = computed(kv, [1, 2])
-
-    assert shared == [2]
+def test_of_what_two_have_computed_the_older_copy_is_found_as_long_as_it_is_there() -> None:
+    kv = kv_cache(6, blocks_per_id=2)
+    older, younger = computed(kv, [1]), computed(kv, [1, 2])
     assert kv.used == 6
-    kv.release(shared)
-    kv.give(2)
-    assert kv.used == 2
+
+    kv.release(older)
+    assert kv.num_newly_pinned([1]) == 2
+    kv.take(2)
+
+    assert kv.match([1, 2], 2) == 2
+    assert kv.num_newly_pinned([1]) == 0
+    kv.release(younger)
+    kv.take(4)
+    assert kv.match([1, 2], 2) == 0
 
 
 def test_an_id_is_evicted_whole_even_if_one_block_lacks() -> None:
@@ -184,11 +201,19 @@ def prompt(leaf: int) -> list[int]:
 
 
 @dataclass(eq=False)
+class Copy:
+    """What an id stands for, as somebody computed it."""
+
+    of: int
+
+
+@dataclass(eq=False)
 class Holder:
     """A request as the machine below sees it."""
 
     private: int
-    shared: list[int] = field(default_factory=list)
+    shared: list[Copy] = field(default_factory=list)
+    keys: list[Any] = field(default_factory=list)  # what the cache knows them by
     ids: list[int] = field(default_factory=list)
 
 
@@ -202,20 +227,22 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
         self.line: list[tuple[str, object]] = [FREE] * num_blocks
         self.holders: list[Holder] = []
         self.left: list[object] = []  # by requests that were preempted
+        self.copies: dict[int, list[Copy]] = {id_: [] for id_ in range(1, 16)}  # the oldest first
 
-    def users(self, id_: int) -> int:
-        return sum(id_ in holder.shared for holder in self.holders)
+    def users(self, copy: Copy) -> int:
+        return sum(copy in holder.shared for holder in self.holders)
 
     def is_unused(self, id_: int) -> bool:
-        return ("id", id_) in self.line
+        return self.is_cached(id_) and ("id", self.copies[id_][0]) in self.line
 
     def is_cached(self, id_: int) -> bool:
-        return self.is_unused(id_) or self.users(id_) > 0
+        return bool(self.copies[id_])
 
     def take(self, holder: Holder, num: int) -> None:
         for _ in range(num):
             content = self.line.pop(0)
-            if content[0] == "id":  # of no use any more without this block
+            if isinstance(content[1], Copy):  # of no use any more without this block
+                self.copies[content[1].of].remove(content[1])
                 rest = self.line.count(content)
                 self.line = [FREE] * rest + [one for one in self.line if one != content]
         holder.private += num
@@ -234,13 +261,14 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
         assert fits == (num_blocks + num_kept <= len(self.line) - len(pinned) * self.size)
         if not fits:
             return
-        self.kv.lease(hits)
+        holder.keys = self.kv.lease(hits)
         if num_kept:
-            self.kv.take_kept(key)
+            self.kv.take_kept(key, num_kept)
         self.kv.take(num_blocks)
-        taken = [("id", id_) for id_ in hits] + [("kept", key)]
+        holder.shared = [self.copies[id_][0] for id_ in hits]
+        taken = [("id", copy) for copy in holder.shared] + [("kept", key)]
         self.line = [one for one in self.line if one not in taken]
-        holder.shared, holder.ids, holder.private = hits, ids[num_hits:], num_kept
+        holder.ids, holder.private = ids[num_hits:], num_kept
         self.holders.append(holder)
         self.take(holder, num_blocks)
 
@@ -250,10 +278,11 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
         holder = data.draw(st.sampled_from(self.holders))
         ids = holder.ids[: holder.private // self.size]
         ids = ids[: data.draw(st.integers(0, len(ids)))]
-        new = self.kv.store(ids)
-        assert new == [id_ for id_ in ids if not self.is_cached(id_)]
-        holder.private -= len(new) * self.size
-        holder.shared += new
+        holder.keys += self.kv.store(ids)
+        holder.private -= len(ids) * self.size
+        for id_ in ids:
+            self.copies[id_].append(Copy(id_))
+            holder.shared.append(self.copies[id_][-1])
         del holder.ids[: len(ids)]
 
     @precondition(lambda self: self.holders)
@@ -271,8 +300,11 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
         holder = data.draw(st.sampled_from(self.holders))
-        self.kv.give(holder.private)
-        self.line += [FREE] * holder.private
+        num_first = data.draw(st.integers(0, holder.private))
+        self.kv.give_first(num_first)
+        self.line = [FREE] * num_first + self.line
+        self.kv.give(holder.private - num_first)
+        self.line += [FREE] * (holder.private - num_first)
         self.release(holder)
 
     @precondition(lambda self: self.holders)
@@ -288,11 +320,11 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
         self.release(holder)
 
     def release(self, holder: Holder) -> None:
-        self.kv.release(holder.shared)
+        self.kv.release(holder.keys)
         self.holders.remove(holder)
-        for id_ in reversed(holder.shared):
-            if not self.users(id_):
-                self.line += [("id", id_)] * self.size
+        for copy in reversed(holder.shared):
+            if not self.users(copy):
+                self.line += [("id", copy)] * self.size
 
     @invariant()
     def both_agree(self) -> None:

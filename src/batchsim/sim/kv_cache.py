@@ -11,6 +11,15 @@ from simpy.resources.container import ContainerGet
 from batchsim.errors import ConfigError, PlanError
 
 
+class _Copy:
+    """Another copy of what an id stands for."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: int) -> None:
+        self.of = of
+
+
 class KVCache(simpy.Container):
     """A Container of KV blocks: `take` and `give` without an event, as an allocation never waits.
 
@@ -18,12 +27,13 @@ class KVCache(simpy.Container):
     work as in any Container.
 
     A prefix is a sequence of ids, one per `tokens_per_id` tokens of a prompt; equal ids mean equal prompts up
-    to there. The cache owns the blocks of each id that it holds and counts who uses them. Blocks without
-    users stand in one line, whatever they hold, and are taken from its front, as in vLLM V1: those never
-    used, then in the order in which they were given back, of each request the last first. Until then an id
-    stays cached, and so do the blocks that a preempted request left (`give_kept`), which only it can use.
-    Departs from vLLM, which finds the blocks of finished answers again, too, and both copies of a block that
-    two requests computed at the same time.
+    to there. The cache owns the blocks of each id that it holds and counts who uses them. Where requests have
+    computed the same, there are several copies, each with blocks of its own, and the oldest is found. Blocks
+    without users stand in one line, whatever they hold, and are taken from its front, as in vLLM V1: those
+    never used, then in the order in which they were given back, of each request the last first. Until then an
+    id stays cached, and so do the blocks that a preempted request left (`give_kept`), which only it can use.
+    Departs from vLLM, which finds the blocks of finished answers again, too, and loses and copies the blocks
+    of an id that has several one by one.
 
     Parameters
     ----------
@@ -60,7 +70,8 @@ class KVCache(simpy.Container):
         self.tokens_per_id = tokens_per_id
         self.blocks_per_id = tokens_per_id // block_size
         self.is_caching = tokens_per_id > 0 if is_caching is None else is_caching
-        self._num_users: dict[int, int] = {}
+        self._num_users: dict[int | _Copy, int] = {}
+        self._copies: dict[int, list[int | _Copy]] = {}  # the oldest first, of ids that have had several
         # The line, by what blocks hold and how many: ids, and objects for what a request left. It begins with
         # the first that can be found again: blocks in front of that are all alike.
         self._line: OrderedDict[object, int] = OrderedDict()
@@ -91,16 +102,19 @@ class KVCache(simpy.Container):
 
     def give(self, num_blocks: int) -> None:
         """Give blocks back; `PlanError` if nobody holds so many."""
-        level = self.available + num_blocks
-        if level > self.num_blocks:
-            raise PlanError(f"{num_blocks} KV blocks were given back where {self.used} are in use")
-        self.available = level
+        self._raise_level(num_blocks)
         if self._line and num_blocks:  # else they stand in front
             if self._last_given is None:
                 self._last_given = object()
                 self._line[self._last_given] = 0
             self._line[self._last_given] += num_blocks
             self._line_blocks += num_blocks
+        if self.get_queue:
+            self._trigger_get(None)
+
+    def give_first(self, num_blocks: int) -> None:
+        """Give blocks back that are the next to be taken."""
+        self._raise_level(num_blocks)
         if self.get_queue:
             self._trigger_get(None)
 
@@ -116,66 +130,91 @@ class KVCache(simpy.Container):
         """How many of the blocks that were given so still hold what they held, from the first on."""
         return self._line.get(key, 0)
 
-    def take_kept(self, key: object) -> None:
-        """Take those."""
-        num_blocks = self._line.pop(key)
+    def take_kept(self, key: object, num_blocks: int) -> None:
+        """Take so many of those."""
+        self._line[key] -= num_blocks
+        if not self._line[key]:
+            del self._line[key]
         self._line_blocks -= num_blocks
         self.available -= num_blocks
 
     def match(self, ids: Sequence[int], limit: int) -> int:
         """How many ids from the first on are cached, at most `limit`."""
-        users, line = self._num_users, self._line
+        users, line, copies = self._num_users, self._line, self._copies
         for num, id_ in enumerate(ids[:limit]):
-            if id_ not in users and id_ not in line:
+            if id_ not in users and id_ not in line and id_ not in copies:
                 return num
         return min(limit, len(ids))
 
     def num_newly_pinned(self, ids: Sequence[int]) -> int:
         """Blocks that stop being available if these cached ids are leased."""
         line = self._line
-        return self.blocks_per_id * sum(id_ in line for id_ in ids)
+        return self.blocks_per_id * sum(key in line for key in self._oldest(ids))
 
-    def lease(self, ids: Sequence[int]) -> None:
-        """Use these cached ids until they are released."""
-        for id_ in ids:
-            if id_ in self._line:
-                blocks = self._line.pop(id_)
-                self._num_users[id_] = 1
+    def lease(self, ids: Sequence[int]) -> list[int | _Copy]:
+        """Use these cached ids until what is returned is released."""
+        keys = self._oldest(ids)
+        for key in keys:
+            if key in self._line:
+                blocks = self._line.pop(key)
+                self._num_users[key] = 1
                 self._line_blocks -= blocks
                 self.available -= blocks
             else:
-                self._num_users[id_] += 1
+                self._num_users[key] += 1
+        return list(keys)
 
-    def store(self, ids: Sequence[int]) -> list[int]:
+    def store(self, ids: Sequence[int]) -> list[int | _Copy]:
         """Let the cache own the blocks of ids that the caller has computed, and the caller use them.
 
-        Returns those that are new. What the cache held before, because somebody else computed it meanwhile,
-        stays in blocks of the caller's own.
+        Returns what is to be released. What the cache holds already, because somebody else computed it
+        meanwhile, it has another copy of.
         """
-        users, line = self._num_users, self._line
-        new = [id_ for id_ in ids if id_ not in users and id_ not in line]
-        for id_ in new:
-            users[id_] = 1
-        return new
+        users, line, copies = self._num_users, self._line, self._copies
+        keys: list[int | _Copy] = []
+        for id_ in ids:
+            key: int | _Copy = id_
+            if id_ in users or id_ in line or id_ in copies:
+                key = _Copy(id_)
+                copies.setdefault(id_, [id_]).append(key)
+            users[key] = 1
+            keys.append(key)
+        return keys
 
-    def release(self, ids: Sequence[int]) -> None:
-        """Stop using these ids, in the order of the prompt."""
+    def release(self, keys: Sequence[int | _Copy]) -> None:
+        """Stop using these, in the order of the prompt."""
         users, blocks = self._num_users, self.blocks_per_id
-        for id_ in reversed(ids):
-            users[id_] -= 1
-            if not users[id_]:
-                del users[id_]
-                self._line[id_] = blocks
+        for key in reversed(keys):
+            users[key] -= 1
+            if not users[key]:
+                del users[key]
+                self._line[key] = blocks
                 self._line_blocks += blocks
                 self.available += blocks
                 self._last_given = None
         if self.get_queue:
             self._trigger_get(None)
 
-    def forget(self, ids: Sequence[int]) -> None:
-        """Stop caching those of the ids that nobody uses: they were never computed after all."""
-        for id_ in ids:
-            self._line_blocks -= self._line.pop(id_, 0)
+    def forget(self, keys: Sequence[int | _Copy]) -> None:
+        """Stop caching those of them that nobody uses: they were never computed after all."""
+        for key in keys:
+            if key in self._line:
+                self._line_blocks -= self._line.pop(key)
+                self._lose(key)
+
+    def _oldest(self, ids: Sequence[int]) -> Sequence[int | _Copy]:
+        """What is found of these ids."""
+        copies = self._copies
+        return [copies[id_][0] if id_ in copies else id_ for id_ in ids] if copies else ids
+
+    def _lose(self, key: object) -> None:
+        """What was cached is no more."""
+        id_ = key.of if isinstance(key, _Copy) else key
+        if id_ in self._copies:
+            copies = self._copies[id_]  # type: ignore[index]  # then it is an id
+            copies.remove(key)  # type: ignore[arg-type]
+            if not copies or copies == [id_]:
+                del self._copies[id_]  # type: ignore[arg-type]
 
     def _raise_level(self, num_blocks: int) -> None:
         level = self.available + num_blocks
@@ -195,6 +234,8 @@ class KVCache(simpy.Container):
                 return
             del line[key]
             self._line_blocks -= blocks
+            if self._copies:
+                self._lose(key)
             if key is self._last_given:
                 self._last_given = None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from operator import attrgetter
 from typing import cast
 
 import simpy
@@ -26,6 +27,8 @@ from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.step import NextIteration
 from batchsim.sim.waiting import WaitingLine
+
+_ADMISSION = attrgetter("admission")  # the order in which those that end together give their blocks back
 
 
 class Replica:
@@ -308,6 +311,8 @@ class Replica:
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
         if step.completing:
             finished += running.complete_prompts(step.completing, now_s)
+        if len(finished) > 1:
+            finished.sort(key=_ADMISSION)
         for request in finished:
             running.retire(request, is_known=not self._is_async)
             recorder.finish(request, self._replica_id, now_s)

@@ -38,6 +38,8 @@ class Request(simpy.Event):
         Times it was thrown out of a batch.
     is_running
         Whether it holds KV blocks on a replica; what follows is what a replica keeps about it.
+    admission
+        How many were admitted there before it, one more.
     blocks
         KV blocks it holds, shared ones included; while it grows, `Decoding` knows.
     generated_tokens, computed_tokens
@@ -45,9 +47,9 @@ class Request(simpy.Event):
         decodes.
     most_computed_tokens, recomputed_tokens, num_preemptions
         Before a preemption; a second time; how often.
-    num_hits, cached_tokens, shared_ids
+    num_hits, cached_tokens, shared
         Ids of its prefix that the cache held when last looked up, tokens of them when it was first admitted,
-        and ids whose KV blocks belong to the cache.
+        and what the cache knows the KV blocks by that belong to it.
     kept, num_kept
         What it left in the KV cache when it was preempted, and blocks of that which were there when last
         looked up.
@@ -59,6 +61,7 @@ class Request(simpy.Event):
 
     # Slots are read and written in a third of the time of a dictionary, and every request has them all.
     __slots__ = (
+        "admission",
         "arrival_s",
         "bin",
         "blocks",
@@ -90,10 +93,11 @@ class Request(simpy.Event):
         "request_id",
         "scheduled_s",
         "session_id",
-        "shared_ids",
+        "shared",
     )
     # Set before they are read: when it is admitted, given a chunk, has a token, decodes.
     scheduled_s: float
+    admission: int
     cached_tokens: int
     blocks: int
     chunk_tokens: int
@@ -127,7 +131,7 @@ class Request(simpy.Event):
         self.num_evictions = self.num_preemptions = self.num_hits = self.num_kept = 0
         self.generated_tokens = self.computed_tokens = self.most_computed_tokens = 0
         self.recomputed_tokens = 0
-        self.shared_ids: Sequence[int] = ()
+        self.shared: Sequence[Any] = ()
         self.kept: object = None
 
     @property

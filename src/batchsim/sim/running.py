@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from batchsim.sim.decoding import Decoding
 from batchsim.sim.kv_cache import KVCache
@@ -36,6 +37,7 @@ class RunningSet:
         "_block_size",
         "_is_caching",
         "_kv",
+        "_num_admitted",
         "_true_output_tokens",
         "decoding",
         "num",
@@ -52,7 +54,7 @@ class RunningSet:
         self._block_size = kv.block_size
         self._is_caching = kv.is_caching
         self._true_output_tokens = true_output_tokens
-        self.num = 0
+        self.num = self._num_admitted = 0
         self.requests: dict[int, Request] = {}
         self.decoding = Decoding(kv.block_size, follows_longest=follows_longest)
         self.sitting_out: dict[Request, int] = {}
@@ -73,7 +75,10 @@ class RunningSet:
             most_tokens = self._most_cached(wanted_tokens)
             request.num_hits = kv.match(ids, -(-most_tokens // kv.tokens_per_id))
         if request.kept is not None:
-            request.num_kept = kv.num_kept(request.kept) if request.num_hits == len(ids) else 0
+            request.num_kept = 0
+            if request.num_hits == len(ids):
+                room = self._most_cached(wanted_tokens) - request.num_hits * kv.tokens_per_id
+                request.num_kept = max(0, min(kv.num_kept(request.kept), room // self._block_size))
         return self.cached_tokens(request, wanted_tokens)
 
     def cached_tokens(self, request: Request, wanted_tokens: int) -> int:
@@ -92,6 +97,7 @@ class RunningSet:
             self._kv.take(blocks)
         request.blocks = blocks
         request.is_running = True
+        request.admission = self._num_admitted = self._num_admitted + 1
         self.num += 1
         self.requests[request.request_id] = request
 
@@ -102,13 +108,13 @@ class RunningSet:
             self._kv.take(blocks - request.blocks)
             request.blocks = blocks
 
-    def share(self, request: Request, start: int, stop: int) -> list[int]:
-        """Let the cache have the blocks that these tokens of a prompt fill; return the ids that are new."""
-        size = self._kv.tokens_per_id
-        new_ids = self._kv.store(request.prefix_ids[start // size : stop // size])
-        if new_ids:
-            request.shared_ids = [*request.shared_ids, *new_ids]
-        return new_ids
+    def share(self, request: Request, tokens: int) -> list[Any]:
+        """Let the cache have the blocks that so many tokens fill; return what is new."""
+        ids = request.prefix_ids[len(request.shared) : tokens // self._kv.tokens_per_id]
+        new = self._kv.store(ids)
+        if new:
+            request.shared = [*request.shared, *new]
+        return new
 
     def complete_prompts(self, completing: Sequence[Request], now_s: float) -> list[Request]:
         """Requests whose prompt is complete yield a token and decode on; return those that this finishes."""
@@ -196,11 +202,9 @@ class RunningSet:
 
     def _lease(self, request: Request, cached_tokens: int) -> None:
         """Take what the cache had for a request when it was last looked up."""
-        hits = request.prefix_ids[: request.num_hits]
-        self._kv.lease(hits)
+        request.shared = self._kv.lease(request.prefix_ids[: request.num_hits])
         if request.num_kept:
-            self._kv.take_kept(request.kept)
-        request.shared_ids = list(hits)
+            self._kv.take_kept(request.kept, request.num_kept)
         request.computed_tokens = cached_tokens
         request.kept, request.num_kept = None, 0
 
@@ -209,8 +213,8 @@ class RunningSet:
         kv, blocks = self._kv, request.blocks
         self.num -= 1
         request.is_running = False
-        if request.shared_ids:
-            blocks -= len(request.shared_ids) * kv.blocks_per_id
+        if request.shared:
+            blocks -= len(request.shared) * kv.blocks_per_id
         num_kept = 0
         if stored_tokens and self._is_caching:
             num_kept = stored_tokens // self._block_size - len(request.prefix_ids) * kv.blocks_per_id
@@ -219,6 +223,6 @@ class RunningSet:
             request.kept = kv.give_kept(num_kept)
         else:
             kv.give(blocks)
-        if request.shared_ids:
-            kv.release(request.shared_ids)
-            request.shared_ids = ()
+        if request.shared:
+            kv.release(request.shared)
+            request.shared = ()

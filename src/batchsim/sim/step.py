@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
@@ -88,7 +89,7 @@ class NextIteration:
         self._num_asked = 0  # how often, for who is next, since anybody was admitted
         self._holds_decodes = False
         self._prefilling: dict[int, Request] = {}
-        self._stored: dict[int, list[int]] = {}  # by request, ids that the chunks will fill
+        self._stored: dict[int, list[Any]] = {}  # by request, what the chunks will fill of the cache
         self._grown: set[int] = set()  # who has taken a block to decode into
         self.block_size = kv.block_size
         self.num_blocks = kv.num_blocks
@@ -398,7 +399,7 @@ class NextIteration:
         if start < request.most_computed_tokens:
             request.recomputed_tokens += min(stop, request.most_computed_tokens) - start
         if self._is_caching and request.prefix_ids:
-            self._stored[request.request_id] = self._running.share(request, start, stop)
+            self._stored[request.request_id] = self._running.share(request, stop)
         if num_tokens < remaining:
             self._prefilling[request.request_id] = request
         else:
