@@ -13,7 +13,9 @@ from batchsim.policies import presets
 from batchsim.sim import replica, simulation
 from batchsim.sim.engine import Engine
 from batchsim.sim.replica import Replica
+from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
+from batchsim.sim.step import NextIteration
 from batchsim.workload.request import Workload
 from tests.conformance.workloads import Case, prompt_ids, prompt_tokens
 
@@ -42,6 +44,7 @@ def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
     with (
         patch.object(simulation, "Replica", partial(LoggedReplica, composed=composed)),
         patch.object(replica, "RunningSet", LoggedRunningSet),
+        patch.object(replica, "NextIteration", LoggedStep),
     ):
         records = simulation.run_replicas(workload, workload.output_tokens, [policy], [engine])
     assert not records.refusals, records.refusals
@@ -115,27 +118,32 @@ class LoggedRunningSet(RunningSet):
         self.num_freed = self._kv.available - available
 
 
+class LoggedStep(NextIteration):
+    """Remembers who was preempted."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.preempted: list[int] = []
+
+    def preempt(self, request: Request, *, swap: bool = False) -> None:
+        self.preempted.append(request.request_id)
+        super().preempt(request, swap=swap)
+
+
 class LoggedReplica(Replica):
     """Writes down what each iteration was made of, and who was preempted for it, as it ends."""
 
     _running: LoggedRunningSet
+    _step: LoggedStep
 
     def __init__(self, *args: Any, composed: list[Any]) -> None:
         super().__init__(*args)
         self._composed = composed
-        self._preempted: list[int] = []
-        preempt = self._recorder.preempt
-
-        def log_preemption(request: Any, *args: Any, **kwargs: Any) -> None:
-            self._preempted.append(request.request_id)
-            preempt(request, *args, **kwargs)
-
-        self._recorder.preempt = log_preemption  # type: ignore[method-assign]
 
     def _settle(self, now_s: float) -> None:
-        freed, self._running.num_freed = self._running.num_freed, 0
-        self._composed.append((sorted(self._tokens()), sorted(self._preempted), freed))
-        self._preempted = []
+        step, running = self._step, self._running
+        self._composed.append((sorted(self._tokens()), sorted(step.preempted), running.num_freed))
+        step.preempted, running.num_freed = [], 0
         super()._settle(now_s)
 
     def _tokens(self) -> Iterator[tuple[int, int]]:
