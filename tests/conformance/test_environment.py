@@ -1,0 +1,17 @@
+"""An environment gets what vLLM's scheduler needs, and no more."""
+
+from tests.conformance.environment import needed
+
+
+def test_only_what_the_scheduler_needs_is_installed() -> None:
+    requirements = [
+        "regex",
+        "Torch==2.10.0+cpu; platform_machine == 'x86_64'",
+        "torchvision",
+        "intel-openmp==2024.2.1",
+        "opencv-python-headless>=4.13.0",
+        'pandas; extra == "bench"',
+        "numpy",
+    ]
+
+    assert needed(requirements) == ["regex", "numpy"]
