@@ -211,10 +211,10 @@ class KVCache(simpy.Container):
         """What was cached is no more."""
         id_ = key.of if isinstance(key, _Copy) else key
         if id_ in self._copies:
-            copies = self._copies[id_]  # type: ignore[index]  # then it is an id
+            copies = self._copies[id_]  # then it is an id
             copies.remove(key)  # type: ignore[arg-type]
             if not copies or copies == [id_]:
-                del self._copies[id_]  # type: ignore[arg-type]
+                del self._copies[id_]
 
     def _raise_level(self, num_blocks: int) -> None:
         level = self.available + num_blocks
