@@ -10,6 +10,7 @@ from batchsim.errors import BatchsimError, ConfigError, TraceError
 from batchsim_calibration.check_command import check
 from batchsim_calibration.measure_command import measure
 from batchsim_calibration.replay_command import replay
+from batchsim_calibration.vllm_command import vllm
 
 
 class _Commands(click.Group):
@@ -35,3 +36,4 @@ def main() -> None:
 main.add_command(measure)
 main.add_command(check)
 main.add_command(replay)
+main.add_command(vllm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,38 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from batchsim_calibration.measuring.grid import Profile
 from batchsim_calibration.measuring.measure import MeasureSettings
 from batchsim_calibration.measuring.measure import measure as measure_calibration
+from batchsim_calibration.measuring.outcome import Outcome
 from batchsim_calibration.measuring.protocol import OnProgress
 
 STDERR = Console(stderr=True)
+
+
+_GRID_OPTIONS = (
+    click.option(
+        "--full", "profile", flag_value="full", default="full", help="The whole grid (the default)."
+    ),
+    click.option("--quick", "profile", flag_value="quick", help="A small grid, about five minutes."),
+    click.option("--smoke", "profile", flag_value="smoke", help="A handful of points, to try things out."),
+    click.option(
+        "--trials", "num_trials", type=click.IntRange(min=1), metavar="N", help="Trials of each point."
+    ),
+    click.option(
+        "--budget",
+        "budget_s",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="Repeat nothing after so many seconds.  [default: 240 with --quick on a CPU, else no limit]",
+    ),
+    click.option("--max-batch-size", type=click.IntRange(min=2), metavar="B", help="Where the grid ends."),
+    click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Longest context and prompt."),
+)
+
+
+def grid_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says which grid is measured, and how often."""
+    for option in reversed(_GRID_OPTIONS):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -33,19 +62,7 @@ STDERR = Console(stderr=True)
     "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="[default: bf16 on CUDA, else fp32]"
 )
 @click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", show_default=True)
-@click.option("--full", "profile", flag_value="full", default="full", help="The whole grid (the default).")
-@click.option("--quick", "profile", flag_value="quick", help="A small grid, about five minutes.")
-@click.option("--smoke", "profile", flag_value="smoke", help="A handful of points, to try things out.")
-@click.option("--trials", "num_trials", type=click.IntRange(min=1), metavar="N", help="Trials of each point.")
-@click.option(
-    "--budget",
-    "budget_s",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="S",
-    help="Repeat nothing after so many seconds.  [default: 240 with --quick on a CPU, else no limit]",
-)
-@click.option("--max-batch-size", type=click.IntRange(min=2), metavar="B", help="Where the grid ends.")
-@click.option("--max-tokens", type=click.IntRange(min=2), metavar="N", help="Longest context and prompt.")
+@grid_options
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the order of points, and of random weights."
 )
@@ -68,7 +85,7 @@ def measure(
     """
     settings = MeasureSettings(profile=profile, **given)
     try:
-        with _progress() as on_progress:
+        with progress() as on_progress:
             path, outcome = measure_calibration(
                 settings,
                 output_dir,
@@ -84,6 +101,12 @@ def measure(
             err=True,
         )
         ctx.exit(1)
+    tell_outcome(outcome)
+    click.echo(str(path))
+
+
+def tell_outcome(outcome: Outcome) -> None:
+    """Say how steady the machine was."""
     for sentence in outcome.warnings():
         STDERR.print(f"[bold yellow]Warning:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
     rows = ", ".join(f"{count} {status}" for status, count in outcome.rows_by_status.items())
@@ -92,7 +115,6 @@ def measure(
         f"(median interquartile range), drift {_share(outcome.drift)}; {outcome.taken_s:.0f} s",
         err=True,
     )
-    click.echo(str(path))
 
 
 def _share(value: float) -> str:
@@ -100,8 +122,8 @@ def _share(value: float) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """Bars on a terminal; elsewhere, as in a log, a line for each tenth."""
+def progress() -> Iterator[OnProgress]:
+    """Show bars on a terminal; elsewhere, as in a log, a line for each tenth."""
     if not STDERR.is_terminal:
         told: dict[str, int] = {}
 

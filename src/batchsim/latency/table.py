@@ -8,12 +8,13 @@ read.
 Raw trials, one row each; further columns are allowed and ignored:
 
 ==================  ========================================================================================
-``kind``            ``batch`` (a whole padded batch), ``prefill``, ``decode`` (one step) or ``mixed`` (a pass
-                    with ``prompt_tokens`` of prefill beside ``batch_size`` decodes)
+``kind``            ``batch`` (a whole padded batch), ``prefill``, ``decode`` (one step), ``mixed`` (a pass
+                    with ``prompt_tokens`` of prefill beside ``batch_size`` decodes) or ``chunk`` (a pass of
+                    ``prompt_tokens`` that follow ``context_tokens`` of the same prompt)
 ``batch_size``      sequences, at least 1
-``prompt_tokens``   per sequence; needed for batch, prefill and mixed, else ignored
+``prompt_tokens``   per sequence; needed for batch, prefill, mixed and chunk, else ignored
 ``output_tokens``   per sequence; needed for batch, else ignored
-``context_tokens``  KV tokens each sequence holds before the step; needed for decode and mixed, else ignored
+``context_tokens``  KV tokens each sequence holds before; needed for decode, mixed and chunk, else ignored
 ``trial``           number of the repetition
 ``wall_s``          seconds by the wall clock, around a synchronised device
 ``cuda_s, cpu_s``   seconds by device events and of process CPU time; optional
@@ -47,6 +48,7 @@ TOKENS_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "prefill": ("prompt_tokens",),
     "decode": ("context_tokens",),
     "mixed": ("prompt_tokens", "context_tokens"),
+    "chunk": ("prompt_tokens", "context_tokens"),
 }
 TOKENS = ("prompt_tokens", "output_tokens", "context_tokens")
 RAW_COLUMNS = ("kind", "batch_size", *TOKENS, "trial", "wall_s", "status")

@@ -1,4 +1,4 @@
-"""Which points a profile measures: whole batches, prefills, decode steps and mixed iterations.
+"""Which points a profile measures: whole batches, prefills, decode steps, mixed iterations and chunks.
 
 Decodes and whole batches fill complete grids, as tables over them need; mixed points lie on the grid of the
 decodes. Batch sizes 1, 2 and 3 are among them, since kernels often change there, and the extremes.
@@ -23,7 +23,7 @@ class Point(NamedTuple):
 
     ``batch``: prefill of all and ``output_tokens - 1`` decode steps of all. ``prefill``: one pass of whole
     prompts. ``decode``: one step of sequences that hold ``context_tokens`` each. ``mixed``: such a step and
-    one whole prompt in one pass.
+    one whole prompt in one pass. ``chunk``: ``prompt_tokens`` that follow ``context_tokens`` of their prompt.
     """
 
     kind: str
@@ -220,6 +220,17 @@ def points_of(profile: Profile, device: str, extent: Extent) -> list[Point]:
     return points
 
 
+def chunks_of(profile: Profile, device: str, extent: Extent, block_size: int) -> list[Point]:
+    """Return chunks deep in a prompt, as far as they lie in the extent; they begin where a KV block does."""
+    axes = _AXES[profile, device]
+    depths = sorted({context // block_size * block_size for context in axes.contexts} - {0})
+    return [
+        Point("chunk", 1, prompt_tokens=length, context_tokens=depth)
+        for depth, length in product(depths, axes.mixed_prompts)
+        if depth + length <= extent.tokens
+    ]
+
+
 def slots_of(points: Iterable[Point]) -> Extent:
     """Return the slots, and the tokens in each, that an engine needs for these points."""
     points = list(points)
@@ -227,7 +238,9 @@ def slots_of(points: Iterable[Point]) -> Extent:
         max(point.batch_size + (point.kind == "mixed") for point in points),
         max(
             # The last token of an answer is never stored; a decode step stores one more.
-            max(
+            point.prompt_tokens + point.context_tokens
+            if point.kind == "chunk"
+            else max(
                 point.prompt_tokens + max(point.output_tokens - 1, 0),
                 point.context_tokens + (point.context_tokens > 0),
             )

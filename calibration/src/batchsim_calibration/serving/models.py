@@ -102,6 +102,11 @@ def has_bf16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+def shape_file(name: str) -> Path:
+    """Where the configuration of a shape of `MODELS` lies."""
+    return Path(str(_CONFIGS / f"{name}.json"))
+
+
 def _device(name: str, dtype: str) -> torch.device:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; known: {', '.join(DTYPES)}")
@@ -125,8 +130,7 @@ def _device(name: str, dtype: str) -> torch.device:
 
 def _config(name_or_path: str, *, random_weights: bool) -> Any:
     if random_weights and name_or_path in MODELS:
-        with resources.as_file(_CONFIGS / f"{name_or_path}.json") as file:
-            return AutoConfig.from_pretrained(file)
+        return AutoConfig.from_pretrained(shape_file(name_or_path))
     if random_weights and "/" not in name_or_path and not Path(name_or_path).exists():
         raise ConfigError(
             f"model {name_or_path!r} is no shape of ours, no file and no owner/name of the Hugging Face Hub; "

@@ -38,7 +38,7 @@ class Timing(NamedTuple):
 def timed(device: torch.device, action: Callable[[], object]) -> Timing:
     """Run once, with nothing left to do on the device before and after."""
     if device.type != "cuda":
-        return Timing(*_clocked(action), math.nan)
+        return Timing(*clocked(action), math.nan)
     start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
@@ -50,11 +50,12 @@ def timed(device: torch.device, action: Callable[[], object]) -> Timing:
 
     with torch.cuda.device(device):
         torch.cuda.synchronize(device)
-        wall_s, cpu_s = _clocked(on_device)
+        wall_s, cpu_s = clocked(on_device)
     return Timing(wall_s, cpu_s, start.elapsed_time(end) / 1e3)
 
 
-def _clocked(action: Callable[[], object]) -> tuple[float, float]:
+def clocked(action: Callable[[], object]) -> tuple[float, float]:
+    """Run once; return the seconds by the wall, and those of the process's CPU clock."""
     start_ns, cpu_start_ns = time.perf_counter_ns(), time.process_time_ns()
     action()
     cpu_ns, wall_ns = time.process_time_ns() - cpu_start_ns, time.perf_counter_ns() - start_ns

@@ -27,6 +27,7 @@ _LENGTHS = {
     "prefill": "Prompt (tokens)",
     "decode": "Context of each sequence (tokens)",
     "mixed": "Context of each decoding sequence (tokens)",
+    "chunk": "Tokens before the chunk",
 }
 
 
@@ -63,14 +64,14 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
 def fit_table(calibration: Calibration, report: FitReport) -> pd.DataFrame:
     """Return one row per point: kind, batch size, prompt, length, seconds given and fitted, relative error.
 
-    A prompt is given where the length is not that of prompts: of whole batches and mixed iterations.
+    A prompt is given where the length is not that of prompts: of whole batches, mixed iterations and chunks.
     """
     parts = []
     for quality in report.qualities:
         points = calibration.of_kind(quality.kind)
         length, fitted_s = _fitted(points, quality.kind, report)
         columns = points[["kind", "batch_size", "prompt_tokens", "mean_s", "std_s"]]
-        if quality.kind not in ("batch", "mixed"):
+        if quality.kind not in ("batch", "mixed", "chunk"):
             columns = columns.assign(prompt_tokens=np.nan)
         parts.append(columns.assign(length=length, fitted_s=fitted_s))
     table = pd.concat(parts, ignore_index=True)

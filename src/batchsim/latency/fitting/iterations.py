@@ -1,4 +1,4 @@
-"""Fits of the models that know single iterations, to prefill, decode and mixed points together."""
+"""Fits of the models that know single iterations, to prefill, decode, mixed and chunk points together."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ from batchsim.latency.table import Calibration
 
 
 def iteration_shapes(points: pd.DataFrame) -> list[IterationShape]:
-    """Return the iterations that prefill, decode and mixed points stand for.
+    """Return the iterations that prefill, decode, mixed and chunk points stand for.
 
-    A prefill is of ``batch_size`` whole prompts; a mixed point has one whole prompt beside its decodes.
+    A prefill is of ``batch_size`` whole prompts; a mixed point has one whole prompt beside its decodes; a
+    chunk is one of each of ``batch_size`` prompts.
     """
-    is_prefill = points["kind"] == "prefill"
-    num_prompts = points["batch_size"].where(is_prefill, (points["kind"] == "mixed").astype("int64"))
-    num_seqs = points["batch_size"].where(~is_prefill, 0)
+    has_prompts = points["kind"].isin(["prefill", "chunk"])
+    num_prompts = points["batch_size"].where(has_prompts, (points["kind"] == "mixed").astype("int64"))
+    num_seqs = points["batch_size"].where(~has_prompts, 0)
     prompt = points["prompt_tokens"].where(num_prompts > 0, 0)
     context = points["context_tokens"].where(num_seqs > 0, 0)
+    before = points["context_tokens"].where(points["kind"] == "chunk", 0)
     columns = (num_prompts * prompt, num_seqs, num_seqs * context, num_prompts)
-    pairs = num_prompts * prompt**2 / 2
+    pairs = num_prompts * prompt * (before + prompt / 2)
     whole = (one.astype("int64").tolist() for one in columns)
     return [IterationShape(*shape) for shape in zip(*whole, pairs.tolist(), strict=True)]
 
@@ -132,6 +134,10 @@ def fit_iteration_table(calibration: Calibration) -> FitReport:
             f"mixed points tell {measured:.0%} of the grid's iterations with prompts and decodes; the others "
             "are prefill plus decode less the shortest pass"
         )
+    if (points["kind"] == "chunk").any():
+        warnings.append(
+            "chunk points are not used: a table does not look at how far back prompt tokens attend"
+        )
     num_off_grid = _num_off_grid(calibration.of_kind("mixed"), model)
     if num_off_grid:
         warnings.append(
@@ -156,6 +162,7 @@ def _iterations(calibration: Calibration) -> pd.DataFrame:
         points_of(calibration, "prefill"),
         points_of(calibration, "decode"),
         calibration.of_kind("mixed"),
+        calibration.of_kind("chunk"),
     ]
     return pd.concat([part for part in parts if not part.empty], ignore_index=True)
 
