@@ -160,8 +160,7 @@ class VllmEngine:
         """
         old = self._core.scheduler
         args, kwargs = old.made_with
-        given = inspect.signature(type(old).__mro__[2].__init__).bind(old, *args, **kwargs).arguments
-        del given["self"]
+        given = inspect.signature(type(old).__mro__[2]).bind(*args, **kwargs).arguments
         blocks = limits.num_kv_blocks or self.num_kv_blocks
         if blocks > self.num_kv_blocks:
             raise ConfigError(f"{blocks} KV blocks were asked for; the engine has {self.num_kv_blocks}")
