@@ -10,6 +10,7 @@ from batchsim.errors import BatchsimError, ConfigError, TraceError
 from batchsim_calibration.check_command import check
 from batchsim_calibration.measure_command import measure
 from batchsim_calibration.replay_command import replay
+from batchsim_calibration.replay_vllm_command import replay_vllm
 from batchsim_calibration.vllm_command import vllm
 
 
@@ -37,3 +38,4 @@ main.add_command(measure)
 main.add_command(check)
 main.add_command(replay)
 main.add_command(vllm)
+main.add_command(replay_vllm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from batchsim_calibration.measuring.interleaved import Interleaved
 from batchsim_calibration.measuring.measure import MeasureSettings, engine_for, load
 from batchsim_calibration.measuring.operations import EnginePoints
 from batchsim_calibration.provenance import machine, model_identity
-from batchsim_calibration.replaying.replay import Limits, settle, trace_of
-from batchsim_calibration.replaying.replay_series import replay_series
+from batchsim_calibration.replaying.inbox import Log
+from batchsim_calibration.replaying.replay import Limits, settle, trace_of, warm_up
+from batchsim_calibration.replaying.replay import replay as replay_on
+from batchsim_calibration.replaying.replay_series import Job, replay_series, series_between
 from batchsim_calibration.serving.engine import Engine
 from batchsim_calibration.serving.models import LoadedModel
 
@@ -101,28 +104,40 @@ def replay(
     if calibrate_between is not None:
         points = points_of(profile, loaded.device.type, Extent(max_num_seqs, limits.max_tokens))
     engine = _engine(loaded, limits, points)
-    run: dict[str, Any] = {"num_repeats": repeats, "overwrite": overwrite, "resume": resume, "say": _say}
+    identity = {**model_identity(loaded), **machine(loaded.device)}
+    slots = Extent(engine.num_slots, engine.max_tokens)
+
+    def play(job: Job) -> Log:
+        warm_up(engine, job.trace.workload)
+        return replay_on(engine, job.config, job.trace.workload)
+
+    series = partial(
+        replay_series,
+        {name: Job(config, trace) for name, config in settled.items()},
+        play,
+        {**identity, "num_slots": slots.batch_size, "max_tokens": slots.tokens},
+        output_dir,
+        device=loaded.device,
+        num_repeats=repeats,
+        overwrite=overwrite,
+        resume=resume,
+        say=_say,
+    )
     try:
         if calibrate_between is None:
-            runs = replay_series(loaded, engine, trace, settled, output_dir, **run)
+            runs = series()
         else:
             calibration = Interleaved(
                 EnginePoints(engine),
-                {**model_identity(loaded), **machine(loaded.device)},
+                identity,
                 points,
                 calibrate_between,
                 len(settled) * repeats + 1,
-                Extent(engine.num_slots, engine.max_tokens),
+                slots,
                 overwrite=overwrite,
                 resume=resume,
             )
-            with calibration.opened():
-                calibration.warm_up()
-                calibration.measure_round()
-                after_each = calibration.measure_round
-                runs = replay_series(loaded, engine, trace, settled, output_dir, **run, after_each=after_each)
-                calibration.finish()
-            calibration.publish(_say)
+            runs = series_between(calibration, series, _say)
     except KeyboardInterrupt:
         click.echo(
             f"Interrupted: replays that had ended are kept in {output_dir}; the same command with --resume "

@@ -69,6 +69,8 @@ class VllmEngine:
         Of vLLM.
     block_size, num_kv_blocks
         Tokens in a block, and blocks that requests can have: vLLM keeps one for itself.
+    limits
+        Of the scheduler at work.
     identity
         What of model and engine bears on speed, for a provenance.
     """
@@ -86,6 +88,7 @@ class VllmEngine:
         self.num_kv_blocks: int = config.cache_config.num_gpu_blocks - 1
         self.is_async: bool = bool(config.scheduler_config.async_scheduling)
         self._hasher = self._core.request_block_hasher
+        self.limits = limits
         self.identity = {
             "model": _name_of(settings.model),
             "weights": "random" if _has_random_weights(settings) else "real",
@@ -177,6 +180,7 @@ class VllmEngine:
         given["kv_cache_config"] = replace(given["kv_cache_config"], num_blocks=blocks + 1)
         self._core.scheduler = type(old)(**given)
         self._core.request_block_hasher = self._hasher if limits.prefix_caching else None
+        self.limits = limits
 
 
 def vllm_version() -> str:

@@ -56,16 +56,31 @@ class Core(Protocol):
     def drain(self) -> None:
         """Give up all requests."""
 
+    @property
+    def limits(self) -> Limits:
+        """Limits of the scheduler at work."""
+
+    def limit(self, limits: Limits) -> None:
+        """Work under other limits."""
+
 
 class VllmPoints:
     """Brings points about; `Measurable`.
 
     The time of a pass is that of one step of the engine's core: ``schedule()``, the pass, and
     ``update_from_output()``, up to where the next could be scheduled.
+
+    Parameters
+    ----------
+    max_tokens
+        Of the longest sequence.
+    limits
+        To go back to before each point, where other work changes them; those of the engine if left out.
     """
 
-    def __init__(self, engine: Core, max_tokens: int, seed: int = 0) -> None:
+    def __init__(self, engine: Core, max_tokens: int, seed: int = 0, *, limits: Limits | None = None) -> None:
         self._engine = engine
+        self._limits = limits
         self._rng = stream(seed, "prompts of points")
         self._max_tokens = max_tokens
         self._prefixes: list[list[int]] = []
@@ -74,6 +89,8 @@ class VllmPoints:
 
     def time(self, point: Point) -> Timing:
         """Time a pass; of decodes, the mean of several."""
+        if self._limits is not None and self._engine.limits != self._limits:
+            self._engine.limit(self._limits)
         for _ in range(_MOST_SETUPS):
             try:
                 timing = self._attempt(point)
