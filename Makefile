@@ -6,6 +6,8 @@ OLDEST := .venv-oldest
 PEERS := .venv-peers
 CALIBRATION := .venv-calibration
 CONFORMANCE := .venv-conformance
+VLLM_VERSION ?= 0.32.0
+VLLM := .venv-vllm/$(VLLM_VERSION)
 DEVICE ?= cuda
 PROFILE ?= $(if $(filter cpu,$(DEVICE)),quick,full)
 FIDELITY_DATA ?= data/fidelity
@@ -21,7 +23,7 @@ SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate fidelity roofline-error test test-oldest test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate validate-vllm fidelity roofline-error test test-oldest test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +83,39 @@ validate: $(CALIBRATION)/.installed $(VENV)/.installed  ## Calibrate, serve a tr
 		--calibrate-between $(RESULTS)/validation/calibration.csv -o $(RESULTS)/validation/measured
 	$(BIN)/batchsim fit $(RESULTS)/validation/calibration.csv --family auto-iteration -o $(RESULTS)/validation/latency.json
 	$(BIN)/batchsim validate $(RESULTS)/validation/measured $(RESULTS)/validation/latency.json -o $(RESULTS)/validation
+
+# vLLM for a processor: the wheel without its requirements, then these, less other builds of torch and what it does
+# without. What is not ours is a step of its own, as above.
+$(VLLM)/.packages: .ci/vllm.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python .ci/vllm.py $(VLLM_VERSION)
+	@touch $@
+
+$(VLLM)/.installed: setup.cfg calibration/setup.cfg $(VLLM)/.packages
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -e . -e ./calibration
+	@touch $@
+
+# Limits as in calibration/validate_vllm.toml. Blocks of 32 tokens, the least that vLLM takes on a processor.
+VLLM_ENGINE := tiny --device cpu --enforce-eager --block-size 32
+VLLM_LIMITS := --max-num-seqs 16 --max-num-batched-tokens 512 --num-kv-blocks 1024
+# KV blocks that are too few for what waits at the highest load.
+VLLM_PRESSURE ?= 34
+VLLM_REPEATS ?= 3
+
+validate-vllm: $(VLLM)/.installed $(VENV)/.installed  ## Calibrate vLLM itself on this processor, serve traces, simulate, compare; write docs/fidelity-vllm.md (minutes)
+	$(VLLM)/bin/batchsim-calibrate vllm $(VLLM_ENGINE) --quick --trials 2 --budget 60 --max-tokens 1024 \
+		--name first --overwrite -o $(RESULTS)/validation-vllm
+	$(BIN)/batchsim fit $(RESULTS)/validation-vllm/first.csv --family auto-iteration -o $(RESULTS)/validation-vllm/first_latency.json
+	$(BIN)/batchsim pace calibration/validate_vllm.toml --latency $(RESULTS)/validation-vllm/first_latency.json \
+		--busy 0.4 --busy 0.7 --busy 0.95 -o $(RESULTS)/validation-vllm/traces
+	rm -rf $(RESULTS)/validation-vllm/measured
+	$(VLLM)/bin/batchsim-calibrate replay-vllm $(VLLM_ENGINE) $(VLLM_LIMITS) --repeats $(VLLM_REPEATS) \
+		$(foreach trace,busy40.csv busy70.csv busy95.csv busy95.csv@$(VLLM_PRESSURE),--trace $(RESULTS)/validation-vllm/traces/$(trace)) \
+		--max-tokens 1024 --calibrate-between $(RESULTS)/validation-vllm/calibration.csv --overwrite \
+		-o $(RESULTS)/validation-vllm/measured
+	$(BIN)/batchsim fit $(RESULTS)/validation-vllm/calibration.csv --family auto-iteration -o $(RESULTS)/validation-vllm/latency.json
+	$(BIN)/batchsim validate $(RESULTS)/validation-vllm/measured $(RESULTS)/validation-vllm/latency.json \
+		-o $(RESULTS)/validation-vllm --report docs/fidelity-vllm.md
 
 fidelity: $(VENV)/.installed  ## Predict the measured runs in FIDELITY_DATA (runs/ profiles/ models/ workloads/); write docs/fidelity.md
 	$(BIN)/batchsim fidelity-report $(FIDELITY_DATA) $(if $(FIDELITY_TIMELINES),--timelines $(FIDELITY_TIMELINES)) -o docs
@@ -155,5 +190,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) .venv-vllm $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""``batchsim validate``: measured runs beside what the simulator makes of them."""
+"""``batchsim validate`` and ``pace``: measured runs beside their simulation, and traces to measure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsim.cli.options import OUTPUT_PATH, overrides
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides
 from batchsim.cli.output import echo_json, echo_table, milliseconds, notice, warn
 
 if TYPE_CHECKING:
@@ -26,14 +26,21 @@ _GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to 
 @click.option("--num-gpus", type=int, metavar="N", help="GPUs that measured results are of.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting of theirs.")
 @click.option("-o", "--output-dir", type=OUTPUT_PATH, help="Write validation.csv, .json and figures here.")
+@click.option("--report", type=OUTPUT_PATH, metavar="FILE", help="Write it as a page of Markdown, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def validate(
-    measured: tuple[Path, ...], predicted: Path, output_dir: Path | None, as_json: bool, **given: Any
+    measured: tuple[Path, ...],
+    predicted: Path,
+    output_dir: Path | None,
+    report: Path | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Compare MEASURED runs with PREDICTED: a latency file, or the directory of a run.
 
-    MEASURED are run directories of `batchsim-calibrate replay`, or folders of such. With a latency file,
-    three gates are judged: scheduling logic, latency model, both together. Exit status 1 if the logic fails.
+    MEASURED are run directories of `batchsim-calibrate replay` or `replay-vllm`, or folders of such. With a
+    latency file, three gates are judged: scheduling logic, latency model, both together. Exit status 1 if
+    the logic fails.
 
     Or they are results of vLLM bench (--save-detailed), SGLang bench (--output-details), GuideLLM (JSON) or
     AIPerf (profile_export.jsonl), whose requests are simulated when they were sent; errors are shown, not
@@ -50,8 +57,39 @@ def validate(
         _echo(validation)
     if output_dir is not None:
         _write(validation, output_dir)
+    if report is not None:
+        from batchsim.files import write_whole
+        from batchsim.validation.replays.page import page_of
+
+        write_whole(report, page_of(validation))
+        click.echo(f"written: {report}", err=True)
     if not validation.is_logic_sound:
         raise SystemExit(1)
+
+
+@click.command()
+@click.argument("config_file", type=INPUT_FILE)
+@click.option("--latency", type=INPUT_FILE, required=True, metavar="FILE", help="latency.json of the engine.")
+@click.option("--busy", "shares", type=float, multiple=True, required=True, metavar="SHARE", help="E.g. 0.7.")
+@click.option("-o", "--output-dir", type=OUTPUT_PATH, required=True, help="Write busy70.csv ... here.")
+def pace(config_file: Path, latency: Path, shares: tuple[float, ...], output_dir: Path) -> None:
+    """Write the requests of a configuration so that one engine is busy for such shares of the time.
+
+    These are traces to serve for real, as with `batchsim-calibrate replay-vllm`.
+    """
+    from batchsim.config import load_config
+    from batchsim.latency.store import load_latency
+    from batchsim.study.pacing import paced, requests_of
+    from batchsim.workload.formats import write_trace
+
+    config, model = load_config(config_file), load_latency(latency)
+    workload = requests_of(config)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for share in shares:
+        trace, rate_per_s = paced(config, workload, model, share)
+        path = output_dir / f"busy{100 * share:g}.csv"
+        write_trace(trace, path)
+        click.echo(f"{path}: {len(trace):,} requests, {rate_per_s:.4g} per second")
 
 
 def _echo(validation: Validation) -> None:
@@ -78,7 +116,16 @@ def _echo(validation: Validation) -> None:
 
 
 _COLUMNS = ("metric", "statistic", "measured", "predicted", "unit", "error", "repeats vary by", "verdict")
-_RUN_COLUMNS = ("run", "case", "requests", "operations", "load", "bias of total time", "outside the range")
+_RUN_COLUMNS = (
+    "run",
+    "case",
+    "requests",
+    "operations",
+    "preemptions",
+    "load",
+    "bias of total time",
+    "outside the range",
+)
 
 
 def _title(case: Case, prediction: str) -> str:

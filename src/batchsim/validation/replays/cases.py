@@ -61,8 +61,9 @@ class Validation:
         Empty where a run directory predicts: that is a comparison, nothing else.
     runs
         One row per measured run directory or file: ``run``, ``case``, ``num_requests``; of a directory also
-        ``num_operations`` and ``load``; with a latency model also its ``bias`` (seconds it predicts for the
-        recorded operations / seconds they took - 1) and ``num_outside``, those outside its range.
+        ``num_operations``, ``num_preempted`` and ``load``; with a latency model also its ``bias`` (seconds it
+        predicts for the recorded operations / seconds they took - 1) and ``num_outside``, those outside its
+        range.
     notices
         What was inferred and assumed.
     """

@@ -68,6 +68,12 @@ class Recording:
         run = Window(float(requests["arrival_s"].min()), float(requests["finish_s"].max()))
         return busy_fraction(self.operations, 1, run)
 
+    @property
+    def num_preempted(self) -> int:
+        """How often requests gave their memory up: were preempted, or thrown out of a batch."""
+        name = "num_preempted" if self.world == "iterations" else "num_evicted"
+        return int(self.operations[name].sum())
+
     def simulate(self, latency: AnyLatency, *, exact: bool = False) -> SimulationResult:
         """Simulate it with a latency model, extrapolated where need be; ``exact``: iteration by iteration."""
         tree = self.config.model_dump()

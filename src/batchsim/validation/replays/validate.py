@@ -169,6 +169,7 @@ def _row(case: str, recording: Recording) -> dict[str, Any]:
         "case": case,
         "num_requests": len(recording.requests),
         "num_operations": len(recording.operations),
+        "num_preempted": recording.num_preempted,
         "load": recording.load,
     }
 
