@@ -18,6 +18,7 @@ UNSAID = ("numpy", "uvloop")
 
 
 def install(*what: str) -> None:
+    """Let pip install, and end if it cannot."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
     subprocess.run(command, check=True)
 

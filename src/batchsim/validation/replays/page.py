@@ -33,9 +33,9 @@ def page_of(validation: Validation) -> str:
         "speed.",
         _runs(validation.runs),
         "## End to end",
-        f"Means over all requests and repeats. An error passes up to {MEAN_BAR:.0%}; one that is larger, but no "
-        "larger than what the repeats themselves vary by (half their range, per mean), is within their spread: "
-        "such a machine cannot tell.",
+        f"Means over all requests and repeats. An error passes up to {MEAN_BAR:.0%}; one that is larger, but "
+        "no larger than what the repeats themselves vary by (half their range, per mean), is within their "
+        "spread: such a machine cannot tell.",
         *(part for case in validation.cases for part in _case(case)),
     ]
     return "\n\n".join(parts) + "\n"
@@ -60,8 +60,8 @@ def _in_short(validation: Validation) -> str:
         f"logic passes in {sum(logic)} of {len(logic)} runs",
         f"the model for {model.count('pass')} of {len(model)} kinds of points ({model.count('inconclusive')} "
         "inconclusive)",
-        f"{verdicts.count('pass')} of {len(verdicts)} means end to end, {verdicts.count(_WITHIN)} more within "
-        "the spread of repeats",
+        f"{verdicts.count('pass')} of {len(verdicts)} means end to end, {verdicts.count(_WITHIN)} more "
+        "within the spread of repeats",
     ]
     return f"**In short**: {'; '.join(told)}."
 
