@@ -17,12 +17,19 @@ from batchsim.latency.choices import Clock, Family, TableLength
 
 if TYPE_CHECKING:
     from batchsim.latency.fitting.fit import FamilyComparison
+    from batchsim.latency.fitting.regression import Quality
     from batchsim.latency.fitting.report import FitReport
     from batchsim.latency.table import Calibration
 
 
 @click.command()
-@click.argument("calibration", type=INPUT_FILE)
+@click.argument("calibration", type=INPUT_FILE, required=False)
+@click.option(
+    "--vllm-log",
+    type=INPUT_FILE,
+    metavar="FILE",
+    help="Instead of a calibration: the log of a vLLM server run with --enable-logging-iteration-details.",
+)
 @click.option("-o", "--output-file", type=OUTPUT_PATH, default=Path("latency.json"), show_default=True)
 @click.option(
     "--family",
@@ -47,9 +54,29 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def fit(
+    calibration: Path | None,
+    vllm_log: Path | None,
+    output_file: Path,
+    family: Family,
+    length: TableLength,
+    clock: Clock,
+    as_json: bool,
+) -> None:
+    """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json.
+
+    CALIBRATION is a table of `batchsim-calibrate`; a log tells a linear model of iterations.
+    """
+    if (calibration is None) == (vllm_log is None):
+        raise ConfigError("a calibration or --vllm-log is needed; give one of the two")
+    if vllm_log is not None:
+        _fit_log(vllm_log, output_file, family, as_json)
+    elif calibration is not None:
+        _fit_calibration(calibration, output_file, family, length, clock, as_json)
+
+
+def _fit_calibration(
     calibration: Path, output_file: Path, family: Family, length: TableLength, clock: Clock, as_json: bool
 ) -> None:
-    """Fit a latency model to measurements: all families compared, coefficients, a picture, latency.json."""
     from batchsim.figures.measured.fit import plot_fit
     from batchsim.files import check_file, resolved
     from batchsim.latency.fitting.fit import ITERATION_FAMILIES, compare_families
@@ -84,6 +111,42 @@ def fit(
             err=True,
         )
     click.echo(f"written: {output_file}, {picture}", err=True)
+
+
+def _fit_log(log: Path, output_file: Path, family: Family, as_json: bool) -> None:
+    from batchsim.files import check_file
+    from batchsim.latency.fitting.logs import fit_log
+    from batchsim.latency.store import save_latency
+    from batchsim.latency.vllm_log import read_vllm_log
+
+    if family not in ("auto", "auto-iteration", "linear"):
+        raise ConfigError(f"--family {family}: a log tells a linear model of iterations alone; leave it out")
+    check_file(output_file, inputs=[log])
+    iterations = read_vllm_log(log)
+    report = fit_log(iterations)
+    save_latency(report.model, output_file)
+    details: dict[str, Any] = report.model.info.details
+    if as_json:
+        echo_json({"family": "linear", "coefficients": dict(report.coefficients), **details})
+    else:
+        rows = [
+            (quality.kind, *_quality_row(quality, _nan_if_none(details["noise"][quality.kind])))
+            for quality in report.qualities
+        ]
+        echo_table(f"Fit of {log.name}: {len(iterations.passes):,} iterations", _LOG_COLUMNS, rows)
+        echo_table("linear, 95 % intervals", ("", "value"), _coefficients(report))
+        held_out = {name: _nan_if_none(error) for name, error in details["held_out_lines"].items()}
+        click.echo(
+            "Held-out lines, each eighth of the log predicted by the others: mean absolute error of single "
+            f"lines {_share(held_out['mape'])}, error of their total time {_share(held_out['total_error'])}."
+        )
+    for sentence in report.warnings:
+        warn(sentence)
+    click.echo(f"written: {output_file}", err=True)
+
+
+def _nan_if_none(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _tree(comparison: FamilyComparison, classic: FitReport | None) -> dict[str, Any]:
@@ -124,19 +187,25 @@ def _rows(report: FitReport, comparison: FamilyComparison, points: Calibration) 
     score = _share(scores[report.family]) if report.family in scores else "not compared"
     head = (f"{report.family}{mark}", score)
     for quality in report.qualities:
-        bias = quality.largest_batch_bias
         yield (
             *head,
             f"{quality.kind}{', unseen' if quality.is_unseen else ''}",
-            f"{quality.num_points}",
-            _share(points.noise_of(quality.kind)),
-            f"{quality.r2:.4f}",
-            _share(quality.max_error),
-            _share(quality.heldout_batch_size_mape),
-            _share(quality.heldout_length_mape),
-            "unknown" if math.isnan(bias) else f"{bias:+.1%}",
+            *_quality_row(quality, points.noise_of(quality.kind)),
         )
         head = ("", "")
+
+
+def _quality_row(quality: Quality, noise: float) -> tuple[str, ...]:
+    bias = quality.largest_batch_bias
+    return (
+        f"{quality.num_points}",
+        _share(noise),
+        "unknown" if math.isnan(quality.r2) else f"{quality.r2:.4f}",
+        _share(quality.max_error),
+        _share(quality.heldout_batch_size_mape),
+        _share(quality.heldout_length_mape),
+        "unknown" if math.isnan(bias) else f"{bias:+.1%}",
+    )
 
 
 def _coefficients(report: FitReport) -> list[tuple[str, str]]:
@@ -158,4 +227,5 @@ def _share(value: float) -> str:
 
 
 _HELD_OUT = ("held-out MAPE, batch size", "held-out MAPE, length", "bias at largest batch")
+_LOG_COLUMNS = ("iterations", "shapes", "noise", "R2", "largest error", *_HELD_OUT)
 _SYMBOLS = {"alpha_s": "alpha (s)", "beta_s_per_token": "beta (s per token)", "gamma": "gamma"}

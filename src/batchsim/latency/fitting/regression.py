@@ -66,6 +66,8 @@ class Regime:
         Shape ``(num_points, num_coefficients)``.
     is_relative
         Whether to minimise relative errors, so that short times count as much as long ones.
+    weight
+        How often each point counts; once if left out.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Regime:
     batch_size: Floats
     length: Floats
     is_relative: bool = False
+    weight: Floats | None = None
 
     def solve(self, shown: Rows | None = None) -> tuple[list[float], list[str]]:
         """Least squares; where that makes a coefficient negative, the same with all held at 0 or above."""
@@ -82,6 +85,9 @@ class Regime:
         design, target = self.design[rows], self.mean_s[rows]
         if self.is_relative:
             design, target = design / target[:, None], np.ones(len(target))
+        if self.weight is not None:
+            root = np.sqrt(self.weight[rows])
+            design, target = design * root[:, None], target * root
         scale = np.abs(design).max(axis=0, initial=0)
         scaled = design / np.where(scale > 0, scale, 1)
         try:

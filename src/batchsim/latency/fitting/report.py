@@ -83,6 +83,27 @@ def fit_info(
     intervals: Intervals | None = None,
 ) -> LatencyInfo:
     """Say what is known about a fit, after adding what its quality warns of to ``warnings``."""
+    noise = {quality.kind: calibration.noise_of(quality.kind) for quality in qualities}
+    warnings += held_out_warnings(qualities, noise)
+    warnings.extend(calibration.notices)
+    details = {
+        **calibration.details,
+        "calibration": calibration.name,
+        "sha256": calibration.sha256,
+        "clock": calibration.clock,
+        "dropped_trials": dict(calibration.dropped),
+        "qualities": [known(quality) for quality in qualities],
+        "noise": {kind: _known(value) for kind, value in noise.items()},
+        "intervals_95": {name: list(ends) for name, ends in (intervals or {}).items()},
+        "warnings": list(warnings),
+    }
+    named = [str(calibration.details[key]) for key in ("model", "gpu") if key in calibration.details]
+    return LatencyInfo(" on ".join(named) or calibration.name, calibration.provenance, details)
+
+
+def held_out_warnings(qualities: tuple[Quality, ...], noise: Mapping[str, float]) -> list[str]:
+    """Say where held-out errors are notable, or unknown; ``noise`` is that of the points, by kind."""
+    warnings = []
     for quality in qualities:
         for what, error in (
             ("batch size", quality.heldout_batch_size_mape),
@@ -95,24 +116,14 @@ def fit_info(
             elif error > NOTABLE_ERROR:
                 warnings.append(
                     f"{quality.kind}: when a {what} is held out, the error there is {error:.0%}"
-                    f"{_of_it_noise(calibration.noise_of(quality.kind))}"
+                    f"{_of_it_noise(noise[quality.kind])}"
                 )
-    warnings.extend(calibration.notices)
-    details = {
-        **calibration.details,
-        "calibration": calibration.name,
-        "sha256": calibration.sha256,
-        "clock": calibration.clock,
-        "dropped_trials": dict(calibration.dropped),
-        "qualities": [
-            {name: _known(value) for name, value in asdict(quality).items()} for quality in qualities
-        ],
-        "noise": {quality.kind: _known(calibration.noise_of(quality.kind)) for quality in qualities},
-        "intervals_95": {name: list(ends) for name, ends in (intervals or {}).items()},
-        "warnings": list(warnings),
-    }
-    named = [str(calibration.details[key]) for key in ("model", "gpu") if key in calibration.details]
-    return LatencyInfo(" on ".join(named) or calibration.name, calibration.provenance, details)
+    return warnings
+
+
+def known(quality: Quality) -> dict[str, Any]:
+    """Return a quality as a table for JSON: null where it is not known."""
+    return {name: _known(value) for name, value in asdict(quality).items()}
 
 
 def _known(value: Any) -> Any:
