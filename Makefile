@@ -6,8 +6,9 @@ OLDEST := .venv-oldest
 PEERS := .venv-peers
 CALIBRATION := .venv-calibration
 CONFORMANCE := .venv-conformance
+# The version that runs whole beside this torch.
 VLLM_VERSION ?= 0.32.0
-VLLM := .venv-vllm/$(VLLM_VERSION)
+VLLM := $(CONFORMANCE)/$(VLLM_VERSION)
 DEVICE ?= cuda
 PROFILE ?= $(if $(filter cpu,$(DEVICE)),quick,full)
 FIDELITY_DATA ?= data/fidelity
@@ -84,11 +85,10 @@ validate: $(CALIBRATION)/.installed $(VENV)/.installed  ## Calibrate, serve a tr
 	$(BIN)/batchsim fit $(RESULTS)/validation/calibration.csv --family auto-iteration -o $(RESULTS)/validation/latency.json
 	$(BIN)/batchsim validate $(RESULTS)/validation/measured $(RESULTS)/validation/latency.json -o $(RESULTS)/validation
 
-# vLLM for a processor: the wheel without its requirements, then these, less other builds of torch and what it does
-# without. What is not ours is a step of its own, as above.
-$(VLLM)/.packages: .ci/vllm.py
-	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python .ci/vllm.py $(VLLM_VERSION)
+# vLLM's own wheel for processors, without what it asks for that is large and not needed: see the file.
+$(CONFORMANCE)/%/.packages: tests/conformance/environment.py
+	$(PYTHON) -m venv $(CONFORMANCE)/$*
+	$(CONFORMANCE)/$*/bin/python tests/conformance/environment.py $*
 	@touch $@
 
 $(VLLM)/.installed: setup.cfg calibration/setup.cfg $(VLLM)/.packages
@@ -160,15 +160,9 @@ lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# vLLM's own wheel for processors, without what it asks for that its scheduler does not need: see the file.
-$(CONFORMANCE)/%/.installed: tests/conformance/environment.py
-	$(PYTHON) -m venv $(CONFORMANCE)/$*
-	$(CONFORMANCE)/$*/bin/python tests/conformance/environment.py $*
-	@touch $@
-
 VLLM_VERSIONS ?= 0.19.1 0.32.0
 
-conformance: $(VENV)/.installed-dev $(VLLM_VERSIONS:%=$(CONFORMANCE)/%/.installed)  ## Take the decisions of vLLM's own scheduler, to the last bit; write docs/conformance.md
+conformance: $(VENV)/.installed-dev $(VLLM_VERSIONS:%=$(CONFORMANCE)/%/.packages)  ## Take the decisions of vLLM's own scheduler, to the last bit; write docs/conformance.md
 	$(BIN)/python -m tests.conformance --environments $(CONFORMANCE) $(VLLM_VERSIONS:%=--version %) -o docs/conformance.md
 
 TRIALS ?= 6
@@ -190,5 +184,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) .venv-vllm $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -24,7 +24,7 @@ from batchsim_calibration.vllm_engine.passes import PassLog, Share
 
 #: Decode steps before decodes are timed: those right after a prompt take longer.
 SETTLING = 2
-#: Decode steps before prompt tokens join them: right after other prompts they would take less than in service.
+#: Decode steps before prompt tokens join them: right after other prompts they take less than in service.
 SETTLING_MIXED = 8
 #: An engine that runs prompts alone had nothing to do before: so long it rests, and its caches cool down.
 REST_S = 0.05
