@@ -23,7 +23,8 @@ def main() -> None:
     """Install the version that is asked for."""
     version = sys.argv[1]
     _install("--no-deps", f"{DISTRIBUTION}=={version}")
-    _install(TORCH, *needed(requires(DISTRIBUTION) or ()), *_UNSAID)
+    # pip would name what is left out as conflicts
+    _install("--no-warn-conflicts", TORCH, *needed(requires(DISTRIBUTION) or ()), *_UNSAID)
 
 
 def needed(requirements: list[str] | tuple[str, ...]) -> list[str]:
