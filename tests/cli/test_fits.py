@@ -123,3 +123,39 @@ def test_a_calibration_goes_through_fit_run_and_sweep(measured: Path, tmp_path: 
     assert "Notice: kept " in converted.stderr
     assert json.loads(run.stdout)["num_extrapolated_batches"] == 0
     assert (swept.exit_code, extrapolated.exit_code) == (0, 0), swept.output + extrapolated.output
+
+
+def test_a_server_log_is_fitted_and_its_held_out_lines_told(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    shapes = [(n % 3, 100 * (n % 3), n % 7 + 1) for n in range(90)]
+    log.write_text(
+        "".join(
+            f"INFO Iteration({n}): {prompts} context requests, {tokens} context tokens, {decodes} generation "
+            f"requests, {decodes} generation tokens, iteration elapsed time: "
+            f"{5 + 0.05 * tokens + 0.25 * decodes:.2f} ms\n"
+            for n, (prompts, tokens, decodes) in enumerate(shapes)
+        )
+    )
+
+    result = CliRunner().invoke(main, ["fit", "--vllm-log", str(log), "-o", str(tmp_path / "latency.json")])
+
+    assert result.exit_code == 0, result.output
+    assert "90 iterations" in result.stdout
+    assert "Held-out lines" in result.stdout
+    assert "does not tell context lengths" in result.stderr
+    assert json.loads((tmp_path / "latency.json").read_text())["family"] == "linear"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "a calibration or --vllm-log is needed"),
+        (["a.csv", "--vllm-log", "b.log"], "give one of the two"),
+        (["--vllm-log", "b.log", "--family", "phase"], "a log tells a linear model of iterations alone"),
+    ],
+)
+def test_what_a_fit_cannot_be_made_of_is_refused(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["fit", *words])
+
+    assert result.exit_code == 2
+    assert said in result.stderr

@@ -203,3 +203,32 @@ def test_points_that_do_not_determine_a_model_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         fit(calibration(points), family)
+
+
+def deep() -> list[Row]:
+    chunks = [
+        {"kind": "chunk", "batch_size": 1, "prompt_tokens": tokens, "context_tokens": before}
+        for tokens, before in itertools.product((128, 512), (1024, 4096))
+    ]
+    times_s = map(TRUE.iteration_s, iteration_shapes(calibration(chunks).points))
+    return [{**chunk, "mean_s": time_s} for chunk, time_s in zip(chunks, times_s, strict=True)]
+
+
+def test_a_chunk_attends_to_all_that_lies_before_it() -> None:
+    (shape,) = iteration_shapes(calibration(deep()[:1]).points)
+
+    assert shape == IterationShape(128, 0, 0, 1, 128 * (1024 + 64))
+
+
+def test_chunks_are_fitted_by_a_linear_model_and_only_held_against_a_table() -> None:
+    points = calibration([*rows(), *deep()])
+
+    linear, table = fit(points, "linear"), fit(points, "iteration_table")
+
+    errors = {
+        report.family: next(one.max_error for one in report.qualities if one.kind == "chunk")
+        for report in (linear, table)
+    }
+    assert errors["linear"] < 1e-9
+    assert errors["iteration_table"] > 0.01
+    assert any("chunk points are not used" in sentence for sentence in table.warnings)
