@@ -277,6 +277,10 @@ class Step(Protocol):
         """Running sequences."""
 
     @property
+    def num_waiting(self) -> int:
+        """Waiting requests."""
+
+    @property
     def max_running(self) -> int:
         """What the sizer allows to run."""
 
@@ -371,6 +375,10 @@ class IterationRule(Protocol):
     @property
     def caches_prefixes(self) -> bool:
         """Whether the engine it follows finds the KV of earlier prompts again if nothing is configured."""
+
+    @property
+    def frees_partial_first(self) -> bool:
+        """Whether KV blocks that come back before they are full are the next to be taken."""
 
     def plan(self, step: Step) -> None:
         """Put the iteration together."""

@@ -170,6 +170,11 @@ class PlainRule(Answer):
         """Only if asked to."""
         return False
 
+    @property
+    def frees_partial_first(self) -> bool:
+        """They wait in line as all others."""
+        return False
+
     def usable_blocks(self, num_blocks: int) -> int:
         """All."""
         return num_blocks

@@ -133,10 +133,17 @@ class ChunkedPrefill(PlainRule):
         """As vLLM V1 does."""
         return True
 
+    @property
+    def frees_partial_first(self) -> bool:
+        """As the version does."""
+        return self._rules.frees_partial_first
+
     def plan(self, step: Step) -> None:
         """Decode and go on, then admit."""
         budget = self._budget(step)
         largest = self.long_prefill_threshold or self.max_num_batched_tokens
+        if self._rules.spares_single and step.num_running + step.num_waiting == 1:
+            largest = self.max_num_batched_tokens
         chunks, left = [], budget - step.num_decoding
         blocks = step.growth_blocks
         for request in step.prefilling:

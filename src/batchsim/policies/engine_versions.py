@@ -16,15 +16,23 @@ class EngineRules:
     ----------
     checks_whole_prompt
         Whether a request is admitted only where its whole prompt fits (``scheduler_reserve_full_isl``).
+    frees_partial_first
+        Whether blocks that come back without a hash, as they are not full, are the next to be taken.
+    spares_single
+        Whether a request that nobody runs or waits beside is held to no `long_prefill_threshold`.
     """
 
     checks_whole_prompt: bool = False
+    frees_partial_first: bool = False
+    spares_single: bool = False
 
 
 #: What holds from a version on, until the next.
 RULES = {
     (0, 8): EngineRules(),
     (0, 19): EngineRules(checks_whole_prompt=True),
+    (0, 24): EngineRules(checks_whole_prompt=True, frees_partial_first=True),
+    (0, 32): EngineRules(checks_whole_prompt=True, frees_partial_first=True, spares_single=True),
 }
 
 #: The last version that was looked at.

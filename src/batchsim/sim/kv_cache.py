@@ -32,6 +32,7 @@ class KVCache(simpy.Container):
     without users stand in one line, whatever they hold, and are taken from its front, as in vLLM V1: those
     never used, then in the order in which they were given back, of each request the last first. Until then an
     id stays cached, and so do the blocks that a preempted request left (`give_kept`), which only it can use.
+    Later versions put those that are not full in front (`give_first`).
     Departs from vLLM, which finds the blocks of finished answers again, too, and loses and copies the blocks
     of an id that has several one by one.
 

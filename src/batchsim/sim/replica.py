@@ -69,7 +69,13 @@ class Replica:
         self._usable_tokens = self._rule.usable_blocks(kv.num_blocks) * kv.block_size
         self._follows_longest = follows_longest(engine.latency)
         self._waiting = WaitingLine(policy.queueing, kv.block_size)
-        self._running = RunningSet(kv, true_output_tokens, follows_longest=self._follows_longest)
+        self._running = RunningSet(
+            kv,
+            true_output_tokens,
+            follows_longest=self._follows_longest,
+            is_async=engine.is_async,
+            frees_partial_first=self._rule.frees_partial_first,
+        )
         self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder)
         self.inbox = Mailbox(env)
         self.inbox.alert = self._notice
@@ -123,6 +129,7 @@ class Replica:
                 if step.num_preempted:
                     num_empty += 1
                     self._check_progress(num_empty)
+                    self._known_until_s = step.now_s
                     continue
                 if self._known_until_s >= step.now_s:
                     yield inbox.when()

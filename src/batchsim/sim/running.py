@@ -35,6 +35,8 @@ class RunningSet:
 
     __slots__ = (
         "_block_size",
+        "_frees_partial_first",
+        "_is_async",
         "_is_caching",
         "_kv",
         "_num_admitted",
@@ -48,11 +50,19 @@ class RunningSet:
     )
 
     def __init__(
-        self, kv: KVCache, true_output_tokens: Sequence[int], *, follows_longest: bool = False
+        self,
+        kv: KVCache,
+        true_output_tokens: Sequence[int],
+        *,
+        follows_longest: bool = False,
+        is_async: bool = False,
+        frees_partial_first: bool = False,
     ) -> None:
         self._kv = kv
         self._block_size = kv.block_size
         self._is_caching = kv.is_caching
+        self._is_async = is_async
+        self._frees_partial_first = frees_partial_first and kv.is_caching
         self._true_output_tokens = true_output_tokens
         self.num = self._num_admitted = 0
         self.requests: dict[int, Request] = {}
@@ -135,7 +145,7 @@ class RunningSet:
         """A request has finished; its blocks and seat are free once the host knows."""
         if is_known:
             del self.requests[request.request_id]
-            self._free(request)
+            self._free(request, self._final_tokens(request))
         else:
             self.retired[request.request_id] = request
 
@@ -144,7 +154,7 @@ class RunningSet:
         if self.retired:
             for request in self.retired.values():
                 del self.requests[request.request_id]
-                self._free(request)
+                self._free(request, self._final_tokens(request))
             self.retired = {}
 
     def stop_decoding(self, request: Request) -> int:
@@ -165,10 +175,15 @@ class RunningSet:
             self.decoding.join(request, request.computed_tokens, num_left)
         self.sitting_out = {}
 
+    def drop_retired(self, request: Request) -> None:
+        """Take seat and blocks away from a request whose end the host does not know of."""
+        del self.requests[request.request_id], self.retired[request.request_id]
+        self._free(request, self._final_tokens(request))
+
     def drop(self, request: Request, stored_tokens: int) -> None:
         """Take seat and blocks away from a request that will be computed again."""
         del self.requests[request.request_id]
-        self._free(request, stored_tokens)
+        self._free(request, stored_tokens, is_kept=True)
         request.computed_tokens = 0
         request.num_hits = 0
         request.most_computed_tokens = max(stored_tokens, request.most_computed_tokens)
@@ -177,7 +192,7 @@ class RunningSet:
         """Take seat and blocks away from a request that will go on; return how many blocks are copied."""
         del self.requests[request.request_id]
         blocks = request.blocks
-        self._free(request)
+        self._free(request, stored_tokens)
         request.computed_tokens = stored_tokens
         self.swapped[request.request_id] = request
         return blocks
@@ -208,16 +223,28 @@ class RunningSet:
         request.computed_tokens = cached_tokens
         request.kept, request.num_kept = None, 0
 
-    def _free(self, request: Request, stored_tokens: int = 0) -> None:
-        """Give back seat and blocks; what they store is kept, as long as nobody needs them."""
+    def _final_tokens(self, request: Request) -> int:
+        """What one that has finished stores; the last token of an answer is never stored."""
+        return request.prompt_tokens + self._true_output_tokens[request.request_id] - 1
+
+    def _free(self, request: Request, stored_tokens: int, *, is_kept: bool = False) -> None:
+        """Give back seat and blocks; full ones may be kept, as long as nobody needs them."""
+        is_decoded = stored_tokens > request.computed_tokens
+        # A host that plans ahead does not know yet which token was decoded last, and so not what its block holds.
+        known_tokens = stored_tokens - 1 if self._is_async and is_decoded else stored_tokens
         kv, blocks = self._kv, request.blocks
         self.num -= 1
         request.is_running = False
-        if request.shared:
-            blocks -= len(request.shared) * kv.blocks_per_id
+        num_shared = len(request.shared) * kv.blocks_per_id
+        blocks -= num_shared
+        if self._frees_partial_first:
+            num_partial = blocks + num_shared - known_tokens // self._block_size
+            if num_partial > 0:
+                kv.give_first(num_partial)
+                blocks -= num_partial
         num_kept = 0
-        if stored_tokens and self._is_caching:
-            num_kept = stored_tokens // self._block_size - len(request.prefix_ids) * kv.blocks_per_id
+        if is_kept and self._is_caching:
+            num_kept = known_tokens // self._block_size - len(request.prefix_ids) * kv.blocks_per_id
         if num_kept > 0:
             kv.give(blocks - num_kept)
             request.kept = kv.give_kept(num_kept)

@@ -158,6 +158,11 @@ class NextIteration:
         return self._running.num
 
     @property
+    def num_waiting(self) -> int:
+        """Requests that wait."""
+        return self._waiting.num
+
+    @property
     def prefilling(self) -> Sequence[Request]:
         """Incomplete prompts."""
         return tuple(self._prefilling.values()) if self._prefilling else ()
@@ -300,8 +305,7 @@ class NextIteration:
             running.go_on(self.now_s)
             self.growth_blocks = running.decoding.growth() - self.grown_blocks
         if request.request_id in running.retired:
-            del running.retired[request.request_id]
-            running.drop(request, 0)
+            running.drop_retired(request)
             self.num_preempted += 1
             return
         if request.finish_step >= 0:

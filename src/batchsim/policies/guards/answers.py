@@ -282,12 +282,19 @@ class LaunchRuleGuard(Guard):
 class IterationRuleGuard(Guard):
     """Puts the name of a rule before what a step refuses, and asks it always unless it says when."""
 
-    OPTIONAL = ("replans", "iterations_to_decision")
+    OPTIONAL = ("replans", "iterations_to_decision", "frees_partial_first")
 
     @property
     def caches_prefixes(self) -> bool:
         """A claim."""
         return bool(self._read("caches_prefixes", is_bool, "True or False"))
+
+    @property
+    def frees_partial_first(self) -> bool:
+        """A claim; False where it says nothing."""
+        if not hasattr(self.guarded, "frees_partial_first"):
+            return False
+        return bool(self._read("frees_partial_first", is_bool, "True or False"))
 
     @property
     def replans(self) -> bool:
