@@ -71,6 +71,7 @@ DAMAGES = {
     "an empty table of results": rewrite("results.csv", b""),
     "a table of results without runs": rewrite("results.csv", b"run_id,case\n"),
     "a binary table of results": rewrite("results.csv", b"\xff\xfe\x00\x01" * 50),
+    "results of too many columns": rewrite("results.csv", b"," * 20_000 + b"\n"),
     "results without the name of the runs": without_column("results.csv", "run_id"),
     "results without the policy": without_column("results.csv", "policy"),
     "an empty description": rewrite("sweep.json", b""),

@@ -176,3 +176,10 @@ def test_smallest_takes_the_smallest_and_lets_all_learn() -> None:
 def test_sizers_refuse_parameters_that_make_no_sense(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_size_that_no_table_can_hold_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"size is 9223372036854775808; a whole number >= 1 is needed, up to 2"
+    ):
+        FixedSize(2**63)

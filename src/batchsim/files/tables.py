@@ -33,6 +33,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 #: Of what we wrote ourselves: tables of figures may have a row per decision.
 _MOST_BYTES = 2**30
+_MOST_COLUMNS = 2_000
 #: Until 3.1, what pandas reads by default is near a number, but not always that number.
 _EXACT: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
@@ -196,6 +197,8 @@ def read_csv_text(path: Path, **given: Any) -> pd.DataFrame:
         If it is no such table.
     """
     text = read_text(path, max_bytes=_MOST_BYTES)
+    if text.partition("\n")[0].count(",") >= _MOST_COLUMNS:
+        raise ValueError(f"more than {_MOST_COLUMNS:,} columns")
     table = pd.read_csv(io.StringIO(text), **_EXACT, **given)
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of rows
         raise ValueError("rows have more fields than the header")

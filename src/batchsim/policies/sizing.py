@@ -11,6 +11,7 @@ from batchsim.errors import ConfigError
 from batchsim.policies.base import BatchReport, Decision, IterationReport, Setting, Sizer
 from batchsim.policies.building_blocks import Answer
 from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
+from batchsim.policies.parameters import MOST
 
 
 @dataclass(slots=True)
@@ -384,5 +385,5 @@ def _check_bool(name: str, value: object) -> None:
 
 
 def _check_whole(name: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} is {value!r}; a whole number >= {least} is needed")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
+        raise ConfigError(f"{name} is {value!r:.40}; a whole number >= {least} is needed, up to {MOST}")
