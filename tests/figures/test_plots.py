@@ -42,17 +42,37 @@ def test_throughput_per_gpu_divides_by_the_gpus_of_the_run() -> None:
     swept = results(
         grid,
         **{"cluster.num_gpus": [1, 4], "num_gpus": [1, 4], "policy": ["a", "a"]},
-        whole_run_request_throughput_per_s=[2.0, 6.0],
+        whole_run_output_throughput_tokens_per_s=[200.0, 600.0],
     )
 
     figure, table = scaling(swept)
 
-    assert table["throughput_per_gpu_per_s"].tolist() == [2.0, 1.5]
+    assert table["output_tokens_per_gpu_per_s"].tolist() == [200.0, 150.0]
     assert [axes.get_ylabel() for axes in figure.axes] == [
-        "Throughput (1/s per\nGPU)",
+        "Output tokens (1/s\nper GPU)",
         "SLO attainment",
         "E2E mean (s)",
     ]
+
+
+def test_rates_are_of_the_steady_window_and_the_caption_counts_runs_without_one() -> None:
+    swept = results(
+        {RATE: [1.0, 2.0]},
+        **{RATE: [1.0, 2.0], "policy": ["a", "a"], "window": ["steady", "whole run"]},
+        request_throughput_per_s=[0.5, math.nan],
+        whole_run_request_throughput_per_s=[0.8, 0.7],
+    )
+
+    _, table = latency_throughput(swept)
+
+    assert table["throughput_per_gpu_per_s"].tolist() == [0.5, 0.7]
+    assert "of the whole run in the 1 of 2 runs" in conditions(swept, table)
+
+
+def test_the_small_print_says_how_much_lies_outside_the_calibrated_range() -> None:
+    swept = results({}, policy=["a", "b"], num_extrapolated_batches=[0, 60], num_batches=[100, 100])
+
+    assert "30% of all batches (up to 60% of a run)" in conditions(swept, pd.DataFrame())
 
 
 def test_each_combination_of_the_other_settings_has_a_row_of_panels() -> None:

@@ -15,8 +15,9 @@ from batchsim.errors import nearest
 REQUEST_TIMES = ("e2e_s", "queueing_s", "ttft_s", "tpot_s")
 #: What can be drawn over time.
 COURSES = ("waiting", "running", "allowed", "measured_s")
-#: The one metric that figures make from columns of results.csv.
+#: The metrics that figures make from columns of results.csv: rates of the steady window, by the GPU.
 THROUGHPUT = "throughput_per_gpu_per_s"
+OUTPUT_TOKENS = "output_tokens_per_gpu_per_s"
 
 
 def _as_list(given: Any) -> Any:

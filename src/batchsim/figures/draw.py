@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
-from batchsim.figures.results import read_sweep, sweep_folders
+from batchsim.figures.results import outside_range, read_sweep, sweep_folders
 from batchsim.figures.save import render
 from batchsim.figures.style import look
 from batchsim.files import reason, write_whole
@@ -59,6 +60,8 @@ def _draw(folder: Path, width: str) -> list[Path]:
     plot = find_plot(results)
     if plot is None:
         return []
+    if outside := outside_range(results.runs):
+        warnings.warn(f"{results.sweep.name}: {outside[0].lower()}{outside[1:]}", stacklevel=2)
     with look(width):
         try:
             figure, table = plot.draw(results)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from batchsim.config.figure import THROUGHPUT
+from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
 from batchsim.figures.findings import contrast, gain, within_slo
 from batchsim.figures.results import SweepResults
 from batchsim.figures.schedulers import RATE, Drawing, over
 
-TOKENS = "whole_run_output_throughput_tokens_per_s"
 CHUNK = "policy.batching.max_num_batched_tokens"
 LIMIT = "policy.batch_size"
 BLOCKS = "engine.num_kv_blocks"
@@ -28,8 +27,8 @@ def chunk_size(results: SweepResults) -> Drawing:
 
 def memory_controller(results: SweepResults) -> Drawing:
     """A fixed limit on running sequences and one that a controller keeps below it, over that limit."""
-    metrics = [TOKENS, "running_mean", "preemptions_per_request"]
-    finding = contrast("case", TOKENS, LIMIT)
+    metrics = [OUTPUT_TOKENS, "running_mean", "preemptions_per_request"]
+    finding = contrast("case", OUTPUT_TOKENS, LIMIT)
     return over(results, LIMIT, metrics, by="case", has_steps=True, finding=finding)
 
 
@@ -46,8 +45,8 @@ def tbt_controller(results: SweepResults) -> Drawing:
 
 def preemption_cliff(results: SweepResults) -> Drawing:
     """Policies over the KV blocks of a replica, under a load that they cannot serve."""
-    metrics = [TOKENS, "preemptions_per_request", "recomputed_share"]
-    finding = contrast("case", TOKENS, BLOCKS, at="min")
+    metrics = [OUTPUT_TOKENS, "preemptions_per_request", "recomputed_share"]
+    finding = contrast("case", OUTPUT_TOKENS, BLOCKS, at="min")
     return over(results, BLOCKS, metrics, by="case", has_steps=True, finding=finding)
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from batchsim.config import SloConfig, SweepConfig, flat
-from batchsim.config.figure import THROUGHPUT
+from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
 from batchsim.errors import nearest
 from batchsim.figures.results import facets_of
 from batchsim.policies import presets
@@ -163,7 +163,7 @@ def _metrics(preset: str, limits: str) -> dict[str, bool]:
         for name, value in summary.items()
         if not isinstance(value, str | list | dict) and name != "seed"
     }
-    return {THROUGHPUT: True, **names}
+    return {THROUGHPUT: True, OUTPUT_TOKENS: True, **names}
 
 
 def cases_are_named(plan: Plan) -> str:

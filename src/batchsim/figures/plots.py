@@ -45,9 +45,10 @@ FIGURES: Mapping[str, Plot] = {
     "scaling": Plot(
         schedulers.scaling,
         "All policies on the same number of GPUs, with the request rate growing in step. A flat "
-        "throughput line per GPU means that the cluster scales; a larger one also smooths bursts, "
+        "line of output tokens per GPU means that the cluster scales; a larger one also smooths bursts, "
         "so attainment may rise with it. The number of requests grows with the GPUs too, so that all "
-        "runs last equally long; more of the trace is then replayed, and its hours differ.",
+        "runs last equally long; more of the trace is then replayed, whose answers are not equally long "
+        "everywhere: so tokens are counted, not requests.",
         _over(schedulers.GPUS),
     ),
     "bin_sensitivity": Plot(
@@ -75,7 +76,8 @@ FIGURES: Mapping[str, Plot] = {
         schedulers.seed_variance,
         "Each point is one seed of the workload generator, each bar the mean with its interval. "
         "Policies met the same requests, seed by seed; overlapping bars therefore do not yet mean "
-        "that two policies are equal.",
+        "that two policies are equal. Ten traces do not span all: the one that is shipped is another "
+        "part of a longer one, and may lie outside of them.",
         (several("seed"), readable("policy")),
     ),
     "multi_bin_theorem": Plot(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
-from batchsim.figures.results import SweepResults, read_sweep, sweep_folders
+from batchsim.figures.results import SweepResults, outside_range, read_sweep, sweep_folders
 from batchsim.files import reason, write_whole
 from batchsim.files.tables import read_csv_text
 
@@ -39,6 +39,7 @@ th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #d
 its numbers hold for; <em>synthetic</em> and <em>derived</em> mean that nothing was measured. Times are in
 seconds. A run is called saturated where its queue kept growing: its latency then says how long the trace is,
 not how fast the policy is; transient where it was too short to tell.</p>
+{warnings}
 <ul>
 {contents}
 </ul>
@@ -74,19 +75,24 @@ def write_report(results_dir: str | Path) -> Path:
     ConfigError
         If there are no results.
     """
-    contents, sections = [], []
+    contents, sections, outside = [], [], []
     for folder in sweep_folders(results_dir):
         name = html.escape(folder.resolve().name)
         try:
             results = read_sweep(folder)
             title, section = html.escape(_title(results)), _section(results, name)
+            if said := outside_range(results.runs):
+                outside.append(f"<p><strong>{title}: {html.escape(said)}.</strong></p>")
         except BatchsimError as fault:
             title, section = name, _FAULT.format(name=name, sentence=html.escape(str(fault)))
         contents.append(f'<li><a href="#{name}">{title}</a></li>')
         sections.append(section)
     file = Path(results_dir) / "report.html"
     page = _PAGE.format(
-        title="Batching policies compared", contents="\n".join(contents), sections="\n".join(sections)
+        title="Batching policies compared",
+        warnings="\n".join(outside),
+        contents="\n".join(contents),
+        sections="\n".join(sections),
     )
     write_whole(file, page)
     return file

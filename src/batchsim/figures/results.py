@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from batchsim.config import SloConfig, SweepConfig, flat, validate
-from batchsim.config.figure import THROUGHPUT
+from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
 from batchsim.errors import ConfigError
 from batchsim.files import read_json, reason
 from batchsim.files.tables import check_numbers, read_csv_text
@@ -26,11 +26,20 @@ _CONDITIONS = (
     "latency_model", "latency_provenance",
 )  # fmt: skip
 
+#: Rates per GPU that figures make, and the rate that each is made of.
+_PER_GPU = {
+    THROUGHPUT: "request_throughput_per_s",
+    OUTPUT_TOKENS: "output_throughput_tokens_per_s",
+}
+
 #: What is text in a summary, and what may be either text or a number; all else are numbers.
 TEXTS = (
     *_CONDITIONS[:4], *_CONDITIONS[-4:], "world", "combination", "bin_edges", "cluster", "window", "verdict",
     "verdict_reason", "warmup_rule",
 )  # fmt: skip
+
+#: Share of a run's batches or iterations outside the range of the latency model that need not be told.
+_FEW_OUTSIDE = 0.01
 
 #: Of the tables of either world, the columns that both have.
 _COLUMNS = {**ITERATION_TABLES, **TABLES}
@@ -211,6 +220,22 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) ->
     return pd.DataFrame(rows)
 
 
+def outside_range(runs: pd.DataFrame) -> str:
+    """Say which share of the batches or iterations leave the latency model's range, if it is over 1 %."""
+    shares = []
+    kinds = (
+        ("batches", "num_extrapolated_batches", "num_batches"),
+        ("iterations", "num_extrapolated_iterations", "iterations_total"),
+    )
+    for what, outside, total in kinds:
+        if outside in runs and total in runs and runs[total].sum() > 0:
+            share = runs[outside].sum() / runs[total].sum()
+            most = (runs[outside] / runs[total]).max()
+            if most > _FEW_OUTSIDE:
+                shares.append(f"{share:.0%} of all {what} (up to {most:.0%} of a run)")
+    return f"Outside the calibrated range of the latency model: {' and '.join(shares)}" if shares else ""
+
+
 def states(runs: pd.DataFrame) -> pd.Series[str]:
     """Tell of each run whether it was ``stable``, ``saturated`` or ``transient``, too short to tell."""
     if "verdict" in runs:
@@ -226,12 +251,19 @@ def averages(results: SweepResults, by: Sequence[str], metrics: Sequence[str]) -
 
 
 def with_throughput_per_gpu(runs: pd.DataFrame) -> pd.DataFrame:
-    """Add requests per second and GPU, from first arrival to last finish.
+    """Add requests and output tokens per second and GPU, of the window that time averages are of, too.
 
-    Over the whole run all policies have done the same work by the end; a window that ends with the last
-    arrival counts other requests for a policy that lags behind.
+    That is the steady window, or the whole run where there is none.
     """
-    whole_run = "whole_run_request_throughput_per_s"
-    if whole_run not in runs:
-        return runs
-    return runs.assign(**{THROUGHPUT: runs[whole_run] / runs["num_gpus"]})
+    rates = {
+        made: window_rate(runs, name) / runs["num_gpus"]
+        for made, name in _PER_GPU.items()
+        if f"whole_run_{name}" in runs
+    }
+    return runs.assign(**rates)
+
+
+def window_rate(runs: pd.DataFrame, name: str) -> pd.Series[float]:
+    """A rate of the steady window; of the whole run for each run without one."""
+    whole_run = runs[f"whole_run_{name}"]
+    return runs[name].fillna(whole_run) if name in runs else whole_run

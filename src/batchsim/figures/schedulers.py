@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from batchsim.config import flat
-from batchsim.config.figure import THROUGHPUT
+from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
 from batchsim.figures.axes import facet_title, set_axis
 from batchsim.figures.findings import ENOUGH, Finding, contrast, gain, no_finding, within_slo
 from batchsim.figures.results import SweepResults, averages, over_seeds, states
@@ -38,8 +38,8 @@ def scheduler_comparison(results: SweepResults) -> Drawing:
 
 def scaling(results: SweepResults) -> Drawing:
     """Policies over the number of GPUs, at the same request rate and number of requests per GPU."""
-    metrics = [THROUGHPUT, ATTAINMENT, "e2e_mean_s"]
-    return over(results, GPUS, metrics, has_steps=True, finding=contrast("policy", THROUGHPUT, GPUS))
+    metrics = [OUTPUT_TOKENS, ATTAINMENT, "e2e_mean_s"]
+    return over(results, GPUS, metrics, has_steps=True, finding=contrast("policy", OUTPUT_TOKENS, GPUS))
 
 
 def bin_sensitivity(results: SweepResults) -> Drawing:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from batchsim.figures.axes import label_of
-from batchsim.figures.results import SweepResults, states
+from batchsim.figures.results import SweepResults, outside_range, states
 
 PALETTE = sns.color_palette("colorblind")
 _MARKERS = "osD^vPX*"
@@ -181,8 +181,30 @@ def conditions(results: SweepResults, table: pd.DataFrame) -> str:
         f"{_each(runs['num_requests'])} requests a run, on {_each(runs['num_gpus'])} GPU(s). "
         f"Latency model: {_each(runs['latency_model'])} ({_each(runs['latency_provenance'])}). "
         f"SLO: {shown or 'none'}. "
-        f"Output lengths from: {_each(runs['predictor'])}. {_intervals(table)}"
+        f"Output lengths from: {_each(runs['predictor'])}. {_window_of(runs)}{_outside(runs)}"
+        f"{_intervals(table)}"
     )
+
+
+def _window_of(runs: pd.DataFrame) -> str:
+    """Say what time rates and time averages are of."""
+    if "window" not in runs:
+        return ""
+    num_whole = int((runs["window"] == "whole run").sum())
+    if num_whole == 0:
+        return "Rates and time averages: of the steady window. "
+    if num_whole == len(runs):
+        return "Rates and time averages: of the whole run. "
+    return (
+        f"Rates and time averages: of the steady window; of the whole run in the {num_whole} of {len(runs)} "
+        "runs that are too short for one. "
+    )
+
+
+def _outside(runs: pd.DataFrame) -> str:
+    """Say how far the runs left the range of the latency model, with a full stop and a space."""
+    said = outside_range(runs)
+    return f"{said}. " if said else ""
 
 
 def _intervals(table: pd.DataFrame) -> str:
