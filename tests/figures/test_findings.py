@@ -40,7 +40,9 @@ def test_a_saturated_rate_is_not_reached_whatever_was_attained_there() -> None:
 
     title = within_slo("policy", RATE)(averages)
 
-    assert title == "bins: 2.5x the load of fifo with 90 % within the limit"
+    assert title == (
+        "bins: 2.5x the load of fifo with 90 % within the limit and no growing queue (fifo: growing)"
+    )
 
 
 def test_who_is_never_outside_reaches_at_least_the_last_point() -> None:
@@ -73,7 +75,9 @@ def test_times_are_compared_where_no_run_is_saturated() -> None:
         num_saturated=[0, 0, 0, 1],
     )
 
-    assert contrast("policy", "e2e_mean_s", RATE)(averages) == "b: 2x the E2E mean of a at 1 requests/s"
+    assert contrast("policy", "e2e_mean_s", RATE)(averages) == (
+        "a: E2E mean lower than of b by a factor of 2 at 1 requests/s"
+    )
 
 
 def test_a_difference_within_the_intervals_is_not_claimed() -> None:
@@ -108,3 +112,30 @@ def test_a_change_along_the_axis_has_its_direction(values: list[object], title: 
     averages = table(policy=["a", "a"], **{"policy.num_bins": [1, 8]}, e2e_mean_s=values)
 
     assert gain("policy", "policy.num_bins", "e2e_mean_s")(averages) == title
+
+
+def test_the_best_is_compared_with_the_next_best_and_those_whose_queue_grows_are_named() -> None:
+    averages = table(
+        policy=["low"] * 3 + ["middle"] * 3 + ["controller"] * 3,
+        **{RATE: [1.0, 2.0, 3.0] * 3},
+        slo_attainment=[1.0, 1.0, 1.0, 1.0, 0.9, 0.1, 1.0, 1.0, 0.8],
+        num_saturated=[0, 1, 1] + [0] * 6,
+    )
+
+    title = within_slo("policy", RATE)(averages)
+
+    assert title.startswith("controller: 1.2x the load of middle, the next best, and 2.5x that of low,")
+    assert title.endswith("and no growing queue (low: growing)")
+
+
+def test_no_throughput_is_claimed_of_runs_too_short_to_tell() -> None:
+    averages = table(
+        policy=["a", "a", "b", "b"],
+        **{RATE: [1.0, 2.0] * 2},
+        throughput_per_gpu_per_s=[1.0, 1.0, 1.5, 9.0],
+        num_transient=[0, 0, 0, 1],
+    )
+
+    title = contrast("policy", "throughput_per_gpu_per_s", RATE)(averages)
+
+    assert title == "b: 1.5x the throughput of a at 1 requests/s"

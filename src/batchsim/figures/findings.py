@@ -24,7 +24,10 @@ def no_finding(table: pd.DataFrame) -> str:
 
 
 def within_slo(by: str, x: str, metric: str = "slo_attainment") -> Finding:
-    """How far each may go on the x axis while enough requests stay within the limit, best beside first."""
+    """How far each may go on the x axis while enough requests stay within the limit.
+
+    The best stands beside the next best, and beside the first, which is the baseline.
+    """
 
     def finding(table: pd.DataFrame) -> str:
         if metric not in table or _has_facets(table, by, x):
@@ -41,18 +44,34 @@ def within_slo(by: str, x: str, metric: str = "slo_attainment") -> Finding:
         most = facet_title([x], [float(f"{reached[best]:.2g}")])
         if len(reached) > 1 and reached[best] < 1.05 * min(reached.values()):
             return f"All: {at_least}{most} {held}"
-        if best == first or reached[best] < 1.05 * reached[first] or reached[first] <= 0:
+        held += _not_sustained(table, by, x, metric)
+        beside = [name for name in reached if name != best and reached[name] > 0]
+        if not beside:
             return f"{best}: {at_least}{most} {held}"
-        return f"{best}: {at_least}{reached[best] / reached[first]:.2g}x the load of {first} {held}"
+        second = max(beside, key=lambda name: reached[name])
+        if reached[best] < 1.05 * reached[second]:
+            return f"{best} and {second}: {at_least}{most} {held}"
+        gains = f"{reached[best] / reached[second]:.2g}x the load of {second}"
+        if first not in (best, second) and first in beside:
+            gains += f", the next best, and {reached[best] / reached[first]:.2g}x that of {first},"
+        return f"{best}: {at_least}{gains} {held}"
 
     return finding
+
+
+def _not_sustained(table: pd.DataFrame, by: str, x: str, metric: str) -> str:
+    """Name those who are within the limit at the highest x, but only while their queue grows."""
+    last = table[table[x] == table[x].max()]
+    names = last.loc[(last[metric] >= ENOUGH) & (last["num_saturated"] > 0), by]
+    return f" and no growing queue ({', '.join(map(str, names))}: growing)" if len(names) else ""
 
 
 def contrast(by: str, metric: str, x: str | None = None, *, at: str = "max") -> Finding:
     """Best beside worst: at one end of the x axis, in the last row of panels.
 
-    Times are compared where no run is saturated, or too short to tell; differences that lie within the
-    intervals, where there are any, are not claimed.
+    Times are compared where no run is saturated, or too short to tell, rates where none is too short;
+    differences that lie within the intervals, where there are any, are not claimed. Of more than two, the
+    best rate stands beside the next best, too.
     """
 
     def finding(table: pd.DataFrame) -> str:
@@ -70,7 +89,8 @@ def contrast(by: str, metric: str, x: str | None = None, *, at: str = "max") -> 
         low, high = part.iloc[0], part.iloc[-1]
         keys = [*([x] if x is not None else []), *facets]
         where = f" at {facet_title(keys, [high[key] for key in keys])}" if keys else ""
-        return _compare(low, high, by, metric, where)
+        next_best = part.iloc[-2] if metric.endswith("per_s") and len(part) > 2 else None
+        return _compare(low, high, by, metric, where, next_best)
 
     return finding
 
@@ -81,8 +101,10 @@ def gain(by: str, x: str, metric: str) -> Finding:
     def finding(table: pd.DataFrame) -> str:
         if metric not in table:
             return ""
-        for key in _facets(table, by, x):
+        facets = _facets(table, by, x)
+        for key in facets:
             table = table[table[key] == table[key].iloc[-1]]
+        where = f" at {facet_title(facets, [table[key].iloc[0] for key in facets])}" if facets else ""
         ends: dict[str, tuple[float, float]] = {
             str(name): tuple(part.sort_values(x)[metric].iloc[[0, -1]])
             for name, part in table.groupby(by, sort=False)
@@ -93,14 +115,21 @@ def gain(by: str, x: str, metric: str) -> Finding:
         name = max(ratios, key=lambda name: abs(math.log(ratios[name])))
         least, most = (facet_title([x], [end]) for end in (table[x].min(), table[x].max()))
         if abs(math.log(ratios[name])) < math.log(1.05):
-            return f"{_words(metric)}: the same within 5 % from {least} to {most}"
+            return f"{_words(metric)}: the same within 5 % from {least} to {most}{where}"
         change = f"grows {ratios[name]:.2g}x" if ratios[name] > 1 else f"falls {1 / ratios[name]:.2g}x"
-        return f"{name}: {_words(metric)} {change} from {least} to {most}"
+        return f"{name}: {_words(metric)} {change} from {least} to {most}{where}"
 
     return finding
 
 
-def _compare(low: pd.Series[Any], high: pd.Series[Any], by: str, metric: str, where: str) -> str:
+def _compare(
+    low: pd.Series[Any],
+    high: pd.Series[Any],
+    by: str,
+    metric: str,
+    where: str,
+    next_best: pd.Series[Any] | None = None,
+) -> str:
     gap, widths = high[metric] - low[metric], high[f"{metric}_ci95"] + low[f"{metric}_ci95"]
     if gap <= widths:  # false where there is no interval
         return f"{_words(metric)}: no difference beyond the intervals{where}"
@@ -111,14 +140,28 @@ def _compare(low: pd.Series[Any], high: pd.Series[Any], by: str, metric: str, wh
     ratio = high[metric] / low[metric]
     if ratio < 1.05:
         return f"{_words(metric)}: all within 5 %{where}"
-    return f"{high[by]}: {ratio:.2g}x the {_words(metric)} of {low[by]}{where}"
+    if metric.endswith("_s") and not metric.endswith("per_s"):  # a time: less is better
+        return f"{low[by]}: {_words(metric)} lower than of {high[by]} by a factor of {ratio:.2g}{where}"
+    if next_best is not None and high[metric] < 1.05 * next_best[metric]:
+        best = f"{next_best[by]} and {high[by]}"
+    else:
+        best = str(high[by])
+    beside = ""
+    if next_best is not None and high[metric] >= 1.05 * next_best[metric]:
+        beside = f" and {high[metric] / next_best[metric]:.2g}x that of {next_best[by]}"
+    return f"{best}: {ratio:.2g}x the {_words(metric)} of {low[by]}{beside}{where}"
 
 
 def _settled(table: pd.DataFrame, metric: str, x: str | None) -> pd.DataFrame:
-    """Leave out, of a time, the settings at which some run's time says how long the run was."""
-    if not metric.endswith("_s") or metric.endswith("per_s"):
+    """Leave out the settings at which some run's value says how long the run was.
+
+    A rate of a saturated run is what it can serve. Where all requests are there at the start, no setting is
+    settled in this sense, and the rate is that of all the work.
+    """
+    is_rate = metric.endswith("per_s")
+    if not metric.endswith("_s") or (is_rate and (table["num_transient"] > 0).all()):
         return table
-    unsettled = table["num_saturated"] + table["num_transient"] > 0
+    unsettled = table["num_transient"] + (0 if is_rate else table["num_saturated"]) > 0
     return table[~unsettled] if x is None else table[~table[x].isin(table.loc[unsettled, x])]
 
 
