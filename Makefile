@@ -20,6 +20,8 @@ LATENCY ?=
 # Of `batchsim sweep`, e.g. OPTIONS=--extrapolate.
 OPTIONS ?=
 EXPERIMENTS ?= $(if $(LATENCY),$(shell grep -L 'latency\.file' experiments/*.toml),$(wildcard experiments/*.toml))
+# Results of a latency file have a folder, and a report, of their own.
+SMALL := $(RESULTS)/small$(if $(LATENCY),-$(basename $(notdir $(LATENCY))))
 SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY)) $(OPTIONS)
 ROOFLINE_DATA ?= data/roofline
 
@@ -43,15 +45,15 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 setup: $(VENV)/.installed-dev  ## Make the environment, with all that development needs
 
 sweep: $(VENV)/.installed  ## Compare the schedulers on the embedded trace and draw the figures; LATENCY=file, OPTIONS=--extrapolate (minutes)
-	$(BIN)/batchsim $(SWEEP) --output-dir $(RESULTS)/small
-	$(BIN)/batchsim figures $(RESULTS)/small
+	$(BIN)/batchsim $(SWEEP) --output-dir $(SMALL)
+	$(BIN)/batchsim figures $(SMALL)
 
 sweep-full: $(VENV)/.installed  ## The paper's grid: up to a million requests, 1 to 100 GPUs (hours)
 	$(BIN)/batchsim $(SWEEP) --full --output-dir $(RESULTS)/full
 	$(BIN)/batchsim figures $(RESULTS)/full
 
 figures: $(VENV)/.installed  ## Draw the figures again from the results that are there
-	$(BIN)/batchsim figures $(RESULTS)/small
+	$(BIN)/batchsim figures $(SMALL)
 
 # Under ROOFLINE_DATA, tables as their publishers name and place them.
 roofline-error: $(VENV)/.installed  ## Predict the published measurements in ROOFLINE_DATA without a calibration; write docs/roofline.md

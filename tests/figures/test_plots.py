@@ -193,7 +193,7 @@ def test_the_verdict_tells_saturated_from_transient_runs_and_each_has_its_mark()
     [
         ([1.1, 1.1], 1, "Bars: 95 % interval of E2E mean within the one run; the others are of one run"),
         ([math.nan, math.nan], 1, "No intervals are drawn, and none claimed."),
-        ([1.1, 1.1], 2, "Bars: 95 % intervals of the mean over 2 seeds (Student's t)."),
+        ([1.1, 1.1], 2, "The same for all 2 seeds: no intervals are drawn, and none claimed."),
     ],
 )  # fmt: skip
 def test_the_small_print_claims_the_intervals_that_are_drawn(

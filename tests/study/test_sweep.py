@@ -211,6 +211,7 @@ def test_an_interrupted_sweep_says_so_and_goes_on_where_it_stopped(tmp_path: Pat
 
     with pytest.raises(BatchsimError, match=r"interrupted; 2 of 4 runs are saved"):
         run_sweep(path, tmp_path, on_progress=interrupt)
+    assert len(pd.read_csv(next(tmp_path.glob("*/results.csv")))) == 2  # what is there can be drawn
     run_sweep(path, tmp_path, on_progress=states.append)
 
     assert states[0].num_ended == 2

@@ -167,6 +167,10 @@ def read_sweep(folder: Path) -> SweepResults:
     file = folder / "results.csv"
     try:
         runs = read_csv_text(file, dtype={"case": str, "run_id": str})
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{file}: is not there; the sweep has not ended yet, and the same command ends it"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: cannot be read ({reason(error)})") from error
     missing = [name for name in _CONDITIONS if name not in runs]
@@ -204,14 +208,17 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) ->
     pandas.DataFrame
         One row per combination of ``by``, in order of appearance: these columns, the mean of each metric and
         the half width of its 95 % interval (``<metric>_ci95``), ``num_runs``, ``num_saturated`` and
-        ``num_transient``. Of a single run only the mean end-to-end time can have an interval, the run's own.
+        ``num_transient``. Seeds that change nothing give no interval. Of a single run only the mean
+        end-to-end time can have an interval, the run's own.
     """
     rows = []
     for key, part in runs.groupby(list(by), sort=False, dropna=False):
         row = dict(zip(by, key, strict=True))
         for metric in metrics:
-            interval = t_interval(part[metric])
+            interval, first = t_interval(part[metric]), part[metric].iloc[0]
             row[metric], row[f"{metric}_ci95"] = interval.mean, interval.half_width
+            if (part[metric] == first).all():  # the seed changes nothing: there is no spread to tell of
+                row[metric], row[f"{metric}_ci95"] = first, math.nan
         if len(part) == 1 and "e2e_mean_s" in metrics:
             of_run = part.get("e2e_mean_ci95_high_s", pd.Series([math.nan])) - part["e2e_mean_s"]
             row["e2e_mean_s_ci95"] = of_run.iloc[0]  # its upper, longer side

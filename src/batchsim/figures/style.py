@@ -211,11 +211,14 @@ def _intervals(table: pd.DataFrame) -> str:
     """Say what bars are drawn, and that there are none where there are none."""
     all_metrics = [name.removesuffix("_ci95") for name in map(str, table) if name.endswith("_ci95")]
     having = [metric for metric in all_metrics if table[f"{metric}_ci95"].notna().any()]
+    num_runs = int(table["num_runs"].max()) if "num_runs" in table else 1
     if not having:
-        return "No intervals are drawn, and none claimed."
-    num_runs = int(table["num_runs"].max())
+        same = f"The same for all {num_runs} seeds: no" if num_runs > 1 else "No"
+        return f"{same} intervals are drawn, and none claimed."
     if num_runs > 1:
-        return f"Bars: 95 % intervals of the mean over {num_runs} seeds (Student's t)."
+        is_same = table[[f"{metric}_ci95" for metric in all_metrics]].isna().all(axis=1).any()
+        rest = "; where a row has none, the same for all seeds" if is_same else ""
+        return f"Bars: 95 % intervals of the mean over {num_runs} seeds (Student's t){rest}."
     named = ", ".join(label_of(metric).split(" (")[0] for metric in having)
     rest = "; the others are of one run and claim none" if len(having) < len(all_metrics) else ""
     return f"Bars: 95 % interval of {named} within the one run{rest}."

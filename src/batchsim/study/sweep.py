@@ -116,6 +116,9 @@ def run_sweep(
             failures += [] if failure is None else [f"{run}: {failure.sentence}"]
             report(None if failure is None else failures[-1])
     except KeyboardInterrupt as error:
+        with suppress(BatchsimError):  # what is there can be drawn
+            if folder.finished or num_ended > len(failures):
+                folder.collect(runs)
         raise BatchsimError(
             f"{sweep.name}: interrupted; {num_ended - len(failures)} of {len(mine)} runs are saved in "
             f"{folder.path}, the same command does the rest"
