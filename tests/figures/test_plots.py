@@ -112,6 +112,39 @@ def test_the_footer_says_what_is_synthetic_and_what_derived() -> None:
     assert "SLO: E2E 20 s, TPOT 0.05 s" in footer
 
 
+def test_the_footer_tells_a_generator_in_words_and_the_rate_at_which_it_was_run() -> None:
+    swept = results({RATE: [2.0, 4.0]}, **{RATE: [2.0, 4.0], "policy": ["a", "a"]})
+    base = {
+        "workload.generator.kind": "poisson",
+        "workload.generator.rate_per_s": 1.0,
+        "workload.generator.prompt": {"kind": "lognormal", "mean": 530, "max_tokens": 8_000},
+        "workload.generator.output": {"kind": "fixed", "tokens": 9},
+    }
+    sweep = swept.sweep.model_copy(update={"base": base})
+
+    footer = conditions(SweepResults(swept.folder, sweep, swept.runs), pd.DataFrame())
+
+    assert "Poisson arrivals, prompts lognormal (mean 530, max 8,000 tokens), answers fixed" in footer
+    assert "at 2 to 4 requests/s per GPU" in footer
+    assert "rate_per_s" not in footer
+
+
+def test_a_bar_below_zero_leaves_a_logarithmic_axis_its_ticks() -> None:
+    swept = results(
+        {"cluster.num_gpus": [1, 2]},
+        **{"cluster.num_gpus": [1, 2], "policy": ["a", "a"]},
+        e2e_mean_s=[8.0, 40.0],
+        e2e_mean_ci95_s=[9.0, 1.0],
+    )
+
+    figure, _ = scaling(swept)
+    figure.draw_without_rendering()
+
+    axes = figure.axes[-1]
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) > 2
+
+
 def test_a_point_is_dominated_by_one_at_least_as_high_in_all_and_higher_in_one() -> None:
     points = pd.DataFrame([(1, 9), (5, 5), (5, 4), (9, 1), (5, 5), (0, 0)])
 

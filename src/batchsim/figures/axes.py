@@ -151,6 +151,8 @@ def _crowded(steps: Sequence[float]) -> list[float]:
 
 def _log_locator(axes: Axes, which: Literal["x", "y"]) -> Locator:
     least, most = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
+    if least <= 0:  # a bar that reaches below zero, which the axis cannot show
+        least = axes.dataLim.minposx if which == "x" else axes.dataLim.minposy
     # Within a decade, 1, 2 and 5 may leave an axis with a single tick.
     if most <= 10 * least:
         return AutoLocator()

@@ -84,7 +84,8 @@ FIGURES: Mapping[str, Plot] = {
         mechanisms.multi_bin_theorem,
         "A check of the simulator, not a finding: with service times that are uniform between 1 "
         "and 20 seconds and all requests there at the start, the throughput of multi-bin batching "
-        "has a closed form. Points must lie on the line.",
+        "has a closed form. Points must lie on the line: B is the batch size, k the number of "
+        "bins, m the mean service time, and A (B + 1) / (B - 1) half of its range.",
         (varied(mechanisms.BATCH_SIZE, mechanisms.BINS), needs.uniform_answers),
     ),
     "prediction_error": Plot(

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from batchsim.config import flat
 from batchsim.figures.axes import label_of
 from batchsim.figures.results import SweepResults, outside_range, states
 
@@ -174,16 +175,50 @@ def conditions(results: SweepResults, table: pd.DataFrame) -> str:
     """Say what the numbers of a sweep hold for, and which intervals a figure shows."""
     runs = results.runs
     slo = results.limits
+    gpus = "GPU" if (runs["num_gpus"] == 1).all() else "GPUs"
     limits_s = {name: limit / 1000 for name, limit in slo.per_request_ms.items()} | slo.statistics_s
     shown = ", ".join(f"{name.upper()} {limit_s:g} s" for name, limit_s in limits_s.items())
     return (
-        f"Workload: {_each(runs['workload'])} ({_each(runs['workload_kind'])}), "
-        f"{_each(runs['num_requests'])} requests a run, on {_each(runs['num_gpus'])} GPU(s). "
+        f"Workload: {_workload(results)} ({_each(runs['workload_kind'])}){_pace(results)}, "
+        f"{_each(runs['num_requests'])} requests a run, on {_each(runs['num_gpus'])} {gpus}. "
         f"Latency model: {_each(runs['latency_model'])} ({_each(runs['latency_provenance'])}). "
         f"SLO: {shown or 'none'}. "
         f"Output lengths from: {_each(runs['predictor'])}. {_window_of(runs)}{_outside(runs)}"
         f"{_intervals(table)}"
     )
+
+
+def _workload(results: SweepResults) -> str:
+    """The name of a trace; a generator in words, without the rate that it was paced away from."""
+    base = flat(results.sweep.base)
+    kind = base.get("workload.generator.kind")
+    laws = [_law(base, which) for which in ("prompt", "output")]
+    if kind is None or not all(laws):
+        return _each(results.runs["workload"])
+    arrivals = {"poisson": "Poisson arrivals", "all_at_once": "all there at the start"}.get(kind, kind)
+    return f"{arrivals}, prompts {laws[0]}, answers {laws[1]}"
+
+
+def _law(base: Mapping[str, Any], which: str) -> str:
+    """Lengths as "lognormal (mean 530, sigma 1) tokens"; empty where they are not of the sweep's base."""
+    start = f"workload.generator.{which}."
+    law = {key.removeprefix(start): value for key, value in base.items() if key.startswith(start)}
+    kind = law.pop("kind", None)
+    shown = ", ".join(f"{name.removesuffix('_tokens')} {value:,g}" for name, value in law.items())
+    return "" if kind is None else f"{kind} ({shown} tokens)"
+
+
+def _pace(results: SweepResults) -> str:
+    """At which rates the runs were made, where these are set."""
+    base = flat(results.sweep.base)
+    for key, unit in (("request_rate_per_gpu", "requests/s per GPU"), ("request_rate", "requests/s")):
+        name = f"workload.{key}"
+        given = sorted(results.runs[name].dropna().unique()) if name in results.runs else []
+        rates = given or ([base[name]] if name in base else [])
+        if rates:
+            span = f"{rates[0]:g}" if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g}"
+            return f", at {span} {unit}"
+    return ""
 
 
 def _window_of(runs: pd.DataFrame) -> str:
