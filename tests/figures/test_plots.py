@@ -11,7 +11,7 @@ from batchsim.figures.plots import FIGURES, find_plot
 from batchsim.figures.results import SweepResults
 from batchsim.figures.save import render
 from batchsim.figures.schedulers import is_undominated, latency_throughput, over, scaling, slo_pareto
-from batchsim.figures.style import conditions, look
+from batchsim.figures.style import PALETTE, conditions, look, looks_of
 from batchsim.files.tables import csv_text
 from batchsim.study.sweep import load_sweep, plan
 from tests.figures.swept import results
@@ -252,6 +252,26 @@ def test_a_figure_is_as_wide_as_asked_and_its_panels_follow(width: str, inches: 
 
     assert figure.get_figwidth() == inches
     assert figure.axes[0].get_gridspec().ncols == columns
+
+
+def test_six_panels_in_one_column_fit_on_a_page() -> None:
+    swept = results({RATE: [1.0, 2.0]}, **{RATE: [1.0, 2.0], "policy": ["a", "a"]}, busy_fraction=[0.1, 0.2])
+    metrics = ["e2e_mean_s", "e2e_p99_s", "slo_attainment", "busy_fraction", "normalized_latency_mean_s"]
+
+    with look("one"):
+        figure, _ = over(swept, RATE, [*metrics, "throughput_per_gpu_per_s"])
+
+    assert len(figure.axes) == 6
+    assert figure.get_figheight() < 9
+
+
+def test_an_own_policy_does_not_look_like_another_of_the_figure() -> None:
+    runs = results({}, policy=["vllm_v1", "mine:careful"]).runs
+
+    looks = looks_of(runs, "policy")
+
+    assert looks["mine:careful"].marker != looks["vllm_v1"].marker
+    assert looks["mine:careful"].color == PALETTE[0]
 
 
 def test_fonts_are_embedded_as_truetype() -> None:

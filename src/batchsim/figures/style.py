@@ -43,6 +43,7 @@ WIDTHS: Mapping[str, float] = {"one": 3.3, "two": 7.0}
 
 # Inches of a line of the title, of the legend and of the small print, of a panel, and of an edge.
 _TITLE, _LEGEND, _PRINT, _PANEL, _EDGE = 0.17, 0.17, 0.105, 1.8, 0.07
+_LOW_PANEL = 1.15
 # Letters to the inch, in the same order; a panel is no narrower than so many inches.
 _TITLE_LETTERS, _LEGEND_LETTERS, _PRINT_LETTERS, _NARROWEST = 12.5, 17.0, 20.5, 2.0
 
@@ -68,12 +69,12 @@ class Look(NamedTuple):
 
 
 def looks_of(runs: pd.DataFrame, by: str) -> dict[str, Look]:
-    """Give each policy the look it has in every figure, and other names a look by their order.
+    """Give each known policy the look it has in every figure, and other names one that is free, in order.
 
     Where both worlds meet in one figure, policies whose batches run to completion have dashed lines.
     """
     names = [str(name) for name in runs[by].unique()]
-    own = {name: _index_of(name) for name in names if by == "policy" or name in _KNOWN_POLICIES}
+    own = {name: _index_of(name) for name in names if name in _KNOWN_POLICIES}
     free = (index for index in count() if index not in own.values())
     indices = {name: own[name] if name in own else next(free) for name in names}
     breadths = np.linspace(1, 0, len(indices)) if len(indices) > 1 else [0.5]
@@ -153,6 +154,8 @@ def canvas(
     head = top_of_legend + _LEGEND * legend_rows + _EDGE
     foot = _PRINT * len(small_print) + _EDGE
     panel = _PANEL if width < 5 * num_columns else 1.5 * _PANEL
+    if num_rows > 3 and num_columns == 1:
+        panel = _LOW_PANEL  # six in one column still fit on a page
     height = panel * num_rows + head + foot
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))
