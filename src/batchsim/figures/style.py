@@ -43,7 +43,7 @@ WIDTHS: Mapping[str, float] = {"one": 3.3, "two": 7.0}
 
 # Inches of a line of the title, of the legend and of the small print, of a panel, and of an edge.
 _TITLE, _LEGEND, _PRINT, _PANEL, _EDGE = 0.17, 0.17, 0.105, 1.8, 0.07
-_LOW_PANEL = 1.15
+_LOW_PANEL = 1.0
 # Letters to the inch, in the same order; a panel is no narrower than so many inches.
 _TITLE_LETTERS, _LEGEND_LETTERS, _PRINT_LETTERS, _NARROWEST = 12.5, 17.0, 20.5, 2.0
 
