@@ -7,7 +7,6 @@ it at most. A point counts only if the pass that was timed is what the point say
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Protocol
@@ -22,12 +21,8 @@ from batchsim_calibration.serving.timing import Timing, clocked
 from batchsim_calibration.vllm_engine.engine import Limits
 from batchsim_calibration.vllm_engine.passes import PassLog, Share
 
-#: Decode steps before decodes are timed: those right after a prompt take longer.
+#: Decode steps before the clock runs: those after a prompt take longer.
 SETTLING = 2
-#: Decode steps before prompt tokens join them: right after other prompts they take less than in service.
-SETTLING_MIXED = 8
-#: An engine that runs prompts alone had nothing to do before: so long it rests, and its caches cool down.
-REST_S = 0.05
 #: Decode steps whose mean is one trial, around the context that is asked for.
 TIMED = 3
 #: How often a point is set up until its prefixes are cached.
@@ -115,9 +110,8 @@ class VllmPoints:
     def _attempt(self, point: Point) -> Timing | None:
         if point.kind in ("prefill", "chunk"):
             return self._prompts(point)
-        settling = SETTLING_MIXED if point.kind == "mixed" else SETTLING
-        decoding, context = self._decoding(point, settling)
-        for _ in range(settling):
+        decoding, context = self._decoding(point)
+        for _ in range(SETTLING):
             self._engine.step()
         if point.kind == "mixed":
             self._add(self._random(point.prompt_tokens), 2)
@@ -134,13 +128,11 @@ class VllmPoints:
         num, length, depth = point.batch_size, point.prompt_tokens, point.context_tokens
         for slot in range(num):
             self._add([*self._prefix(slot)[:depth], *self._random(length)], 2)
-        if point.kind == "prefill":
-            time.sleep(REST_S)
         return self._timed((num * length, num * depth, 0, 0), frozenset())
 
-    def _decoding(self, point: Point, settling: int) -> tuple[frozenset[str], int]:
+    def _decoding(self, point: Point) -> tuple[frozenset[str], int]:
         """Let sequences decode; return them, and the tokens that each holds once it has settled."""
-        ahead = settling + (TIMED // 2 if point.kind == "decode" else 0)
+        ahead = SETTLING + (TIMED // 2 if point.kind == "decode" else 0)
         length = max(point.context_tokens - ahead, 1)
         # One token more than is asked of them: whoever ends costs something, too.
         answer = 1 + ahead + TIMED + 1
@@ -150,7 +142,7 @@ class VllmPoints:
             self._engine.step()
             for one in self._engine.log.take():
                 complete |= {share.request_id for share in one.shares if share.yields}
-        return frozenset(names), length + settling
+        return frozenset(names), length + SETTLING
 
     def _timed(self, wanted: tuple[int, ...], decoding: frozenset[str]) -> Timing | None:
         """Time a step; None unless the pass was of the shape wanted, see `shape_of`."""
@@ -194,7 +186,7 @@ def limits_for(points: Sequence[Point], block_size: int) -> tuple[Limits, Extent
         for point in points
     )
     budget = max(most_tokens, slots.batch_size * (block_size + 1))
-    longest = slots.tokens + SETTLING_MIXED + 2 * TIMED
+    longest = slots.tokens + SETTLING + 2 * TIMED
     blocks_of_one = -(-longest // block_size)
     blocks = slots.batch_size * (blocks_of_one + 1) + 2 * -(-budget // block_size)
     return Limits(slots.batch_size, budget, blocks, prefix_caching=True), Extent(slots.batch_size, longest)
