@@ -5,7 +5,7 @@ yields token 1, and p tokens are stored; each decode iteration stores one more a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 
@@ -227,12 +227,15 @@ class VllmV1:
     budget: int
     long_prefill_threshold: int = 0
     checks_whole_prompt: bool = True
+    spares_single: bool = True
     in_order: bool = False
 
     def most_blocks(self, state: State, request: Request) -> int:
         return final_blocks(state, request)
 
     def plan(self, state: State) -> Plan:
+        if self.spares_single and len(state.running) + len(state.waiting) == 1:
+            return replace(self, long_prefill_threshold=0, spares_single=False).plan(state)
         plan = Plan()
         if self.in_order:
             self._serve(state, plan, list(state.running))

@@ -67,7 +67,7 @@ def test_v1_runs_the_iterations_worked_out_by_hand() -> None:
 
 
 def test_reference_runs_the_same_v1_iterations() -> None:
-    rule = VllmV1(budget=6, long_prefill_threshold=4, checks_whole_prompt=False)
+    rule = VllmV1(budget=6, long_prefill_threshold=4, checks_whole_prompt=False, spares_single=False)
 
     log = simulate(rule, TRACE, num_blocks=7, block_size=2, max_num_seqs=4, latency=LATENCY)
 

@@ -76,7 +76,7 @@ CASES = {
     ),
     "v1-before-0.19": Case(
         "vllm_v1",
-        lambda budget: VllmV1(budget, 3, checks_whole_prompt=False),
+        lambda budget: VllmV1(budget, 3, checks_whole_prompt=False, spares_single=False),
         {"long_prefill_threshold": 3, "engine_version": "0.18.0"},
     ),
     "sarathi": Case("sarathi", Sarathi, {}),

@@ -71,6 +71,25 @@ def test_a_prompt_is_admitted_where_it_fits_beside_what_others_hold_by_now() -> 
     assert records.requests["scheduled_s"].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(("version", "chunks"), [("0.31.0", [16, 16, 16]), ("0.32.0", [48])])
+def test_since_0_32_a_prompt_that_is_alone_is_held_to_no_threshold(version: str, chunks: list[int]) -> None:
+    records = serve([(0, 48, 1)], 10, {"long_prefill_threshold": 16, "engine_version": version})
+
+    assert iterations(records, "prefill_tokens") == chunks
+
+
+@pytest.mark.parametrize(("version", "cached_tokens"), [("0.23.0", 16), ("0.24.0", 32)])
+def test_since_0_24_blocks_that_are_not_full_are_the_next_to_be_taken(
+    version: str, cached_tokens: int
+) -> None:
+    # The first leaves two full blocks; the second, which takes the free ones, one that is not; the third one.
+    rows = [(0, 32, 1), (10, 8, 1), (20, 8, 1), (30, 33, 1)]
+
+    records = serve(rows, 3, {"engine_version": version}, ids=[[1, 2], [], [], [1, 2]])
+
+    assert records.requests["cached_tokens"].tolist()[3] == cached_tokens
+
+
 @pytest.mark.parametrize(("version", "num_admitted"), [("0.18.1", 2), ("0.19.0", 1), ("0.32.0", 1)])
 def test_since_0_19_an_admission_needs_room_for_the_whole_prompt(version: str, num_admitted: int) -> None:
     records = serve(
@@ -113,7 +132,8 @@ def test_one_whose_last_token_is_under_way_gives_way_at_no_loss() -> None:
     assert iterations(records, "num_preempted")[:5] == [0, 0, 0, 1, 0]
     assert iterations(records, "decode_seqs")[:5] == [0, 3, 3, 2, 2]
     assert records.requests["finish_s"].tolist() == [30 / 128, 12 / 128, 3 / 128]
-    assert records.preemptions.empty
+    assert records.preemptions["lost_tokens"].tolist() == [0]
+    assert records.requests["recomputed_tokens"].sum() == 0
 
 
 def test_requests_that_end_together_give_their_blocks_back_in_running_order() -> None:
@@ -137,3 +157,33 @@ def test_a_prompt_that_is_cached_whole_leaves_a_second_copy_of_its_last_block() 
     records = serve(rows, 5, {}, ids=[[1, 2], [1, 2], [], [1, 2]])
 
     assert records.requests["cached_tokens"].tolist() == [0, 16, 0, 32]
+
+
+def test_an_iteration_that_preempts_all_is_planned_anew_with_all_that_is_known_by_then() -> None:
+    rows = [(0, 1, 4), (1, 1, 1), (1, 2, 2), (2.5, 4, 1), (3.5, 1, 2), (6.5, 1, 1)]
+
+    records = serve(
+        rows,
+        5,
+        {"max_num_batched_tokens": 12, "allocate": "prompt", "engine_version": "0.19.1"},
+        policy={"batch_size": 4},
+        is_async=True,
+        block_size=1,
+    )
+
+    assert iterations(records, "start_s")[7] == 7
+    assert iterations(records, "prefill_tokens")[7] == 3
+
+
+def test_what_was_decoded_as_the_host_planned_is_not_found_after_a_preemption() -> None:
+    records = serve(
+        [(0, 6, 4), (1, 7, 3)],
+        5,
+        {"max_num_batched_tokens": 11, "engine_version": "0.19.1"},
+        policy={"batch_size": 4},
+        ids=[[], []],
+        is_async=True,
+        block_size=4,
+    )
+
+    assert records.iterations["prefill_tokens"].iloc[-1] == 5

@@ -9,7 +9,7 @@ from batchsim.policies.engine_versions import NEWEST, rules_of
 
 def test_a_version_has_the_rules_of_the_last_that_changed_any() -> None:
     assert rules_of("0.18.3") == rules_of("0.8.0") != rules_of("0.19.0")
-    assert rules_of("v0.20.1rc1") == rules_of("0.19.0")
+    assert rules_of("v0.20.1rc1") == rules_of("0.19.0") != rules_of("0.24.0") != rules_of("0.32.0")
 
 
 @pytest.mark.parametrize("version", ["0.7.3", "0.33.0", "1.0.0", "newest", "", "0.19,1", "0.-19.0"])

@@ -212,7 +212,7 @@ class KVCache(simpy.Container):
         """What was cached is no more."""
         id_ = key.of if isinstance(key, _Copy) else key
         if id_ in self._copies:
-            copies = self._copies[id_]  # then it is an id
+            copies = self._copies[id_]
             copies.remove(key)  # type: ignore[arg-type]
             if not copies or copies == [id_]:
                 del self._copies[id_]

@@ -129,7 +129,8 @@ class Replica:
                 if step.num_preempted:
                     num_empty += 1
                     self._check_progress(num_empty)
-                    self._known_until_s = step.now_s
+                    # Nothing was put together while the GPU ran: the host plans anew with all that is known.
+                    self._known_until_s, self._is_first = step.now_s, True
                     continue
                 if self._known_until_s >= step.now_s:
                     yield inbox.when()

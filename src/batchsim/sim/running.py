@@ -175,15 +175,15 @@ class RunningSet:
             self.decoding.join(request, request.computed_tokens, num_left)
         self.sitting_out = {}
 
-    def drop_retired(self, request: Request) -> None:
+    def drop_retired(self, request: Request, now_s: float) -> None:
         """Take seat and blocks away from a request whose end the host does not know of."""
         del self.requests[request.request_id], self.retired[request.request_id]
-        self._free(request, self._known_tokens(request, self._final_tokens(request)))
+        self._free(request, self._known_tokens(self._final_tokens(request), request.decode_start_s < now_s))
 
-    def drop(self, request: Request, stored_tokens: int) -> None:
+    def drop(self, request: Request, stored_tokens: int, *, has_decoded: bool) -> None:
         """Take seat and blocks away from a request that will be computed again."""
         del self.requests[request.request_id]
-        self._free(request, self._known_tokens(request, stored_tokens), is_kept=True)
+        self._free(request, self._known_tokens(stored_tokens, has_decoded), is_kept=True)
         request.computed_tokens = 0
         request.num_hits = 0
         request.most_computed_tokens = max(stored_tokens, request.most_computed_tokens)
@@ -227,17 +227,12 @@ class RunningSet:
         """What one that has finished stores; the last token of an answer is never stored."""
         return request.prompt_tokens + self._true_output_tokens[request.request_id] - 1
 
-    def _known_tokens(self, request: Request, stored_tokens: int) -> int:
-        """Those of the stored tokens that the host knows, of one that is cut short.
-
-        A host that plans ahead does not know yet which token was decoded last, and so not what its block
-        holds.
-        """
-        is_decoded = stored_tokens > request.computed_tokens
-        return stored_tokens - 1 if self._is_async and is_decoded else stored_tokens
+    def _known_tokens(self, stored_tokens: int, has_decoded: bool) -> int:
+        """Those of them that the host can tell: not the last, if it was decoded while the host planned."""
+        return stored_tokens - 1 if self._is_async and has_decoded else stored_tokens
 
     def _free(self, request: Request, known_tokens: int, *, is_kept: bool = False) -> None:
-        """Give back seat and blocks; what full ones hold may be kept, as long as nobody needs them."""
+        """Give back seat and blocks; full ones may be kept, as long as nobody needs them."""
         kv, blocks = self._kv, request.blocks
         self.num -= 1
         request.is_running = False

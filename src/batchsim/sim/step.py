@@ -305,8 +305,10 @@ class NextIteration:
             running.go_on(self.now_s)
             self.growth_blocks = running.decoding.growth() - self.grown_blocks
         if request.request_id in running.retired:
-            running.drop_retired(request)
+            running.drop_retired(request, self.now_s)
             self.num_preempted += 1
+            request.num_preemptions += 1
+            self._recorder.preempt(request, self._replica_id, self.now_s, math.nan, 0, "recompute")
             return
         if request.finish_step >= 0:
             grows = running.decoding.grows(request)
@@ -321,7 +323,7 @@ class NextIteration:
             self.swap_blocks += running.swap_out(request, stored_tokens)
         else:
             lost_tokens = stored_tokens
-            running.drop(request, stored_tokens)
+            running.drop(request, stored_tokens, has_decoded=decode_start_s < self.now_s)
             self._waiting.push_back(request)
         self._kv.forget(self._stored.pop(request.request_id, ()))
         self.num_preempted += 1
