@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.policies.base import BatchReport, Setting
+from batchsim.policies.base import Setting
+from batchsim.policies.reports import BatchReport
 from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
 
 REPORT = BatchReport(

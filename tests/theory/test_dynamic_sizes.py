@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from batchsim.latency.base import BatchShape, BatchTime, Domain, LatencyInfo
-from batchsim.policies.base import BatchReport, Setting
+from batchsim.policies.base import Setting
 from batchsim.policies.overflow import largest_batch
+from batchsim.policies.reports import BatchReport
 from batchsim.policies.sizing import MemoryAware, SloFeedback
 from tests.sim.worlds import LinearLatency, run, workload
 from tests.theory.worlds import assert_agrees, replicate

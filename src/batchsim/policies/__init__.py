@@ -12,9 +12,6 @@ from batchsim._lazy import lazy
 
 if TYPE_CHECKING:
     from batchsim.policies.base import (
-        BatchReport,
-        Decision,
-        IterationReport,
         IterationRule,
         LaunchRule,
         QueueDiscipline,
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
     from batchsim.policies.presets import PRESETS, Policy, Preset, build, find_preset
     from batchsim.policies.queueing import EarliestDeadline, Fifo, HighestPriority, MultiBin, ShortestFirst
+    from batchsim.policies.reports import BatchReport, Decision, IterationReport
     from batchsim.policies.routing import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin, SessionAffinity
     from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
 else:

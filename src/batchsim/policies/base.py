@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from batchsim.policies.reports import BatchReport, Decision, IterationReport
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,39 +81,6 @@ class Setting:
     slo_tpot_s: float | None = None
     slo_e2e_s: float | None = None
     rng: np.random.Generator = field(default_factory=_any_rng)
-
-
-class BatchReport(NamedTuple):
-    """What a scheduler learns from a batch that ended; times are measured, noise and all."""
-
-    bin: int
-    batch_size: int
-    first_token_s: float  # after launch; NaN where the latency model does not tell
-    total_s: float
-    worst_e2e_s: float  # of the member that arrived first
-    output_tokens: int  # the longest answer
-    total_tokens: Sequence[int]  # prompt + output of each member
-
-
-class IterationReport(NamedTuple):
-    """What a controller learns from a span of equal iterations; times are measured, noise and all."""
-
-    num_iterations: int
-    duration_s: float
-    num_sequences: int  # that got a token in each, completed prompts too; 0 where the decoding ones stalled
-    num_decoding: int  # sequences that wanted one
-    total_tokens: Sequence[int]  # prompt + output of each request that finished at its end
-
-
-class Decision(NamedTuple):
-    """One decision of a controller, for the records."""
-
-    controller: str
-    bin: int  # -1: one state for all bins
-    batch_size: int
-    low: float
-    high: float
-    measured: float
 
 
 class QueueDiscipline(Protocol):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from math import sqrt
 
+from batchsim.errors import PlanError
+from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.request import Request
 
 
@@ -171,6 +173,81 @@ class Decoding:
                 self._growing[request.offset % self._block_size] += 1
                 self._num_growing += 1
         return blocks
+
+
+class Growth:
+    """What the decodes of one iteration take: as it is put together, if a rule says so, else as it ends.
+
+    Attributes
+    ----------
+    wanted, taken
+        Blocks that they are still to take in it, and those that they have.
+    """
+
+    __slots__ = ("_decoding", "_kv", "_who", "taken", "wanted")
+
+    def __init__(self, decoding: Decoding, kv: KVCache) -> None:
+        self._decoding = decoding
+        self._kv = kv
+        self._who: set[int] = set()  # took theirs one by one
+        self.wanted = self.taken = 0
+
+    def start(self) -> None:
+        """Another iteration begins."""
+        self.wanted = self._decoding.growth() - self.taken
+        if self._who:
+            self._who = set()
+
+    def take_all(self) -> None:
+        """Take as many as can be had."""
+        blocks = min(self.wanted, self._kv.available)
+        self._kv.take(blocks)
+        self.taken += blocks
+        self.wanted -= blocks
+
+    def take(self, request: Request) -> bool:
+        """Take what one of them needs, if it can be had."""
+        if not self.wanted or not self._decoding.grows(request) or request.request_id in self._who:
+            return True
+        if not self._kv.available:
+            return False
+        self._kv.take(1)
+        self._who.add(request.request_id)
+        self.taken += 1
+        self.wanted -= 1
+        return True
+
+    def sit_out(self, request: Request) -> None:
+        """One of them does not decode now."""
+        if not self._decoding.grows(request):
+            return
+        if not self.wanted or request.request_id in self._who:
+            raise PlanError(
+                f"request {request.request_id} was to sit an iteration out that it has taken a block for"
+            )
+        self.wanted -= 1
+
+    def leave(self, request: Request) -> None:
+        """One that was to take a block has stopped decoding; it holds what it has taken."""
+        if self.wanted and request.request_id not in self._who:
+            self.wanted -= 1
+        else:
+            self._who.discard(request.request_id)
+            self.taken -= 1
+            request.blocks += 1
+
+    def recount(self) -> None:
+        """Others decode now."""
+        self.wanted = self._decoding.growth() - self.taken
+
+    def iterations_to_more(self) -> int:
+        """After how many more decode iterations blocks will have been taken, at least 1."""
+        return 1 if self.wanted else self._decoding.iterations_to_growth()
+
+    def settle(self) -> int:
+        """The iteration has ended; return the blocks that were taken for it."""
+        taken, self.taken = self.taken, 0
+        return taken
 
 
 def iterations_by(elapsed_s: float, first_s: float, growth_s: float) -> int:

@@ -12,7 +12,7 @@ from typing import Literal
 import simpy
 
 from batchsim.latency.base import BatchLatency, BatchShape, Domain, refuse_outside
-from batchsim.policies.base import BatchReport
+from batchsim.policies.reports import BatchReport
 from batchsim.sim.mailbox import LateTimeout, Mailbox, ProcessGen
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request

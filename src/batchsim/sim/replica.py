@@ -15,9 +15,10 @@ import simpy
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape, follows_longest
-from batchsim.policies.base import IterationReport, IterationRule
+from batchsim.policies.base import IterationRule
 from batchsim.policies.guards.checks import kind_of
 from batchsim.policies.presets import Policy
+from batchsim.policies.reports import IterationReport
 from batchsim.sim.decoding import iterations_by
 from batchsim.sim.engine import Engine
 from batchsim.sim.kv_cache import KVCache
@@ -270,7 +271,7 @@ class Replica:
             num = int(num_linear)
         for controller in self._controllers:
             num = min(num, max(1, int(min(num, controller.iterations_to_decision()))))
-        num = decoding.iterations_within(self._kv.available + self._step.grown_blocks, num)
+        num = decoding.iterations_within(self._kv.available + self._step.growth.taken, num)
         if num < 1:
             raise PlanError(
                 f"policy {self._policy_name}: {kind_of(self._rule)}.plan left {decoding.num} decoding "
@@ -278,7 +279,7 @@ class Replica:
             )
         waiting = self._waiting
         if waiting.num and self._step.may_fit_later:
-            num = min(num, self._step.iterations_to_eviction())
+            num = min(num, self._step.growth.iterations_to_more())
         if self._replans and (waiting.num or self._step.is_undecided):
             # The rule names only requests it was shown, so that this is a `Step` for it.
             left = self._rule.iterations_to_decision(self._step)  # type: ignore[arg-type]
@@ -313,8 +314,7 @@ class Replica:
         step.now_s = now_s
         num_running = running.num
         if shape[1] and (new_blocks := decoding.advance(num)):
-            kv.take(new_blocks - step.grown_blocks)
-            step.grown_blocks = 0
+            kv.take(new_blocks - step.growth.settle())
         used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
         if step.completing:

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
+from batchsim.sim.decoding import Growth
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
@@ -32,8 +33,8 @@ class NextIteration:
         The time of the iteration boundary, and what the sizer allows to run; set by the replica.
     completing
         Those whose prompt the iteration completes.
-    growth_blocks, grown_blocks
-        KV blocks that the decoding sequences are still to take in it, and those that they have.
+    growth
+        KV blocks that the decoding sequences take in it.
     num_preempted, swap_blocks
         Requests preempted for it, and KV blocks copied between GPU and host before it.
     may_fit_later
@@ -44,7 +45,6 @@ class NextIteration:
     """
 
     __slots__ = (
-        "_grown",
         "_holds_decodes",
         "_is_caching",
         "_kv",
@@ -58,8 +58,7 @@ class NextIteration:
         "_waiting",
         "block_size",
         "completing",
-        "grown_blocks",
-        "growth_blocks",
+        "growth",
         "max_running",
         "may_fit_later",
         "now_s",
@@ -90,13 +89,13 @@ class NextIteration:
         self._holds_decodes = False
         self._prefilling: dict[int, Request] = {}
         self._stored: dict[int, list[Any]] = {}  # by request, what the chunks will fill of the cache
-        self._grown: set[int] = set()  # who has taken a block to decode into
         self.block_size = kv.block_size
         self.num_blocks = kv.num_blocks
         self.now_s = 0.0
         self.max_running = 0
         self.completing: list[Request] = []
-        self.growth_blocks = self.grown_blocks = self.num_preempted = self.swap_blocks = 0
+        self.growth = Growth(running.decoding, kv)
+        self.num_preempted = self.swap_blocks = 0
         self.may_fit_later = False
         self.prefill_tokens = self.prefill_seqs = 0
         self.prefill_pairs = 0.0
@@ -106,9 +105,7 @@ class NextIteration:
         self.num_preempted = self.swap_blocks = 0
         self.may_fit_later = self._holds_decodes = False
         self._num_asked = 0
-        self.growth_blocks = self._running.decoding.growth()
-        if self._grown:
-            self._grown = set()
+        self.growth.start()
         if self.prefill_seqs:
             self._number += 1
             self.prefill_tokens = self.prefill_seqs = 0
@@ -136,16 +133,17 @@ class NextIteration:
         longest_tokens = decoding.longest_tokens()
         return IterationShape(tokens, decoding.num, decoding.context_tokens, seqs, pairs, longest_tokens)
 
-    def iterations_to_eviction(self) -> int:
-        """After how many more decode iterations the cache may hold less, at least 1."""
-        return 1 if self.growth_blocks else self._running.decoding.iterations_to_growth()
-
     # The rule's `Step`
 
     @property
     def free_blocks(self) -> int:
         """Blocks that can be taken."""
         return self._kv.available
+
+    @property
+    def growth_blocks(self) -> int:
+        """Blocks that the decodes are still to take."""
+        return self.growth.wanted
 
     @property
     def num_decoding(self) -> int:
@@ -259,32 +257,22 @@ class NextIteration:
 
     def grow(self) -> None:
         """Take the blocks of the decodes, as many as can be had."""
-        blocks = min(self.growth_blocks, self._kv.available)
-        self._kv.take(blocks)
-        self.grown_blocks += blocks
-        self.growth_blocks -= blocks
+        self.growth.take_all()
 
     def take(self, request: Request, num_tokens: int) -> bool:
         """Take the blocks of one."""
-        kv, running = self._kv, self._running
-        if request.finish_step < 0:
-            blocks = -(-(request.computed_tokens + num_tokens) // self.block_size) - request.blocks
-            if blocks > kv.available:
-                return False
-            running.grow(request, request.computed_tokens + num_tokens)
-        elif self.growth_blocks and running.decoding.grows(request) and request.request_id not in self._grown:
-            if not kv.available:
-                return False
-            kv.take(1)
-            self._grown.add(request.request_id)
-            self.grown_blocks += 1
-            self.growth_blocks -= 1
+        if request.finish_step >= 0:
+            return self.growth.take(request)
+        tokens = request.computed_tokens + num_tokens
+        if -(-tokens // self.block_size) - request.blocks > self._kv.available:
+            return False
+        self._running.grow(request, tokens)
         return True
 
     def lacking_blocks(self, request: Request, num_tokens: int) -> int:
         """Blocks that lack for a chunk."""
         blocks = -(-(request.computed_tokens + num_tokens) // self.block_size)
-        return max(blocks - request.blocks, 0) + self.growth_blocks - self._kv.available
+        return max(blocks - request.blocks, 0) + self.growth.wanted - self._kv.available
 
     def prefill(self, request: Request, num_tokens: int) -> None:
         """Add a chunk."""
@@ -303,7 +291,7 @@ class NextIteration:
         self._check_preemption(request, swap=swap)
         if request in running.sitting_out:
             running.go_on(self.now_s)
-            self.growth_blocks = running.decoding.growth() - self.grown_blocks
+            self.growth.recount()
         if request.request_id in running.retired:
             running.drop_retired(request, self.now_s)
             self.num_preempted += 1
@@ -314,7 +302,7 @@ class NextIteration:
             grows = running.decoding.grows(request)
             stored_tokens = running.stop_decoding(request)
             if grows:
-                self._give_up_growth(request)
+                self.growth.leave(request)
             decode_start_s = request.decode_start_s
         else:
             stored_tokens = self._take_out(request)
@@ -341,39 +329,25 @@ class NextIteration:
                 f"request {request.request_id} was swapped in beside {running.num} running ones; "
                 f"{self.max_running} may run"
             )
-        blocks = running.swap_in(request, self.growth_blocks, self.now_s)
+        blocks = running.swap_in(request, self.growth.wanted, self.now_s)
         if blocks:
             self.swap_blocks += blocks
-            self.growth_blocks = running.decoding.growth() - self.grown_blocks
+            self.growth.recount()
         return blocks > 0
 
     def sit_out(self, request: Request) -> None:
         """Let one decode not now."""
         if request.finish_step < 0:
             return
-        if self._running.decoding.grows(request):
-            if not self.growth_blocks or request.request_id in self._grown:
-                raise PlanError(
-                    f"request {request.request_id} was to sit an iteration out that it has taken a block for"
-                )
-            self.growth_blocks -= 1
+        self.growth.sit_out(request)
         self._running.sit_out(request)
         self._recorder.preempt(request, self._replica_id, self.now_s, request.decode_start_s, 0, "pause")
 
     def hold_decodes(self) -> None:
         """Let the decodes sit out."""
-        if self.grown_blocks:
+        if self.growth.taken:
             raise PlanError("the decodes were to sit an iteration out that they have taken blocks for")
         self._holds_decodes = True
-
-    def _give_up_growth(self, request: Request) -> None:
-        """One that was to take a block to decode into does not; give it back if it has."""
-        if self.growth_blocks and request.request_id not in self._grown:
-            self.growth_blocks -= 1
-        else:
-            self._grown.discard(request.request_id)
-            self.grown_blocks -= 1
-            request.blocks += 1
 
     def _check_preemption(self, request: Request, *, swap: bool) -> None:
         if self._running.requests.get(request.request_id) is not request:

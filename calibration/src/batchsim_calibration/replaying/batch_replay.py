@@ -11,8 +11,9 @@ import torch
 from torch.nn.functional import pad
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.policies.base import BatchReport, LaunchRule
+from batchsim.policies.base import LaunchRule
 from batchsim.policies.presets import Policy
+from batchsim.policies.reports import BatchReport
 from batchsim.records import REFUSED, STRANDED
 from batchsim_calibration.replaying.inbox import Clock, Inbox, Log, Request
 from batchsim_calibration.serving.engine import Chunk, Engine

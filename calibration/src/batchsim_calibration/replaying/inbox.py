@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from batchsim.policies.base import Decision
+from batchsim.policies.reports import Decision
 from batchsim.records import FINISHED
 from batchsim.workload.request import Workload
 

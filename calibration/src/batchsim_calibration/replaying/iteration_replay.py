@@ -8,8 +8,9 @@ from typing import cast
 import torch
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.policies.base import IterationReport, IterationRule, Step
+from batchsim.policies.base import IterationRule, Step
 from batchsim.policies.presets import Policy
+from batchsim.policies.reports import IterationReport
 from batchsim.records import ITERATION_COLUMNS, REFUSED
 from batchsim_calibration.replaying.inbox import Clock, Inbox, Log, Request
 from batchsim_calibration.replaying.step import NextIteration

@@ -12,9 +12,6 @@ from typing import Any
 
 from batchsim.errors import ConfigError, PlanError
 from batchsim.policies.base import (
-    BatchReport,
-    Decision,
-    IterationReport,
     IterationRule,
     LaunchRule,
     QueueDiscipline,
@@ -24,6 +21,7 @@ from batchsim.policies.base import (
     WaitingRequest,
 )
 from batchsim.policies.guards.checks import Guard, are_numbers, is_bool, is_foreign, is_whole
+from batchsim.policies.reports import BatchReport, Decision, IterationReport
 
 #: What the records can count.
 MOST_RUNNING = 2**31 - 1

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import simpy
 
-from batchsim.policies.base import Decision
+from batchsim.policies.reports import Decision
 from batchsim.records import (
     ABANDONED,
     BATCH_COLUMNS,
