@@ -244,3 +244,30 @@ def test_the_worst_gap_of_long_runs_is_found_among_thousands_of_spans() -> None:
 
     gaps_s = np.diff(ends_s)
     assert worst_s.tolist() == [gaps_s[b : b + n].max() for b, n in zip(begin, length, strict=True)]
+
+
+def test_a_run_after_a_pause_has_no_token_at_its_start_though_one_gave_way_as_it_had_ended() -> None:
+    requests = pd.DataFrame(
+        {"request_id": [7], "gpu_id": [0], "status": ["finished"], "decode_start_s": [3.0], "finish_s": [4.0]}
+    )
+    iterations = pd.DataFrame(
+        {
+            "gpu_id": [0, 0, 0],
+            "start_s": [1.0, 2.0, 3.0],
+            "finish_s": [2.0, 3.0, 4.0],
+            "num_iterations": [1, 1, 1],
+            "first_iteration_s": [1.0, 1.0, 1.0],
+            "decode_seqs": [1, 1, 1],
+        }
+    )
+    preemptions = pd.DataFrame(
+        {
+            "request_id": [7, 7],
+            "gpu_id": [0, 0],
+            "time_s": [2.0, 4.0],
+            "mode": ["pause", "recompute"],
+            "decode_start_s": [1.0, np.nan],
+        }
+    )
+
+    assert num_tokens(requests, iterations, preemptions).tolist() == [3]

@@ -185,12 +185,23 @@ def _runs_and_spans(
 
 class _Stays(NamedTuple):
     """From when to when each finished request decoded, by request and time."""
-
-    row: Ints
-    gpu_id: Ints
-    start_s: Floats
-    end_s: Floats
-    has_token_at_start: Mask
+    row_of_id = pd.Index(requests["request_id"]).get_indexer(preemptions["request_id"])
+    is_finished = (requests["status"] == FINISHED).to_numpy()
+    counted = (row_of_id >= 0) & is_finished[row_of_id] if len(requests) else np.zeros(0, dtype=np.bool_)
+    earlier, rows = preemptions[counted], np.flatnonzero(is_finished)
+    last = requests.iloc[rows]
+    stays = pd.DataFrame(
+        {
+            "row": np.concatenate([row_of_id[counted], rows]),
+            "gpu_id": np.concatenate([earlier["gpu_id"], last["gpu_id"]]),
+            "start_s": np.concatenate([earlier["decode_start_s"], last["decode_start_s"]]),
+            "end_s": np.concatenate([earlier["time_s"], last["finish_s"]]),
+            "keeps_kv": np.concatenate([earlier["mode"] != "recompute", np.zeros(len(last), dtype=np.bool_)]),
+        }
+    ).sort_values("row", kind="stable", ignore_index=True)  # the last run of a request stays its last
+    stays = stays[stays["start_s"].notna()]
+    goes_on = stays["keeps_kv"].shift(fill_value=False) & (stays["row"] == stays["row"].shift())
+    return stays.drop(columns="keeps_kv").assign(has_token_at_start=~goes_on)
 
 
 def _stays(requests: Table, preemptions: Table) -> _Stays:

@@ -305,8 +305,8 @@ class Step(Protocol):
             So many blocks must stay free.
         """
 
-    def grow(self) -> None:
-        """Let the decodes take their blocks now, as many as can be had; else they do so at the end."""
+    def grow(self) -> int:
+        """Let the decodes take their blocks now, else they do so at the end; return how many lack."""
 
     def take(self, request: RunningRequest, num_tokens: int) -> bool:
         """Let a running request take its blocks now, if they can be had: of a chunk, or to decode into."""

@@ -6,7 +6,7 @@ Each says which engine it follows and where it departs. None chunks, admits or p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from batchsim.errors import ConfigError
@@ -126,7 +126,10 @@ class ChunkedPrefill(PlainRule):
             )
         _check_choice("allocate", self.allocate, ("chunk", "prompt", None))
         _check_choice("preempt", self.preempt, ("last", "priority"))
-        object.__setattr__(self, "_rules", rules_of(self.engine_version))
+        rules = rules_of(self.engine_version)
+        if self.allocate is not None:
+            rules = replace(rules, checks_whole_prompt=self.allocate == "prompt")
+        object.__setattr__(self, "_rules", rules)
 
     @property
     def caches_prefixes(self) -> bool:
@@ -140,10 +143,9 @@ class ChunkedPrefill(PlainRule):
 
     def plan(self, step: Step) -> None:
         """Decode and go on, then admit."""
-        budget = self._budget(step)
-        largest = self.long_prefill_threshold or self.max_num_batched_tokens
-        if self._rules.spares_single and step.num_running + step.num_waiting == 1:
-            largest = self.max_num_batched_tokens
+        budget, largest = self._budget(step), self.max_num_batched_tokens
+        if self.long_prefill_threshold and not self._is_spared(step):
+            largest = self.long_prefill_threshold
         chunks, left = [], budget - step.num_decoding
         blocks = step.growth_blocks
         for request in step.prefilling:
@@ -155,19 +157,18 @@ class ChunkedPrefill(PlainRule):
             left -= tokens
         if blocks > step.free_blocks and (chunks or self.preempt == "priority"):
             self._go_on_in_turn(step, budget, largest)
-        else:
+        elif blocks:
             for request, tokens in chunks:
                 step.prefill(request, tokens)
-            self._grow(step)
+            if step.num_waiting or blocks > step.free_blocks:
+                self._grow(step)
         if not step.num_preempted:
             self._admit(step, left, largest)
 
     def _grow(self, step: Step) -> None:
         """Decode; where the last gives way, those before it have taken all blocks before that."""
-        while step.growth_blocks:
-            step.grow()
-            if step.growth_blocks:
-                step.preempt(step.last_running())
+        while step.grow():
+            step.preempt(step.last_running())
 
     def _go_on_in_turn(self, step: Step, budget: int, largest: int) -> None:
         """Decode and go on, one after the other; whoever lacks blocks has others give way.
@@ -200,14 +201,13 @@ class ChunkedPrefill(PlainRule):
         while budget > 0 and step.num_running < step.max_running and (request := step.next_waiting()):
             wanted = step.uncached_tokens(request)
             tokens = min(wanted, largest, budget)
-            whole = request.remaining_tokens if self._checks_whole_prompt else 0
+            whole = request.remaining_tokens if self._rules.checks_whole_prompt else 0
             if not step.admit(request, tokens, room_for_tokens=whole):
                 break
             budget -= tokens
 
-    @property
-    def _checks_whole_prompt(self) -> bool:
-        return self._rules.checks_whole_prompt if self.allocate is None else self.allocate == "prompt"
+    def _is_spared(self, step: Step) -> bool:
+        return self._rules.spares_single and step.num_running + step.num_waiting == 1
 
     def _budget(self, step: Step) -> int:
         if self.chunk is None:

@@ -121,7 +121,7 @@ PRESETS: Mapping[str, Preset] = {
         ChunkedPrefill(),
         LeastLoaded(),
         paper=f"vLLM's V1 engine, {NEWEST}: one token budget, chunked prefill, running requests first",
-        departs="prompts always in chunks; earlier versions by policy.batching.engine_version",
+        departs="prompts always in chunks; cached ids of several blocks come and go whole",
     ),
     "sarathi": Preset(
         Fifo(),

@@ -198,12 +198,14 @@ class Growth:
         if self._who:
             self._who = set()
 
-    def take_all(self) -> None:
-        """Take as many as can be had."""
-        blocks = min(self.wanted, self._kv.available)
-        self._kv.take(blocks)
-        self.taken += blocks
-        self.wanted -= blocks
+    def take_all(self) -> int:
+        """Take as many as can be had; return how many lack."""
+        if wanted := self.wanted:
+            blocks = min(wanted, self._kv.available)
+            self._kv.take(blocks)
+            self.taken += blocks
+            self.wanted = wanted - blocks
+        return self.wanted
 
     def take(self, request: Request) -> bool:
         """Take what one of them needs, if it can be had."""
@@ -243,11 +245,6 @@ class Growth:
     def iterations_to_more(self) -> int:
         """After how many more decode iterations blocks will have been taken, at least 1."""
         return 1 if self.wanted else self._decoding.iterations_to_growth()
-
-    def settle(self) -> int:
-        """The iteration has ended; return the blocks that were taken for it."""
-        taken, self.taken = self.taken, 0
-        return taken
 
 
 def iterations_by(elapsed_s: float, first_s: float, growth_s: float) -> int:

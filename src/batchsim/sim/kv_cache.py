@@ -47,6 +47,8 @@ class KVCache(simpy.Container):
     ----------
     available
         Blocks that can be taken now; the Container's level.
+    line_blocks
+        Those of them that stand behind the first that can be found again, and that one.
     """
 
     available: int
@@ -76,7 +78,7 @@ class KVCache(simpy.Container):
         # The line, by what blocks hold and how many: ids, and objects for what a request left. It begins with
         # the first that can be found again: blocks in front of that are all alike.
         self._line: OrderedDict[object, int] = OrderedDict()
-        self._line_blocks = 0
+        self.line_blocks = 0
         self._last_given: object = None  # the last of the line, if nobody can use it again
 
     @property
@@ -98,7 +100,7 @@ class KVCache(simpy.Container):
         if level < 0:
             raise PlanError(f"{num_blocks} KV blocks were taken where {self.available} are available")
         self.available = level
-        if self._line_blocks > level:
+        if self.line_blocks > level:
             self._evict()
 
     def give(self, num_blocks: int) -> None:
@@ -109,7 +111,7 @@ class KVCache(simpy.Container):
                 self._last_given = object()
                 self._line[self._last_given] = 0
             self._line[self._last_given] += num_blocks
-            self._line_blocks += num_blocks
+            self.line_blocks += num_blocks
         if self.get_queue:
             self._trigger_get(None)
 
@@ -136,7 +138,7 @@ class KVCache(simpy.Container):
         self._line[key] -= num_blocks
         if not self._line[key]:
             del self._line[key]
-        self._line_blocks -= num_blocks
+        self.line_blocks -= num_blocks
         self.available -= num_blocks
 
     def match(self, ids: Sequence[int], limit: int) -> int:
@@ -159,7 +161,7 @@ class KVCache(simpy.Container):
             if key in self._line:
                 blocks = self._line.pop(key)
                 self._num_users[key] = 1
-                self._line_blocks -= blocks
+                self.line_blocks -= blocks
                 self.available -= blocks
             else:
                 self._num_users[key] += 1
@@ -190,7 +192,7 @@ class KVCache(simpy.Container):
             if not users[key]:
                 del users[key]
                 self._line[key] = blocks
-                self._line_blocks += blocks
+                self.line_blocks += blocks
                 self.available += blocks
                 self._last_given = None
         if self.get_queue:
@@ -200,7 +202,7 @@ class KVCache(simpy.Container):
         """Stop caching those of them that nobody uses: they were never computed after all."""
         for key in keys:
             if key in self._line:
-                self._line_blocks -= self._line.pop(key)
+                self.line_blocks -= self._line.pop(key)
                 self._lose(key)
 
     def _oldest(self, ids: Sequence[int]) -> Sequence[int | _Copy]:
@@ -226,15 +228,15 @@ class KVCache(simpy.Container):
     def _evict(self) -> None:
         """Forget what stands in front of the line, as far as blocks from there were taken."""
         line = self._line
-        while (taken := self._line_blocks - self.available) > 0:
+        while (taken := self.line_blocks - self.available) > 0:
             key = next(iter(line))
             blocks = line[key]
             if blocks > taken and type(key) is object:
                 line[key] = blocks - taken
-                self._line_blocks -= taken
+                self.line_blocks -= taken
                 return
             del line[key]
-            self._line_blocks -= blocks
+            self.line_blocks -= blocks
             if self._copies:
                 self._lose(key)
             if key is self._last_given:

@@ -314,7 +314,11 @@ class Replica:
         step.now_s = now_s
         num_running = running.num
         if shape[1] and (new_blocks := decoding.advance(num)):
-            kv.take(new_blocks - step.growth.settle())
+            if taken := step.growth.taken:
+                new_blocks -= taken
+                step.growth.taken = 0
+            if new_blocks:
+                kv.take(new_blocks)
         used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
         if step.completing:

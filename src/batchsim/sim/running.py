@@ -145,7 +145,7 @@ class RunningSet:
         """A request has finished; its blocks and seat are free once the host knows."""
         if is_known:
             del self.requests[request.request_id]
-            self._free(request, self._final_tokens(request))
+            self._free(request)
         else:
             self.retired[request.request_id] = request
 
@@ -154,7 +154,7 @@ class RunningSet:
         if self.retired:
             for request in self.retired.values():
                 del self.requests[request.request_id]
-                self._free(request, self._final_tokens(request))
+                self._free(request)
             self.retired = {}
 
     def stop_decoding(self, request: Request) -> int:
@@ -231,15 +231,17 @@ class RunningSet:
         """Those of them that the host can tell: not the last, if it was decoded while the host planned."""
         return stored_tokens - 1 if self._is_async and has_decoded else stored_tokens
 
-    def _free(self, request: Request, known_tokens: int, *, is_kept: bool = False) -> None:
+    def _free(self, request: Request, known_tokens: int = -1, *, is_kept: bool = False) -> None:
         """Give back seat and blocks; full ones may be kept, as long as nobody needs them."""
         kv, blocks = self._kv, request.blocks
         self.num -= 1
         request.is_running = False
-        num_shared = len(request.shared) * kv.blocks_per_id
-        blocks -= num_shared
-        if self._frees_partial_first:
-            num_partial = blocks + num_shared - known_tokens // self._block_size
+        if request.shared:
+            blocks -= len(request.shared) * kv.blocks_per_id
+        if self._frees_partial_first and kv.line_blocks:  # else all that is free is alike
+            if known_tokens < 0:
+                known_tokens = self._final_tokens(request)
+            num_partial = request.blocks - known_tokens // self._block_size
             if num_partial > 0:
                 kv.give_first(num_partial)
                 blocks -= num_partial

@@ -168,10 +168,8 @@ class NextIteration:
     @property
     def running(self) -> Sequence[Request]:
         """All that run."""
-        running = self._running
-        retired = running.retired
-        requests = running.requests.values()
-        return tuple(running.show(one) for one in requests if one.request_id not in retired)
+        retired = self._running.retired
+        return tuple(one for one in self.holding if one.request_id not in retired)
 
     @property
     def holding(self) -> Sequence[Request]:
@@ -236,8 +234,7 @@ class NextIteration:
             pinned -= num_hits * kv.blocks_per_id
             pinned += kv.num_newly_pinned(request.prefix_ids[:num_hits])
         if pinned > kv.available - keep_free_blocks:
-            is_chunk = blocks_for_tokens is None and not room_for_tokens
-            self.may_fit_later = cached_tokens > 0 and is_chunk
+            self.may_fit_later = cached_tokens > 0 and blocks_for_tokens is None and not room_for_tokens
             return False
         running, waiting = self._running, self._waiting
         if running.num >= self.max_running:
@@ -255,9 +252,9 @@ class NextIteration:
         self._add_chunk(request, num_tokens)
         return True
 
-    def grow(self) -> None:
+    def grow(self) -> int:
         """Take the blocks of the decodes, as many as can be had."""
-        self.growth.take_all()
+        return self.growth.take_all()
 
     def take(self, request: Request, num_tokens: int) -> bool:
         """Take the blocks of one."""

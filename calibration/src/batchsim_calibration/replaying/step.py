@@ -197,10 +197,11 @@ class NextIteration:
         self.prefill(request, num_tokens)
         return True
 
-    def grow(self) -> None:
+    def grow(self) -> int:
         """Let the decodes take their blocks, as many as can be had."""
         for request in self._complete:
             self.take(request, 1)
+        return self.growth_blocks
 
     def take(self, request: Request, num_tokens: int) -> bool:
         """Let one take its blocks, if they can be had."""
