@@ -185,23 +185,12 @@ def _runs_and_spans(
 
 class _Stays(NamedTuple):
     """From when to when each finished request decoded, by request and time."""
-    row_of_id = pd.Index(requests["request_id"]).get_indexer(preemptions["request_id"])
-    is_finished = (requests["status"] == FINISHED).to_numpy()
-    counted = (row_of_id >= 0) & is_finished[row_of_id] if len(requests) else np.zeros(0, dtype=np.bool_)
-    earlier, rows = preemptions[counted], np.flatnonzero(is_finished)
-    last = requests.iloc[rows]
-    stays = pd.DataFrame(
-        {
-            "row": np.concatenate([row_of_id[counted], rows]),
-            "gpu_id": np.concatenate([earlier["gpu_id"], last["gpu_id"]]),
-            "start_s": np.concatenate([earlier["decode_start_s"], last["decode_start_s"]]),
-            "end_s": np.concatenate([earlier["time_s"], last["finish_s"]]),
-            "keeps_kv": np.concatenate([earlier["mode"] != "recompute", np.zeros(len(last), dtype=np.bool_)]),
-        }
-    ).sort_values("row", kind="stable", ignore_index=True)  # the last run of a request stays its last
-    stays = stays[stays["start_s"].notna()]
-    goes_on = stays["keeps_kv"].shift(fill_value=False) & (stays["row"] == stays["row"].shift())
-    return stays.drop(columns="keeps_kv").assign(has_token_at_start=~goes_on)
+
+    row: Ints
+    gpu_id: Ints
+    start_s: Floats
+    end_s: Floats
+    has_token_at_start: Mask
 
 
 def _stays(requests: Table, preemptions: Table) -> _Stays:
@@ -222,10 +211,13 @@ def _stays(requests: Table, preemptions: Table) -> _Stays:
     start_s = joined(preemptions["decode_start_s"], requests["decode_start_s"])
     end_s = joined(preemptions["time_s"], requests["finish_s"])
     has_run = ~np.isnan(start_s)
-    is_held = joined(preemptions["mode"] != "recompute", np.zeros_like(is_finished)) & has_run
-    goes_on = np.zeros_like(has_run)
-    goes_on[1:] = is_held[:-1] & (row[1:] == row[:-1])
-    return _Stays._make(column[has_run] for column in (row, gpu_id, start_s, end_s, ~goes_on))
+    keeps_kv = joined(preemptions["mode"] != "recompute", np.zeros_like(is_finished))
+    row, gpu_id, start_s, end_s, keeps_kv = (
+        column[has_run] for column in (row, gpu_id, start_s, end_s, keeps_kv)
+    )
+    goes_on = np.zeros_like(keeps_kv)
+    goes_on[1:] = keeps_kv[:-1] & (row[1:] == row[:-1])
+    return _Stays(row, gpu_id, start_s, end_s, ~goes_on)
 
 
 def _pooled(runs: DecodeRuns, spans_of: dict[int, _Spans]) -> Weighted:

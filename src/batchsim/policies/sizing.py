@@ -11,6 +11,7 @@ from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, Sizer
 from batchsim.policies.building_blocks import Answer
 from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
+from batchsim.policies.parameters import MOST
 from batchsim.policies.reports import BatchReport, Decision, IterationReport
 
 
