@@ -349,7 +349,7 @@ def test_a_sweep_of_policies_that_fail_goes_on_and_exits_with_1(
 
     assert result.exit_code == 1, result.output
     assert "2 of 4 runs failed" in result.stderr
-    assert "[/x] [31mred" in result.stderr
+    assert "[/x] ?[31mred" in result.stderr
     assert "\x1b[31m" not in result.stderr
     assert len(pd.read_csv(tmp_path / "small" / "results.csv")) == 2
 

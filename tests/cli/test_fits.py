@@ -101,7 +101,7 @@ def test_a_calibration_goes_through_fit_run_and_sweep(measured: Path, tmp_path: 
     lengths.assign(arrival_s=range(100)).to_csv(trace, index=False)
     few = ["--latency", str(latency), "--set"]
     (tmp_path / "sweep.toml").write_text(
-        'name = "two"\nfigure = "scheduler_comparison"\nbase.workload.training_fraction = 0.1\n'
+        'name = "two"\nbase.workload.training_fraction = 0.1\n'
         '[grid]\npolicy.preset = ["static_fifo", "multi_bin_dynamic"]\n',
         encoding="utf-8",
     )

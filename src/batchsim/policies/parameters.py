@@ -68,7 +68,7 @@ def _needed(value: Any, hint: Any) -> str | None:
         fits = isinstance(value, list | tuple) and all(map(_is_number, value))
         return None if fits else "a list of numbers"
     fits, needs = {
-        int: (_is_whole(value), f"a whole number of at most {MOST}"),
+        int: (is_whole(value), f"a whole number of at most {MOST}"),
         float: (_is_number(value), "a number"),
         bool: (isinstance(value, bool), "true or false"),
         str: (isinstance(value, str), "a name"),
@@ -77,8 +77,9 @@ def _needed(value: Any, hint: Any) -> str | None:
     return None if fits else needs
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST
+def is_whole(value: object, least: int = -MOST) -> bool:
+    """Whether it is a whole number, from the least allowed up to `MOST`."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST
 
 
 def _is_number(value: Any) -> bool:

@@ -16,7 +16,7 @@ from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest, arrival_order
 from batchsim.policies.building_blocks import Answer, OneBin, RankedQueue
 from batchsim.policies.lines import Line
-from batchsim.workload.checks import is_whole
+from batchsim.policies.parameters import is_whole
 
 #: Far more than there are lengths to tell apart; every decision looks at each bin.
 MOST_BINS = 1000
@@ -107,11 +107,11 @@ class MultiBin(Answer):
     _num_left: int = field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not is_whole(self.num_bins) or self.num_bins > MOST_BINS:
+        if not is_whole(self.num_bins, 1) or self.num_bins > MOST_BINS:
             raise ConfigError(
                 f"num_bins is {self.num_bins!r}; a whole number from 1 to {MOST_BINS} is needed"
             )
-        if not is_whole(self.turn):
+        if not is_whole(self.turn, 1):
             raise ConfigError(f"turn is {self.turn!r}; a whole number >= 1 is needed")
         if not isinstance(self.boundaries, str):
             edges = [float(edge) for edge in self.boundaries]

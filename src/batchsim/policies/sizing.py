@@ -11,7 +11,7 @@ from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, Sizer
 from batchsim.policies.building_blocks import Answer
 from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
-from batchsim.policies.parameters import MOST
+from batchsim.policies.parameters import MOST, is_whole
 from batchsim.policies.reports import BatchReport, Decision, IterationReport
 
 
@@ -386,5 +386,5 @@ def _check_bool(name: str, value: object) -> None:
 
 
 def _check_whole(name: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
+    if not is_whole(value, least):
         raise ConfigError(f"{name} is {value!r:.40}; a whole number >= {least} is needed, up to {MOST}")
