@@ -144,9 +144,9 @@ FIGURES: Mapping[str, Plot] = {
         engines.preemption_cliff,
         "The same load with fewer and fewer KV blocks. Engines that admit by the prompt alone preempt "
         "when answers outgrow memory, and compute again, or copy, what they had; orca reserves memory "
-        "for the longest answer instead, preempts nobody and runs fewer at once. vllm_v1 admits by "
-        "the first chunk of a prompt, so that long prompts push each other out before they are "
-        "complete; taking the blocks of the whole prompt avoids that. What was pushed out is computed "
+        "for the longest answer instead, preempts nobody and runs fewer at once. vllm_v1 admits a "
+        "prompt only where all of it fits, as vLLM does since 0.19; by the first chunk alone, long prompts "
+        "push each other out before they are complete. What was pushed out is computed "
         "again from the start; an engine with prefix caching may still find part of it.",
         _over(engines.BLOCKS, "case"),
     ),
