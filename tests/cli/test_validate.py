@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from click.testing import CliRunner
 
 from batchsim.cli import main
@@ -69,6 +70,15 @@ def test_a_folder_without_measured_runs_is_bad_usage(tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert "no measured run in it" in result.stderr
+
+
+@pytest.mark.parametrize("given", [[], ["result.json"]])
+def test_one_path_alone_lacks_what_it_is_compared_with(given: list[str]) -> None:
+    result = CliRunner().invoke(main, ["validate", *given])
+
+    assert result.exit_code == 2
+    missing = "after result.json, PREDICTED is missing" if given else "argument 'MEASURED... PREDICTED'"
+    assert missing in result.stderr
 
 
 def test_results_of_other_benchmarks_are_simulated_as_the_options_say(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides
 from batchsim.cli.output import echo_json, echo_table, milliseconds, notice, warn
+from batchsim.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +21,7 @@ _GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to 
 
 
 @click.command()
-@click.argument("measured", nargs=-1, required=True, type=OUTPUT_PATH)
-@click.argument("predicted", type=OUTPUT_PATH)
+@click.argument("paths", nargs=-1, required=True, type=OUTPUT_PATH, metavar="MEASURED... PREDICTED")
 @click.option("--policy", metavar="NAME", help="Simulate measured results so; default: vllm_v1.")
 @click.option("--num-gpus", type=int, metavar="N", help="GPUs that measured results are of.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting of theirs.")
@@ -29,8 +29,7 @@ _GATES = {"logic": "(a) logic", "model": "(b) model", "end to end": "(c) end to 
 @click.option("--report", type=OUTPUT_PATH, metavar="FILE", help="Write it as a page of Markdown, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def validate(
-    measured: tuple[Path, ...],
-    predicted: Path,
+    paths: tuple[Path, ...],
     output_dir: Path | None,
     report: Path | None,
     as_json: bool,
@@ -48,6 +47,12 @@ def validate(
     """
     from batchsim.validation.replays.validate import validate as validate_runs
 
+    *measured, predicted = paths
+    if not measured:
+        raise ConfigError(
+            f"after {predicted}, PREDICTED is missing: the latency file, or the directory of a run, to "
+            "compare it with"
+        )
     validation = validate_runs(measured, predicted, overrides(given))
     for sentence in validation.notices:
         notice(sentence)
