@@ -91,7 +91,7 @@ def measure(
                 output_dir,
                 name=name,
                 overwrite=overwrite,
-                say=lambda sentence: STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True),
+                say=say,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt:
@@ -103,6 +103,11 @@ def measure(
         ctx.exit(1)
     tell_outcome(outcome)
     click.echo(str(path))
+
+
+def say(sentence: str) -> None:
+    """Print a sentence on stderr, as it is."""
+    STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def tell_outcome(outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ import click
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.policies import presets
-from batchsim_calibration.measure_command import STDERR
+from batchsim_calibration.measure_command import say
 from batchsim_calibration.measuring.grid import PROFILES, Extent, Point, Profile, points_of, slots_of
 from batchsim_calibration.measuring.interleaved import Interleaved
 from batchsim_calibration.measuring.measure import MeasureSettings, engine_for, load
@@ -92,8 +92,8 @@ def replay(
         config.policy.preset.replace(":", "."): settle(config, trace.training, limits) for config in configs
     }
     for notice in workload.source.notices:
-        _say(f"Notice: {notice}")
-    _say(
+        say(f"Notice: {notice}")
+    say(
         f"{len(workload)} requests over {workload.arrival_s[-1]:.0f} s, {len(settled) * repeats} times; "
         "longer where the engine does not keep up"
     )
@@ -121,7 +121,7 @@ def replay(
         num_repeats=repeats,
         overwrite=overwrite,
         resume=resume,
-        say=_say,
+        say=say,
     )
     try:
         if calibrate_between is None:
@@ -137,7 +137,7 @@ def replay(
                 overwrite=overwrite,
                 resume=resume,
             )
-            runs = series_between(calibration, series, _say)
+            runs = series_between(calibration, series, say)
     except KeyboardInterrupt:
         click.echo(
             f"Interrupted: replays that had ended are kept in {output_dir}; the same command with --resume "
@@ -169,7 +169,3 @@ def _engine(loaded: LoadedModel, limits: Limits, points: Sequence[Point]) -> Eng
     """Make the engine, with room for the points of a calibration too."""
     extent = Extent(limits.num_slots, limits.max_tokens)
     return engine_for(loaded, Extent(*map(max, extent, slots_of(points))) if points else extent)
-
-
-def _say(sentence: str) -> None:
-    STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import click
 
 from batchsim.config import load_config
 from batchsim.errors import ConfigError
-from batchsim_calibration.measure_command import STDERR
+from batchsim_calibration.measure_command import say
 from batchsim_calibration.measuring.grid import PROFILES, Extent, Profile
 from batchsim_calibration.measuring.interleaved import Interleaved
 from batchsim_calibration.provenance import machine
@@ -94,7 +94,7 @@ def replay_vllm(
     made_for, extent = _room(
         list(limits.values()), longest, limits_for(points, block_size) if points else None
     )
-    _say(f"loading vLLM for {len(cases)} traces, {repeats} times each")
+    say(f"loading vLLM for {len(cases)} traces, {repeats} times each")
     engine = VllmEngine(settings, made_for, extent.tokens)
     identity = {**machine(engine.device), **engine.identity, **limits_told(engine, extent)}
     jobs = {}
@@ -120,7 +120,7 @@ def replay_vllm(
         num_repeats=repeats,
         overwrite=overwrite,
         resume=resume,
-        say=_say,
+        say=say,
     )
     if calibrate_between is None:
         runs = series()
@@ -136,7 +136,7 @@ def replay_vllm(
             overwrite=overwrite,
             resume=resume,
         )
-        runs = series_between(calibration, series, _say)
+        runs = series_between(calibration, series, say)
     for directory in runs:
         click.echo(str(directory))
 
@@ -183,7 +183,3 @@ def _room(
         ),
         Extent(*map(max, extent, slots)),
     )
-
-
-def _say(sentence: str) -> None:
-    STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from batchsim_calibration.measure_command import STDERR, grid_options, progress, tell_outcome
+from batchsim_calibration.measure_command import grid_options, progress, say, tell_outcome
 from batchsim_calibration.vllm_engine.engine import VllmSettings
 from batchsim_calibration.vllm_engine.measure import VllmGrid, measure_vllm
 
@@ -68,7 +68,7 @@ def vllm(output_dir: Path, name: str | None, overwrite: bool, seed: int, **given
             output_dir,
             name=name,
             overwrite=overwrite,
-            say=lambda sentence: STDERR.print(sentence, markup=False, highlight=False, soft_wrap=True),
+            say=say,
             on_progress=on_progress,
         )
     tell_outcome(outcome)
