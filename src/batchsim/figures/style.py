@@ -93,11 +93,6 @@ def color_of(policy: str) -> Any:
     return PALETTE[_index_of(policy) % len(PALETTE)]
 
 
-def marker_of(policy: str) -> str:
-    """The marker a policy has in every figure."""
-    return _MARKERS[_index_of(policy) % len(_MARKERS)]
-
-
 @contextmanager
 def look(width: str = "two") -> Iterator[None]:
     """Draw inside this block, in a paper's type and as wide as one column or two; `canvas` keeps to it."""
