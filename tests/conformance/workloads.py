@@ -236,10 +236,7 @@ def threshold(rng: Random) -> Case:
 
 def threshold_under_pressure(rng: Random) -> Case:
     """The same where memory is short and prefixes are shared."""
-    return {
-        **with_engine(prefixes(rng), num_blocks=260, long_prefill_token_threshold=64),
-        "name": "threshold-pressure",
-    }
+    return prefixes(rng, "threshold-pressure", num_blocks=260, long_prefill_token_threshold=64)
 
 
 def tight_budget(rng: Random) -> Case:
@@ -255,10 +252,7 @@ def tight_budget(rng: Random) -> Case:
 
 def small_blocks(rng: Random) -> Case:
     """Blocks of four tokens, caching on."""
-    return {
-        **with_engine(prefixes(rng), block_size=4, num_blocks=1000),
-        "name": "small-blocks",
-    }
+    return prefixes(rng, "small-blocks", block_size=4, num_blocks=1000)
 
 
 #: By name, what makes a workload from a seed.
