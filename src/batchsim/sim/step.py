@@ -291,9 +291,7 @@ class NextIteration:
             self.growth.recount()
         if request.request_id in running.retired:
             running.drop_retired(request, self.now_s)
-            self.num_preempted += 1
-            request.num_preemptions += 1
-            self._recorder.preempt(request, self._replica_id, self.now_s, math.nan, 0, "recompute")
+            self._count_preemption(request, decode_start_s, 0, "recompute")
             return
         if request.finish_step >= 0:
             grows = running.decoding.grows(request)
@@ -311,10 +309,7 @@ class NextIteration:
             running.drop(request, stored_tokens, has_decoded=decode_start_s < self.now_s)
             self._waiting.push_back(request)
         self._kv.forget(self._stored.pop(request.request_id, ()))
-        self.num_preempted += 1
-        request.num_preemptions += 1
-        mode = "swap" if swap else "recompute"
-        self._recorder.preempt(request, self._replica_id, self.now_s, decode_start_s, lost_tokens, mode)
+        self._count_preemption(request, decode_start_s, lost_tokens, "swap" if swap else "recompute")
 
     def swap_in(self, request: Request) -> bool:
         """Bring a request back if its blocks can be had."""
@@ -345,6 +340,11 @@ class NextIteration:
         if self.growth.taken:
             raise PlanError("the decodes were to sit an iteration out that they have taken blocks for")
         self._holds_decodes = True
+
+    def _count_preemption(self, request: Request, decode_start_s: float, lost_tokens: int, mode: str) -> None:
+        self.num_preempted += 1
+        request.num_preemptions += 1
+        self._recorder.preempt(request, self._replica_id, self.now_s, decode_start_s, lost_tokens, mode)
 
     def _check_preemption(self, request: Request, *, swap: bool) -> None:
         if self._running.requests.get(request.request_id) is not request:
