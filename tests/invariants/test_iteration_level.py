@@ -42,6 +42,8 @@ TABLE = TableIterationLatency(
         for seqs in (0, 1, 8, 32)
         for context in (0, 16, 64, 200)
     ),
+    pair_s=3e-7,
+    prompt_s=1.1e-4,
 )
 #: Decodes of uneven contexts take longer: the engine keeps the longest.
 UNEVEN = OperatorTableLatency(

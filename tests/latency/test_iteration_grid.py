@@ -1,16 +1,16 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
 from batchsim.errors import ConfigError
-from batchsim.latency.base import BatchShape, Domain, IterationShape, LatencyInfo, decode_span_s
-from batchsim.latency.iteration_grid import TableIterationLatency, iteration_table
+from batchsim.latency.base import BatchShape, IterationShape, LatencyInfo, decode_span_s
+from batchsim.latency.iteration_grid import TableIterationLatency
 
 PREFILLS, SEQS, CONTEXTS = (0, 64, 512), (0, 1, 4, 16), (0, 100, 1000, 1500)
 TIMES = np.random.default_rng(7).uniform(0.01, 0.05, (3, 4, 4))
@@ -33,6 +33,14 @@ def test_table_interpolates_as_scipy_does(prefill_tokens: int, decode_seqs: int,
 
     expected_s = float(oracle((prefill_tokens, decode_seqs, mean_context))[()])
     assert time_s == pytest.approx(expected_s, rel=1e-12)
+
+
+def test_pairs_and_prompts_cost_the_same_wherever_in_the_grid() -> None:
+    table = replace(TABLE, pair_s=1e-6, prompt_s=1e-3)
+
+    for prefill_tokens, decode_seqs, context_tokens in ((64, 0, 0), (100, 3, 900)):
+        shape = IterationShape(prefill_tokens, decode_seqs, context_tokens, 2, 5000.0)
+        assert table.iteration_s(shape) == pytest.approx(TABLE.iteration_s(shape) + 5e-3 + 2e-3, rel=1e-12)
 
 
 def test_line_ends_with_the_iteration_at_the_next_point_of_the_grid() -> None:
@@ -97,55 +105,6 @@ def test_padded_batch_takes_a_prefill_and_the_decodes_after_it() -> None:
     assert first_token_s == TIMES[1, 0, 0]
     steps_s = [TABLE.iteration_s(IterationShape(0, 4, tokens)) for tokens in (64, 68)]
     assert total_s - first_token_s == pytest.approx(sum(steps_s), rel=1e-12)
-
-
-def points(rows: list[tuple[Any, ...]]) -> pd.DataFrame:
-    columns = ["kind", "batch_size", "prompt_tokens", "context_tokens", "mean_s"]
-    return pd.DataFrame(rows, columns=columns).astype(
-        {"prompt_tokens": "float64", "context_tokens": "float64"}
-    )
-
-
-ROWS: list[tuple[Any, ...]] = [
-    ("prefill", 1, 64, None, 3.0),
-    ("prefill", 4, 16, None, 5.0),
-    ("prefill", 1, 128, None, 7.0),
-    *(
-        ("decode", seqs, None, context, 1.0 + seqs + context / 100)
-        for seqs in (1, 4)
-        for context in (100, 200)
-    ),
-]
-
-
-def test_calibration_becomes_a_table_that_returns_its_points() -> None:
-    table, measured = iteration_table(points([*ROWS, ("mixed", 4, 64, 200, 8.5)]), Domain(), LatencyInfo())
-
-    assert table.prefill_tokens == (0, 64, 128)
-    assert (table.decode_seqs, table.mean_context_tokens) == ((0, 1, 4), (100, 200))
-    assert table.iteration_s(IterationShape(64, 0, 0)) == 4.0  # the mean of one prompt of 64 and four of 16
-    assert table.iteration_s(IterationShape(0, 4, 800)) == 7.0
-    assert table.iteration_s(IterationShape(64, 4, 800)) == 8.5
-    assert measured == 1 / 8
-
-
-def test_prompts_beside_decodes_take_both_times_less_the_shortest_pass() -> None:
-    table, measured = iteration_table(points(ROWS), Domain(), LatencyInfo())
-
-    assert table.iteration_s(IterationShape(128, 4, 800)) == 7.0 + 7.0 - 3.0
-    assert measured == 0
-
-
-def test_gap_in_the_decode_grid_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"lacks the decode point at batch size and context \(4, 200\)"):
-        iteration_table(points(ROWS[:-1]), Domain(), LatencyInfo())
-
-
-def test_grid_too_large_to_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batchsim.latency.iteration_grid.MAX_GRID", 7)
-
-    with pytest.raises(ConfigError, match="2 prefills by 4 decodes are too many for a table"):
-        iteration_table(points(ROWS), Domain(), LatencyInfo())
 
 
 @pytest.mark.parametrize(

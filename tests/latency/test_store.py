@@ -54,7 +54,7 @@ MODELS = [
         INFO,
     ),
     TableIterationLatency(
-        (0, 64), (0, 4), (10, 99), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), Domain((1, 4)), INFO
+        (0, 64), (0, 4), (10, 99), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), 1e-9, 2e-4, Domain((1, 4)), INFO
     ),
     OperatorTableLatency(
         OperatorTable(((0, 4),), (1.0, 2.0)),

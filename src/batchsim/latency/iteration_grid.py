@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import NamedTuple
-
-import numpy as np
-import pandas as pd
 
 from batchsim.errors import ConfigError
 from batchsim.files import MAX_COUNT
@@ -25,9 +22,6 @@ from batchsim.latency.base import (
 )
 from batchsim.latency.grid import interpolate
 
-#: Points of a grid that is made of a calibration.
-MAX_GRID = 2**20
-
 
 class DecodeRow(NamedTuple):
     """Decode iterations of one number of sequences, over the context of all of them together."""
@@ -42,8 +36,8 @@ class TableIterationLatency:
 
     The third axis is the *mean* context of the decoding sequences, as calibrations vary it: alike for every
     number of sequences, and at a given number linear in the sum of contexts. How far back prompt tokens
-    attend is no axis (`IterationShape.prefill_pairs` is not looked at): the time of chunks deep in a long
-    prompt is underestimated.
+    attend is no axis, nor is how many prompts they are of: each pair of tokens, each prompt costs the same
+    wherever in the grid.
 
     Attributes
     ----------
@@ -52,6 +46,8 @@ class TableIterationLatency:
     grid_s
         Seconds at each point of the grid, last axis fastest. Without decodes the context has no meaning: its
         first value is taken.
+    pair_s, prompt_s
+        Seconds for each of `IterationShape.prefill_pairs` and `prefill_seqs`, beside what the grid holds.
     domain
         The range of whole batches; that of iterations is the grid.
     """
@@ -60,6 +56,8 @@ class TableIterationLatency:
     decode_seqs: tuple[int, ...]
     mean_context_tokens: tuple[int, ...]
     grid_s: tuple[float, ...]
+    pair_s: float = 0.0
+    prompt_s: float = 0.0
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=LatencyInfo)
     _rows: dict[int, DecodeRow] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -78,6 +76,8 @@ class TableIterationLatency:
             raise ConfigError(f"grid_s holds {len(self.grid_s)} times; the axes ask for {num_points}")
         for value in self.grid_s:
             check_number("a time in grid_s", value, above=0)
+        check_number("pair_s", self.pair_s)
+        check_number("prompt_s", self.prompt_s)
 
     @property
     def is_bounded(self) -> bool:
@@ -105,9 +105,10 @@ class TableIterationLatency:
         ConfigError
             Outside the grid, where its slope leads below zero.
         """
-        prefill_tokens, decode_seqs, context_tokens = shape[:3]
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
         mean_context = context_tokens / decode_seqs if decode_seqs else self.mean_context_tokens[0]
         time_s = interpolate(self._axes, self.grid_s, (prefill_tokens, decode_seqs, mean_context))
+        time_s += self.pair_s * prefill_pairs + self.prompt_s * prefill_seqs
         if time_s <= 0:
             raise self._too_far(shape, time_s)
         return time_s
@@ -154,66 +155,3 @@ class TableIterationLatency:
             f"{shape.decode_seqs} decoding sequences and {shape.context_tokens} context tokens, too far from "
             "the grid"
         )
-
-
-def iteration_table(
-    points: pd.DataFrame, domain: Domain, info: LatencyInfo
-) -> tuple[TableIterationLatency, float]:
-    """Make a table of prefill, decode and mixed points as `Calibration.points` holds them.
-
-    Decode points must fill a grid of batch size and context. Prefills of as many tokens are averaged, however
-    many prompts they come from. A pass of no tokens, which nobody can measure, is given the shortest time of
-    all; prompts and decodes together, where no mixed point tells, take the time of both less that.
-
-    Returns
-    -------
-    tuple
-        The table, and the share of its points with prompts and decodes together that were measured.
-
-    Raises
-    ------
-    ConfigError
-        If decode points do not fill a grid, or an axis comes out too short.
-    """
-    tokens = points["batch_size"] * points["prompt_tokens"]
-    by_kind = {str(kind): group for kind, group in points.assign(tokens=tokens).groupby("kind")}
-    for kind in ("prefill", "decode"):
-        if kind not in by_kind:
-            raise ConfigError(f"no {kind} points; this family needs them")
-    prefill_s = {key[0]: time_s for key, time_s in _times(by_kind["prefill"], "tokens")}
-    decode_s = dict(_times(by_kind["decode"], "batch_size", "context_tokens"))
-    mixed_s = dict(_times(by_kind.get("mixed", points[:0]), "prompt_tokens", "batch_size", "context_tokens"))
-    shortest_s = min([*prefill_s.values(), *decode_s.values(), *mixed_s.values()])
-    seqs, contexts = (tuple(sorted(set(axis))) for axis in zip(*decode_s, strict=True))
-    for key in product(seqs, contexts):
-        if key not in decode_s:
-            raise ConfigError(
-                f"the grid lacks the decode point at batch size and context {key}; a table needs all of them"
-            )
-
-    def pass_s(num_tokens: int, num_seqs: int, context: int) -> float:
-        if not num_seqs:
-            return prefill_s.get(num_tokens, shortest_s)
-        alone_s = decode_s[num_seqs, context]
-        if not num_tokens:
-            return alone_s
-        return mixed_s.get((num_tokens, num_seqs, context), prefill_s[num_tokens] + alone_s - shortest_s)
-
-    prefills = tuple(sorted(prefill_s))
-    if len(prefills) * len(decode_s) > MAX_GRID:
-        raise ConfigError(
-            f"{len(prefills)} prefills by {len(decode_s)} decodes are too many for a table; a grid of at "
-            f"most {MAX_GRID} points is needed"
-        )
-    axes = ((0, *prefills), (0, *seqs), contexts)
-    grid_s = tuple(pass_s(*key) for key in product(*axes))
-    num_measured = sum(key in mixed_s for key in product(prefills, seqs, contexts))
-    return TableIterationLatency(*axes, grid_s, domain, info), num_measured / (len(prefills) * len(decode_s))
-
-
-def _times(points: pd.DataFrame, *columns: str) -> list[tuple[tuple[int, ...], float]]:
-    """Return the mean time of the points that agree in these columns."""
-    names = list(columns)
-    means = points.groupby(names)["mean_s"].mean().reset_index()
-    keys = (tuple(key) for key in means[names].to_numpy(dtype=np.int64).tolist())
-    return list(zip(keys, means["mean_s"].tolist(), strict=True))

@@ -13,7 +13,8 @@ from typing import get_args
 from batchsim.errors import ConfigError
 from batchsim.latency.choices import Family, TableLength
 from batchsim.latency.fitting.batches import fit_affine, fit_phase, fit_table, misfit_at_largest
-from batchsim.latency.fitting.iterations import fit_iteration_table, fit_linear
+from batchsim.latency.fitting.iteration_tables import fit_iteration_table
+from batchsim.latency.fitting.iterations import fit_linear
 from batchsim.latency.fitting.report import FitReport, need_two_sizes
 from batchsim.latency.table import Calibration
 

@@ -1,4 +1,4 @@
-"""Fits of the models that know single iterations, to prefill, decode, mixed and chunk points together."""
+"""Which iterations prefill, decode, mixed and chunk points are, and the linear fit to them together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from batchsim.errors import ConfigError
 from batchsim.latency.base import Domain, Floats, IterationDomain, IterationShape, LatencyInfo
 from batchsim.latency.fitting.regression import Mask, Regime, intervals_of, qualities_of
 from batchsim.latency.fitting.report import (
-    NOTABLE_ERROR,
     FitReport,
     batch_domain,
     column,
@@ -21,7 +20,6 @@ from batchsim.latency.fitting.report import (
     points_of,
     unseen_batches,
 )
-from batchsim.latency.iteration_grid import TableIterationLatency, iteration_table
 from batchsim.latency.linear import (
     IF_SEVERAL_TOKENS,
     LINEAR_COEFFICIENTS,
@@ -56,9 +54,9 @@ def fit_linear(calibration: Calibration) -> FitReport:
     several tokens cost beyond a lone one only where single decodes do.
     """
     need_two_sizes(calibration)
-    points = _iterations(calibration)
+    points = iterations_of(calibration)
     shapes = np.array(iteration_shapes(points))
-    mean_s, batch_size, length = _measured(points)
+    mean_s, batch_size, length = measurements_of(points)
     columns = dict(zip(LINEAR_COEFFICIENTS, [np.ones(len(points)), *shapes[:, [0, 4, 1, 2]].T], strict=True))
     optional: dict[str, Floats] = {}
     if len(calibration.of_kind("prefill")["batch_size"].unique()) > 1:
@@ -77,7 +75,7 @@ def fit_linear(calibration: Calibration) -> FitReport:
             columns[name] = column_
     regime = form(columns)
     values, warnings = regime.solve()
-    domain = _domain(calibration)
+    domain = domain_of(calibration)
     iteration_domain = IterationDomain(*((int(axis.min()), int(axis.max())) for axis in shapes[:, :3].T))
 
     def model(values: list[float], info: LatencyInfo) -> LinearIterationLatency:
@@ -102,62 +100,8 @@ def fit_linear(calibration: Calibration) -> FitReport:
     return FitReport("linear", fitted, coefficients, qualities, tuple(warnings), intervals)
 
 
-def fit_iteration_table(calibration: Calibration) -> FitReport:
-    """Make a table of the points, see `iteration_table`."""
-    need_two_sizes(calibration)
-    points, domain = _iterations(calibration), _domain(calibration)
-    shapes = iteration_shapes(points)
-    mean_s, batch_size, length = _measured(points)
-
-    def table(shown: Mask | slice, info: LatencyInfo) -> tuple[TableIterationLatency, float]:
-        return iteration_table(points[shown], domain, info)
-
-    def predict(shown: Mask, asked: Mask) -> Floats:
-        model, _ = table(shown, LatencyInfo(calibration.name))
-        return np.array([model.iteration_s(shapes[row]) for row in np.flatnonzero(asked)])
-
-    def without(sizes: Floats) -> TableIterationLatency:
-        return table(~np.isin(batch_size, sizes), LatencyInfo(calibration.name))[0]
-
-    qualities = qualities_of(points["kind"].to_numpy(dtype=np.str_), predict, mean_s, batch_size, length)
-    qualities += unseen_batches(calibration, without)
-    warnings: list[str] = []
-    model, measured = table(slice(None), LatencyInfo())
-    averaged = next(quality.max_error for quality in qualities if quality.kind == "prefill")
-    if averaged > NOTABLE_ERROR:
-        warnings.append(
-            f"prefills of equally many tokens, from one prompt or several, take up to {averaged:.0%} more or "
-            "less than their average, which the table holds"
-        )
-    if measured < 1:
-        warnings.append(
-            f"mixed points tell {measured:.0%} of the grid's iterations with prompts and decodes; the others "
-            "are prefill plus decode less the shortest pass"
-        )
-    if (points["kind"] == "chunk").any():
-        warnings.append(
-            "chunk points are not used: a table does not look at how far back prompt tokens attend"
-        )
-    num_off_grid = _num_off_grid(calibration.of_kind("mixed"), model)
-    if num_off_grid:
-        warnings.append(
-            f"{num_off_grid} mixed points are not used: no prefill has as many tokens, or no decode their "
-            "batch size and context"
-        )
-    model, _ = table(slice(None), fit_info(calibration, qualities, warnings))
-    return FitReport("iteration_table", model, {}, qualities, tuple(warnings))
-
-
-def _num_off_grid(mixed: pd.DataFrame, model: TableIterationLatency) -> int:
-    is_on_grid = (
-        mixed["prompt_tokens"].isin(model.prefill_tokens)
-        & mixed["batch_size"].isin(model.decode_seqs)
-        & mixed["context_tokens"].isin(model.mean_context_tokens)
-    )
-    return int((~is_on_grid).sum())
-
-
-def _iterations(calibration: Calibration) -> pd.DataFrame:
+def iterations_of(calibration: Calibration) -> pd.DataFrame:
+    """Return the points that single iterations are told by."""
     parts = [
         points_of(calibration, "prefill"),
         points_of(calibration, "decode"),
@@ -167,11 +111,12 @@ def _iterations(calibration: Calibration) -> pd.DataFrame:
     return pd.concat([part for part in parts if not part.empty], ignore_index=True)
 
 
-def _measured(points: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
+def measurements_of(points: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
     """Return seconds, batch sizes, and lengths: prompts of prefills, contexts of decodes."""
     length = points["prompt_tokens"].where(points["kind"] == "prefill", points["context_tokens"])
     return column(points["mean_s"]), column(points["batch_size"]), column(length)
 
 
-def _domain(calibration: Calibration) -> Domain:
+def domain_of(calibration: Calibration) -> Domain:
+    """Return the range of whole batches that prefills and decodes have in common."""
     return batch_domain(calibration.of_kind("prefill"), calibration.of_kind("decode"))
