@@ -28,7 +28,7 @@ from batchsim_calibration.vllm_engine.passes import (
     logging_scheduler,
 )
 from batchsim_calibration.vllm_engine.points import VllmPoints, limits_for
-from batchsim_calibration.vllm_engine.replay import Turn, check_fits, recorded, serve
+from batchsim_calibration.vllm_engine.replay import Turn, check_fits, recorded, serve, warm_up
 
 
 class Scheduler:
@@ -251,6 +251,26 @@ def test_chunks_begin_where_a_block_does_and_end_inside_the_extent() -> None:
     assert {point.context_tokens % 128 for point in chunks} == {0}
     assert max(point.prompt_tokens + point.context_tokens for point in chunks) <= 1024
     assert not chunks_of("smoke", "cpu", extent_of("smoke", "cpu"), block_size=4096)
+
+
+def test_a_warm_up_meets_every_number_of_tokens_in_prompts_that_are_not_too_long() -> None:
+    class Watched(StandIn):
+        def __init__(self) -> None:
+            super().__init__()
+            self.passes: list[Pass] = []
+
+        def step(self) -> None:
+            super().step()
+            self.passes += self.log.take()
+
+    engine = Watched()
+
+    warm_up(engine, max_num_batched_tokens=40, max_prompt_tokens=16)
+
+    shares = [[share.num_tokens for share in one.shares] for one in engine.passes]
+    assert [sum(one) for one in shares] == list(range(1, 41))
+    assert max(map(max, shares)) == 16
+    assert not engine.has_work
 
 
 def test_a_served_trace_is_recorded_turn_by_turn() -> None:

@@ -21,7 +21,7 @@ from batchsim_calibration.vllm_command import model_options, settings_of
 from batchsim_calibration.vllm_engine.engine import Limits, VllmEngine
 from batchsim_calibration.vllm_engine.measure import VllmGrid, block_size_of, limits_told
 from batchsim_calibration.vllm_engine.points import VllmPoints, limits_for
-from batchsim_calibration.vllm_engine.replay import check_fits, recorded, serve, settled
+from batchsim_calibration.vllm_engine.replay import check_fits, recorded, serve, settled, warm_up
 
 _AT_LEAST_1 = click.IntRange(min=1)
 
@@ -96,6 +96,9 @@ def replay_vllm(
     )
     say(f"loading vLLM for {len(cases)} traces, {repeats} times each")
     engine = VllmEngine(settings, made_for, extent.tokens)
+    if settings.device == "cpu":
+        say("warming up: a pass of each number of tokens")
+        warm_up(engine, given["max_num_batched_tokens"], longest, seed)
     identity = {**machine(engine.device), **engine.identity, **limits_told(engine, extent)}
     jobs = {}
     for name, (trace, _) in cases.items():

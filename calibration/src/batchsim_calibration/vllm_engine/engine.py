@@ -31,6 +31,8 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",  # several threads share a core with whatever else runs there
+    # A kernel is made for each number of tokens and kept; by default there is room for those of some 200.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "65536",
 }
 
 

@@ -63,6 +63,21 @@ def check_fits(workload: Workload, limits: Limits, block_size: int, num_kv_block
         )
 
 
+def warm_up(engine: Core, max_num_batched_tokens: int, max_prompt_tokens: int, seed: int = 0) -> None:
+    """Run a pass of each number of tokens that a pass may have.
+
+    A processor makes its kernels for a number of tokens when it meets it first, which takes as long as a
+    short pass; a server that has run for a while has met them all.
+    """
+    rng = stream(seed, "prompts of the warm-up")
+    for num_tokens in range(1, max_num_batched_tokens + 1):
+        for start in range(0, num_tokens, max_prompt_tokens):
+            prompt = rng.integers(engine.vocab_size, size=min(max_prompt_tokens, num_tokens - start)).tolist()
+            engine.add(engine.request(f"warm-up-{num_tokens}-{start}", prompt, 1))
+        engine.step()
+        engine.drain()
+
+
 def serve(engine: Core, workload: Workload, seed: int = 0, clock: Clock | None = None) -> list[Turn]:
     """Serve a workload, whose requests are made before the clock runs, as another process would make them."""
     rng = stream(seed, "prompts")
