@@ -60,6 +60,39 @@ def test_fit_takes_the_clock_that_it_is_told(measured: Path, tmp_path: Path) -> 
     assert by_cpu["coefficients"]["decode_s"] == pytest.approx(by_wall["coefficients"]["decode_s"] / 2)
 
 
+def test_what_a_measurement_is_worth_is_told_wherever_it_is_used(tmp_path: Path) -> None:
+    calibration, out = write_calibration(tmp_path / "grid.csv", kneed), tmp_path / "latency.json"
+    provenance = {"kind": "measured", "drift": 0.89}
+    calibration.with_suffix(".json").write_text(json.dumps(provenance), encoding="utf-8")
+    (tmp_path / "sweep.toml").write_text('name = "one"\n[grid]\nseed = [1, 2]\n', encoding="utf-8")
+    few = ["--latency", str(out), "--extrapolate"]
+    requests = ["--num-requests", "20", "--request-rate", "1", "--slo", "e2e:1e6"]
+    both = ["--policy", "static_fifo,multi_bin"]
+
+    CliRunner().invoke(main, ["fit", str(calibration), "-o", str(out)])
+    told = [
+        CliRunner().invoke(main, words)
+        for words in (
+            ["run", *few, *requests],
+            ["compare", *few, *requests, *both],
+            ["capacity", *few, "--num-requests", "20", "--slo", "e2e:1", "--parts", "2", *both],
+            [
+                "sweep",
+                str(tmp_path / "sweep.toml"),
+                "-o",
+                str(tmp_path),
+                *few,
+                "--set",
+                "workload.num_requests=20",
+            ],
+        )
+    ]
+
+    for result in told:
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count("the machine's speed drifted by 89% while it was measured") == 1
+
+
 def test_families_that_cannot_run_engines_are_not_compared_for_them(measured: Path, tmp_path: Path) -> None:
     arguments = ["fit", str(measured), "--family", "auto-iteration", "-o", str(tmp_path / "latency.json")]
 

@@ -69,6 +69,7 @@ def test_another_clock_can_be_asked_for(tmp_path: Path) -> None:
 
     assert read_calibration(path, clock="cuda_s").points["mean_s"].tolist() == [0.5]
     assert read_calibration(path, clock="cpu_s").points["mean_s"].tolist() == [0.25]
+    assert read_calibration(path).clocks == ("wall_s", "cuda_s", "cpu_s")
 
 
 def test_aggregated_form_keeps_means_spread_and_trials(tmp_path: Path) -> None:

@@ -209,6 +209,58 @@ def test_a_replica_takes_the_hardware_of_its_own_latency_file(tmp_path: Path) ->
     assert describe_cluster(config) == "2 GPUs = 1 replica of 1 l4 with qwen2.5-7b + 1 replica of 1 h100"
 
 
+def quality(kind: str, by_size: float | None, by_length: float | None) -> dict[str, object]:
+    return {"kind": kind, "heldout_batch_size_mape": by_size, "heldout_length_mape": by_length}
+
+
+DOUBTFUL = {
+    "model": "qwen2.5-7b",
+    "gpu": "NVIDIA L4",
+    "qualities": [quality("prefill", 0.25, None), quality("decode", 0.1, 0.36)],
+    "drift": 0.89,
+    "median_spread": 0.52,
+}
+DOUBT = (
+    "latency model the file is doubtful: at decode points of a length held out of its fit, the error was "
+    "36%; the machine's speed drifted by 89% while it was measured; the trials of a point spread by 52%"
+)
+
+
+def test_a_latency_file_whose_fit_is_doubtful_is_told_of_in_one_sentence() -> None:
+    assert adopt_hardware(load_config(), measured(**DOUBTFUL))[1] == [DOUBT]
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"qualities": [quality("decode", 0.1, None)], "drift": 0.04, "median_spread": 0.02},
+        {"qualities": "good", "drift": "none", "median_spread": None},
+        {"qualities": [1, {"kind": "decode", "heldout_length_mape": "36 %"}], "drift": True},
+    ],
+)
+def test_a_latency_file_that_tells_of_no_large_errors_is_not_doubted(details: dict[str, object]) -> None:
+    told = measured(model="qwen2.5-7b", gpu="NVIDIA L4", **details)
+
+    assert adopt_hardware(load_config(), told)[1] == []
+
+
+def test_doubtful_files_of_replicas_are_told_of_once_each(tmp_path: Path) -> None:
+    save_latency(measured(**DOUBTFUL), tmp_path / "l4.json")
+    replicas = [{"latency_file": str(tmp_path / "l4.json"), "num_kv_blocks": num} for num in (100, 200)]
+
+    _, notices = adopt_hardware(load_config({"cluster": {"replicas": replicas}}))
+
+    assert notices == [DOUBT]
+
+
+def test_a_capacity_says_what_its_latency_model_is_worth() -> None:
+    config = {"policy": {"preset": "vllm_v1"}, "slo": {"e2e_ms": 10}}
+
+    found = find_capacity(config, workload(20), latency=measured(**DOUBTFUL), num_parts=2)
+
+    assert found.notices[0] == DOUBT
+
+
 LENGTHS = pd.DataFrame(
     {"arrival_s": [0.0, 0.1, 0.2, 0.3], "prompt_tokens": [90, 91, 10, 200], "output_tokens": [10, 10, 10, 1]}
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsim.cli.options import overrides, run_options
-from batchsim.cli.output import echo_json, echo_table, plain, stderr, warn
+from batchsim.cli.output import echo_json, echo_table, notice, plain, stderr, warn
 
 if TYPE_CHECKING:
     from batchsim.config import RunConfig
@@ -78,6 +78,8 @@ def capacity(
             found[name] = find_capacity(
                 config, share=share, num_parts=parts, tolerance=tolerance, on_trial=show
             )
+    for sentence in dict.fromkeys(said for one in found.values() for said in one.assumptions):
+        notice(sentence)
     results = {name: _as_json(one) for name, one in found.items()}
     if output_dir is not None:
         write_whole(output_dir / "capacity.json", json_text(results))
@@ -91,7 +93,7 @@ def capacity(
             click.echo(f"{name}: {len(one.trials)} simulations", err=True)
     _echo(base, found, share)
     for name, one in found.items():
-        for sentence in one.notices:
+        for sentence in one.cautions:
             warn(f"{name}: {sentence}")
 
 

@@ -86,6 +86,8 @@ class Calibration:
         Sentences a user should see.
     clock
         By which raw trials were timed.
+    clocks
+        By which all of them were.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Calibration:
     dropped: Mapping[str, int]
     notices: tuple[str, ...]
     clock: Clock = "wall_s"
+    clocks: tuple[Clock, ...] = ("wall_s",)
 
     def of_kind(self, kind: str) -> pd.DataFrame:
         """Return the points of one kind, numbered from 0."""
@@ -135,6 +138,7 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
         raise TraceError(f"{path}: no rows in it; at least one point is needed")
 
     dropped: dict[str, int] = {}
+    clocks: tuple[Clock, ...] = ("wall_s",)
     if is_raw:
         status = table.words("status", STATUSES)
         dropped = {one: int((status == one).sum()) for one in STATUSES[1:] if (status == one).any()}
@@ -142,6 +146,7 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
         if table.frame.empty:
             raise TraceError(f"{path}: no row has status ok; at least one is needed")
         rows = _raw_rows(table, clock)
+        clocks = tuple(one for one in get_args(Clock) if one in names and (table.frame[one] != "").all())
     else:
         rows = _aggregated_rows(table)
     num_points = len(rows.drop_duplicates(_POINT))
@@ -150,7 +155,9 @@ def read_calibration(path: str | Path, clock: Clock = "wall_s") -> Calibration:
     points = _points(rows)
     provenance, details, notices = _provenance(path)
     notices += _looks_generated(points, path.name) if not is_raw else ()
-    return Calibration(path.name, points, provenance, details, is_raw, table.sha256, dropped, notices, clock)
+    return Calibration(
+        path.name, points, provenance, details, is_raw, table.sha256, dropped, notices, clock, clocks
+    )
 
 
 def _raw_rows(table: CsvTable, clock: Clock) -> pd.DataFrame:

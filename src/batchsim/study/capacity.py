@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Capacity:
         The trial at this rate and these GPUs.
     trials
         All simulations, in the order in which they ran.
+    assumptions
+        Sentences on the hardware and the latency model, as `adopt_hardware` gives them.
     """
 
     request_rate_per_s: float
@@ -64,6 +66,7 @@ class Capacity:
     binding: str
     best: Trial
     trials: tuple[Trial, ...]
+    assumptions: tuple[str, ...] = ()
 
     @property
     def is_unbounded(self) -> bool:
@@ -72,7 +75,12 @@ class Capacity:
 
     @property
     def notices(self) -> list[str]:
-        """What a reader should know beside the numbers, in sentences."""
+        """What a reader should know beside the numbers, in sentences; those on the search come last."""
+        return [*self.assumptions, *self.cautions]
+
+    @property
+    def cautions(self) -> list[str]:
+        """How far the search can be trusted, in sentences."""
         said = []
         if self.is_unbounded:
             said.append(
@@ -128,7 +136,7 @@ def find_capacity(
         If no limit is configured, clients wait for answers (their rate is an outcome), an argument is out of
         range, or the requests do not suffice.
     """
-    loaded, _ = adopt_hardware(load_config(config), latency)
+    loaded, assumptions = adopt_hardware(load_config(config), latency)
     if not loaded.slo.per_request_ms and not loaded.slo.statistics_s:
         raise ConfigError("a capacity needs an SLO: at least one limit, e.g. slo.ttft_ms or slo.ttft_p95_ms")
     if loaded.clients.kind == "closed_loop":
@@ -144,7 +152,8 @@ def find_capacity(
         raise ConfigError(f"tolerance is {tolerance:g}; a number in (0, 1) is needed")
     search = _Search(loaded, requests_of(loaded, workload), latency, share, num_parts, on_trial)
     rate_per_s = loaded.workload.request_rate
-    return search.highest_rate(tolerance) if rate_per_s is None else search.fewest_gpus(rate_per_s)
+    found = search.highest_rate(tolerance) if rate_per_s is None else search.fewest_gpus(rate_per_s)
+    return replace(found, assumptions=tuple(assumptions))
 
 
 class _Search:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from batchsim.config import ReplicaConfig, RunConfig, load_config
@@ -16,6 +18,9 @@ AnyLatency = BatchLatency | IterationLatency
 
 #: A GPU with so much more or less memory than the spec is another one of a similar name.
 _SAME_MEMORY = 0.1
+#: Shares from which on a measured model is doubtful: its error where points were held out of the fit, how far
+#: the machine's speed drifted while it was measured, and the median spread of the trials of a point.
+_DOUBTFUL_ERROR, _DOUBTFUL_DRIFT, _DOUBTFUL_SPREAD = 0.15, 0.2, 0.2
 
 
 class _Hardware(NamedTuple):
@@ -40,15 +45,18 @@ def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tupl
     -------
     config, notices
         The configuration with the model, GPU and GPUs per replica that count, and sentences on what was
-        assumed or does not agree.
+        assumed, does not agree, or is doubtful.
     """
     overrides: dict[str, Any] = {}
+    doubts: list[str] = []
     if latency is None and config.cluster.replicas:
         overrides["cluster.replicas"] = [_adopted(one) for one in config.cluster.replicas]
+        own = dict.fromkeys(one.latency_file for one in config.cluster.replicas if one.latency_file)
+        doubts += [doubt for file in own for doubt in _doubts(load_latency(file))]
     if latency is None and config.latency.file is not None:
         latency = load_latency(config.latency.file)
     if latency is None:
-        return (load_config(config, overrides) if overrides else config), []
+        return (load_config(config, overrides) if overrides else config), doubts
     told = _told(latency)
     notices = _contradictions(config, latency, told)
     overrides |= {
@@ -57,7 +65,20 @@ def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tupl
         if value is not None and key not in config.cluster.model_fields_set
     }
     config = load_config(config, overrides)
-    return config, notices + _assumptions(config, latency)
+    return config, notices + _assumptions(config, latency) + [*_doubts(latency), *doubts]
+
+
+def hardware_notices(configs: Iterable[RunConfig]) -> list[str]:
+    """Say once what `adopt_hardware` says of any of these; what cannot run says nothing here."""
+    asked = {
+        one.model_dump_json(include={"cluster", "engine", "latency"}, exclude_unset=True): one
+        for one in configs
+    }
+    notices: list[str] = []
+    for config in asked.values():
+        with suppress(ConfigError):
+            notices += adopt_hardware(config)[1]
+    return list(dict.fromkeys(notices))
 
 
 def max_model_len(config: RunConfig, latency: AnyLatency | None = None) -> int | None:
@@ -151,3 +172,31 @@ def _assumptions(config: RunConfig, latency: AnyLatency) -> list[str]:
     )
     assumed = " and ".join(f"cluster.{key} = {getattr(cluster, key)}" for key in open_keys)
     return [f"latency model {latency.info.name} {reason}; KV memory is that of {assumed}"]
+
+
+def _doubts(latency: AnyLatency) -> list[str]:
+    """What the fit of a latency model, and the measurement it was made from, say against it."""
+    details = latency.info.details
+    error, where = max(_held_out_errors(details.get("qualities")), default=(0.0, ""))
+    drift, spread = _share(details.get("drift")), _share(details.get("median_spread"))
+    said = []
+    if error > _DOUBTFUL_ERROR:
+        said.append(f"{where} held out of its fit, the error was {error:.0%}")
+    if drift > _DOUBTFUL_DRIFT:
+        said.append(f"the machine's speed drifted by {drift:.0%} while it was measured")
+    if spread > _DOUBTFUL_SPREAD:
+        said.append(f"the trials of a point spread by {spread:.0%}")
+    return [f"latency model {latency.info.name} is doubtful: {'; '.join(said)}"] if said else []
+
+
+def _held_out_errors(qualities: object) -> Iterator[tuple[float, str]]:
+    for quality in qualities if isinstance(qualities, list) else []:
+        if isinstance(quality, dict):
+            for what in ("batch size", "length"):
+                error = _share(quality.get(f"heldout_{what.replace(' ', '_')}_mape"))
+                yield error, f"at {quality.get('kind')} points of a {what}"
+
+
+def _share(value: object) -> float:
+    """A share of a latency file's details; 0 where they have none."""
+    return value if isinstance(value, float) else 0.0

@@ -19,6 +19,7 @@ from batchsim.errors import BatchsimError, ConfigError
 from batchsim.files import json_text, read_json, remove_dead_partials, resolved, write_whole
 from batchsim.files.tables import csv_text
 from batchsim.results.store import read_summary, save_failure
+from batchsim.study.hardware import hardware_notices
 from batchsim.study.plan import PlannedRun, load_sweep, parse_shard, plan, take_shard
 from batchsim.study.processes import run_all
 from batchsim.study.worker import Failure, Task
@@ -75,7 +76,8 @@ def run_sweep(
     on_progress
         Called at the start and whenever a run ends.
     on_notice
-        Called with a sentence on what has changed or is no longer whole, and on what is not yet there.
+        Called with a sentence on what has changed or is no longer whole, on the hardware and the latency
+        models, and on what is not yet there.
 
     Raises
     ------
@@ -107,7 +109,8 @@ def run_sweep(
         if on_notice is not None:
             on_notice(f"{sweep.name}: {sentence}")
 
-    for notice in [*damaged, *folder.changes(before, to_do)]:
+    assumed = hardware_notices(run.config for run in mine.values())
+    for notice in [*damaged, *folder.changes(before, to_do), *assumed]:
         say(notice)
     report()
     try:

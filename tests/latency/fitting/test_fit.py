@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -227,3 +228,33 @@ def test_points_that_do_not_determine_a_model_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         fit(calibration(rows), family)
+
+
+@pytest.mark.parametrize(
+    ("drift", "clock", "clocks", "is_told"),
+    [
+        (0.89, "wall_s", ("wall_s", "cpu_s"), True),
+        (0.02, "wall_s", ("wall_s", "cpu_s"), False),
+        (0.89, "cpu_s", ("wall_s", "cpu_s"), False),
+        (0.89, "wall_s", ("wall_s",), False),
+        (0.89, "wall_s", ("wall_s", "cpu_s", "cuda_s"), False),  # the processor only launches what a GPU does
+        ("much", "wall_s", ("wall_s", "cpu_s"), False),
+    ],
+)
+def test_large_errors_on_a_processor_that_drifted_name_its_own_clock(
+    drift: object, clock: Any, clocks: Any, is_told: bool
+) -> None:
+    points = replace(
+        calibration(batches(crowded_s), "measured"), details={"drift": drift}, clock=clock, clocks=clocks
+    )
+
+    warnings = fit(points, "affine").warnings
+
+    assert any("when a batch size is held out" in warning for warning in warnings)
+    assert any("drifted by 89%" in warning and "--clock cpu_s" in warning for warning in warnings) == is_told
+
+
+def test_a_good_fit_needs_no_other_clock() -> None:
+    points = replace(calibration(batches(affine_s)), details={"drift": 0.89}, clocks=("wall_s", "cpu_s"))
+
+    assert not any("--clock" in warning for warning in fit(points, "affine").warnings)

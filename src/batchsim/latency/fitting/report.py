@@ -18,6 +18,8 @@ from batchsim.latency.table import Calibration
 #: Relative error from which on a fit is warned of, and noise of the points that is worth telling with it.
 NOTABLE_ERROR = 0.1
 NOTABLE_NOISE = 0.02
+#: Drift of a machine's speed from which on another clock than that of the wall is proposed.
+NOTABLE_DRIFT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ def fit_info(
 ) -> LatencyInfo:
     """Say what is known about a fit, after adding what its quality warns of to ``warnings``."""
     noise = {quality.kind: calibration.noise_of(quality.kind) for quality in qualities}
-    warnings += held_out_warnings(qualities, noise)
+    held_out = held_out_warnings(qualities, noise)
+    warnings += held_out + (_other_clock(calibration) if held_out else [])
     warnings.extend(calibration.notices)
     details = {
         **calibration.details,
@@ -119,6 +122,20 @@ def held_out_warnings(qualities: tuple[Quality, ...], noise: Mapping[str, float]
                     f"{_of_it_noise(noise[quality.kind])}"
                 )
     return warnings
+
+
+def _other_clock(calibration: Calibration) -> list[str]:
+    """Propose the processor's own time where other work made the machine drift, and it is what computed."""
+    drift = calibration.details.get("drift")
+    is_of_processor = "cpu_s" in calibration.clocks and "cuda_s" not in calibration.clocks
+    if calibration.clock != "wall_s" or not is_of_processor or not isinstance(drift, float):
+        return []
+    if drift <= NOTABLE_DRIFT:
+        return []
+    return [
+        f"the machine's speed drifted by {drift:.0%} while this was measured: --clock cpu_s fits the time of "
+        "the processor alone, with which other work interferes less"
+    ]
 
 
 def known(quality: Quality) -> dict[str, Any]:
