@@ -164,6 +164,12 @@ def test_noise_that_is_a_slip_is_refused() -> None:
         load_config({"latency": {"noise": 10.0}})
 
 
+@pytest.mark.parametrize(("key", "value"), [("swap_bytes_per_s", 25.0), ("launch_s", 5.0)])
+def test_engine_numbers_in_other_units_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"engine.{key} is {value}: input should be (greater|less) than"):
+        load_config({"engine": {key: value}})
+
+
 @pytest.mark.parametrize(
     ("key", "near"),
     [

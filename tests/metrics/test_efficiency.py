@@ -12,7 +12,7 @@ from tests.metrics.worlds import iteration_table
 
 # 3 layers of 4 * (2 * 2 + 2 * 1) * 5 + 3 * 4 * 10 weights, P = 720, and a head of 4 * 7; 2 bytes each.
 MODEL = ModelSpec("small", 3, 4, 2, 1, 5, 10, 7, tied_embeddings=True)
-GPU = GPUSpec("slow", 10**6, flop_per_s=1000.0, memory_bytes_per_s=500.0)
+GPU = GPUSpec("slow", 10**9, flop_per_s=1e10, memory_bytes_per_s=5e9)
 
 ITERATIONS = iteration_table(
     [0.0, 2.0],
@@ -46,15 +46,15 @@ def test_mfu_is_the_arithmetic_of_weights_and_attention_over_the_peak() -> None:
     done = Work(busy_s=8.0, passes=4.0, tokens=11.0, samples=9.0, pairs=49.0, kv_tokens=41.0)
 
     flop = 2 * 720 * 11 + 2 * 28 * 9 + 4 * 3 * 2 * 5 * 49
-    assert mfu(done, Hardware(MODEL, GPU), done.busy_s) == flop / (8 * 1000)
-    assert mfu(done, Hardware(MODEL, GPU, tensor_parallel=2), 16.0) == flop / (16 * 2 * 1000)
+    assert mfu(done, Hardware(MODEL, GPU), done.busy_s) == flop / (8 * 1e10)
+    assert mfu(done, Hardware(MODEL, GPU, tensor_parallel=2), 16.0) == flop / (16 * 2 * 1e10)
 
 
 def test_mbu_is_the_weights_of_each_pass_and_the_kv_read_over_the_peak() -> None:
     done = Work(busy_s=8.0, passes=4.0, tokens=11.0, samples=9.0, pairs=49.0, kv_tokens=41.0)
 
     read_bytes = 4 * 748 * 2 + 41 * (2 * 3 * 1 * 5 * 2)
-    assert mbu(done, Hardware(MODEL, GPU), done.busy_s) == read_bytes / (8 * 500)
+    assert mbu(done, Hardware(MODEL, GPU), done.busy_s) == read_bytes / (8 * 5e9)
 
 
 def test_no_time_has_no_utilisation() -> None:

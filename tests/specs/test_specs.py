@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -39,7 +39,7 @@ GPUS = (
 )
 
 TINY = ModelSpec("tiny", 2, 8, 2, 1, 4, 16, 100, tied_embeddings=False)
-CARD = GPUSpec("card", 10_000, 1e6, 1e3)
+CARD = GPUSpec("card", 10**10, 1e13, 1e11)
 
 HUGGING_FACE = {
     "architectures": ["LlamaForCausalLM"],
@@ -164,14 +164,14 @@ def test_fp8_where_there_is_any_is_twice_as_fast_as_bf16(name: str) -> None:
 
 
 def test_weights_in_fp8_take_a_byte_but_those_of_the_head_two() -> None:
-    gpu = GPUSpec("card", 10_000, 1e6, 1e3, fp8_flop_per_s=3e6)
+    gpu = replace(CARD, fp8_flop_per_s=3e13)
     head = 8 * 100
 
     model, faster = in_fp8(TINY, gpu)
 
     assert model.multiplied_bytes == pytest.approx(TINY.num_multiplied_parameters + head)
     assert model.kv_bytes_per_token == TINY.kv_bytes_per_token
-    assert (faster.flop_per_s, faster.memory_bytes_per_s) == (3e6, 1e3)
+    assert (faster.flop_per_s, faster.memory_bytes_per_s) == (3e13, 1e11)
 
 
 def test_fp8_without_a_known_rate_is_refused() -> None:
@@ -188,7 +188,7 @@ def test_capacity_is_what_is_left_beside_weights_and_margin() -> None:
 
     tokens = kv_capacity_tokens(model, CARD, 0.2)
 
-    assert tokens == (8000 - model.weight_bytes) // 16
+    assert tokens == (8 * 10**9 - model.weight_bytes) // 16
 
 
 def test_model_that_does_not_fit_is_refused_with_both_sizes() -> None:
@@ -301,6 +301,40 @@ def test_gpu_file_with_a_wrong_value_is_refused(
 
     with pytest.raises(ConfigError, match=message):
         load_gpu(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"memory_bytes": 80},
+            "memory_bytes is 80; it is measured in bytes: from 1e.08 to 1e.14 is plausible",
+        ),
+        ({"memory_bytes": 81_920}, "memory_bytes is 81920; it is measured in bytes"),
+        ({"memory_bytes_per_s": 768}, "memory_bytes_per_s is 768; it is measured in bytes per second"),
+        ({"memory_bytes_per_s": 3.35}, "memory_bytes_per_s is 3.35; it is measured in bytes per second"),
+        ({"flop_per_s": 154.8}, "flop_per_s is 154.8; it is measured in FLOP per second"),
+        ({"flop_per_s": 154_800}, "flop_per_s is 154800; it is measured in FLOP per second"),
+        ({"fp8_flop_per_s": 1978.9}, "fp8_flop_per_s is 1978.9; it is measured in FLOP per second"),
+        ({"link_bytes_per_s": 450}, "link_bytes_per_s is 450; it is measured in bytes per second"),
+        ({"link_latency_s": 10}, "link_latency_s is 10; it is measured in seconds"),
+    ],
+)
+def test_a_data_sheet_in_other_units_is_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = write(tmp_path / "gpu.json", {**asdict(CARD), **change})
+
+    with pytest.raises(ConfigError, match=f"gpu.json: {message}"):
+        load_gpu(path)
+
+
+@pytest.mark.parametrize("name", ["bytes_per_weight", "bytes_per_kv"])
+def test_a_model_whose_bytes_are_bits_is_refused(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "model.json", {**asdict(TINY), name: 16})
+
+    with pytest.raises(ConfigError, match=f"model.json: {name} is 16; it is measured in bytes"):
+        load_model(path)
 
 
 def test_name_that_no_file_can_have_is_an_unknown_one() -> None:

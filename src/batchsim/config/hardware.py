@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
 from batchsim.config.section import MOST_GPUS, Count, Fraction, NumGPUs, Section, Tokens
 
@@ -108,13 +108,13 @@ class EngineConfig(Section):
         description="find again the KV of prompts whose block hashes the trace carries, and of preempted "
         "requests; left out: where the engine that the policy follows does so by default (vLLM V1)",
     )
-    launch_s: Annotated[float, Field(ge=0)] = Field(
+    launch_s: Annotated[float, Field(ge=0, le=1)] = Field(  # above: milliseconds are meant
         0.0, description="host seconds per iteration that the latency model does not contain"
     )
     async_scheduling: bool = Field(
         False, description="the host prepares the next iteration while the GPU runs, one iteration behind"
     )
-    swap_bytes_per_s: PositiveFloat = Field(
+    swap_bytes_per_s: Annotated[float, Field(ge=1e5, le=1e18)] = Field(  # below: GB/s are meant
         25e9, description="between GPU and host memory, for preemption by swapping"
     )
     exact_iterations: bool = Field(False, description="one event per iteration instead of one per span")

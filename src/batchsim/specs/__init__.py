@@ -287,8 +287,32 @@ def _keeps_its_length(tree: Mapping[str, Any]) -> bool:
     return tree.get("max_position_embeddings") is not None and kind in ("default", "llama3")
 
 
+#: What numbers of data sheets are measured in, and where they lie: one outside is in other units.
+_MAGNITUDES = {
+    "memory_bytes": ("bytes", 1e8, 1e14),
+    "flop_per_s": ("FLOP per second", 1e10, 1e19),
+    "fp8_flop_per_s": ("FLOP per second", 1e10, 1e19),
+    "memory_bytes_per_s": ("bytes per second", 1e9, 1e18),
+    "link_bytes_per_s": ("bytes per second", 1e6, 1e18),
+    "link_latency_s": ("seconds", 1e-9, 5e-3),
+    "bytes_per_weight": ("bytes", 0.05, 4),
+    "bytes_per_kv": ("bytes", 0.05, 4),
+}
+
+
+def check_magnitude(name: str, value: float) -> None:
+    """Raise `ConfigError` for a number of this name that can only be one in other units, as GB/s."""
+    if name not in _MAGNITUDES:
+        return
+    unit, low, high = _MAGNITUDES[name]
+    if not low <= value <= high:
+        raise ConfigError(
+            f"{name} is {value:.6g}; it is measured in {unit}: from {low:g} to {high:g} is plausible"
+        )
+
+
 def _check(spec: ModelSpec | GPUSpec) -> None:
-    """Hold every field to its annotation; whole numbers and reals must be positive."""
+    """Hold every field to its annotation; whole numbers and reals must be positive, and in their units."""
     for one in fields(spec):
         value = getattr(spec, one.name)
         if value is None and one.default is None:
@@ -306,3 +330,4 @@ def _check(spec: ModelSpec | GPUSpec) -> None:
             fits, needed = 1e-12 <= value <= 1e24, "a finite number > 0 (1e-12 to 1e24)"
         if not fits:
             raise ConfigError(f"{one.name} is {value!r:.60}; {needed} is needed")
+        check_magnitude(one.name, value)

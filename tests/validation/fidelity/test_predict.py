@@ -278,7 +278,7 @@ def test_replicas_that_share_experts_run_in_lockstep(tmp_path: Path) -> None:
     points = [f"{tokens},{experts},146.5" for tokens in (1, 64) for experts in (1, 4)]
     text = "\n".join(["tokens,activated_experts,time_us", *points])
     (tmp_path / "profiles/toy/tiny/bf16/tp1/moe.csv").write_text(text, encoding="utf-8")
-    settings = replace(run.settings, data_parallel=2, is_expert_parallel=True, link_bytes_per_s=1e30)
+    settings = replace(run.settings, data_parallel=2, is_expert_parallel=True, link_bytes_per_s=1e18)
     model = {**MODEL, "num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 64}
     workload, names = read_workload(tmp_path / "workloads" / "sent.jsonl")
 

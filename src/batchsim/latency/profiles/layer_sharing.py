@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from batchsim.files import MAX_COUNT
 from batchsim.latency.analytic import check_number
 from batchsim.latency.base import Floats
 from batchsim.latency.roofline import ACTIVATION_BYTES
-from batchsim.specs import ModelSpec
+from batchsim.specs import ModelSpec, check_magnitude
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -80,11 +79,16 @@ class Group:
                 f"{self.tensor_parallel} is needed"
             )
         check_number("link_latency_s", self.link_latency_s)
-        if self.num_gpus > 1 and not (self.link_bytes_per_s and 1 <= self.link_bytes_per_s < math.inf):
+        if self.link_latency_s:
+            check_magnitude("link_latency_s", self.link_latency_s)
+        if self.num_gpus == 1:
+            return
+        if self.link_bytes_per_s is None:
             raise ConfigError(
-                f"link_bytes_per_s is {self.link_bytes_per_s!r}; {self.num_gpus} GPUs that share a model "
-                "need a rate > 0 at which they exchange activations, from 1 on"
+                f"link_bytes_per_s is not given; {self.num_gpus} GPUs that share a model need a rate at "
+                "which they exchange activations"
             )
+        check_magnitude("link_bytes_per_s", self.link_bytes_per_s)
 
     @property
     def num_gpus(self) -> int:
