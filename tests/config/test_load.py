@@ -164,6 +164,32 @@ def test_noise_that_is_a_slip_is_refused() -> None:
         load_config({"latency": {"noise": 10.0}})
 
 
+def test_hardware_may_go_by_the_names_of_publishers_and_drivers() -> None:
+    given = {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu": "NVIDIA H100 80GB HBM3"}
+
+    cluster = load_config({"cluster": {**given, "replicas": [given]}}).cluster
+
+    assert (cluster.model, cluster.gpu) == ("llama-3.1-8b", "h100")
+    assert (cluster.replicas[0].model, cluster.replicas[0].gpu) == ("llama-3.1-8b", "h100")
+
+
+def test_a_name_of_hugging_face_is_no_path_unless_a_file_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        '[cluster]\nmodel = "Qwen/Qwen2.5-7B"\ngpu = "own/h100"\n'
+        '[[cluster.replicas]]\nmodel = "mine/qwen.json"\ngpu = "NVIDIA L4"\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "h100").touch()
+
+    cluster = load_config(file).cluster
+
+    assert (cluster.model, cluster.gpu) == ("qwen2.5-7b", str(tmp_path / "own" / "h100"))
+    assert cluster.replicas[0].model == str(tmp_path / "mine" / "qwen.json")
+    assert cluster.replicas[0].gpu == "l4"
+
+
 @pytest.mark.parametrize(("key", "value"), [("swap_bytes_per_s", 25.0), ("launch_s", 5.0)])
 def test_engine_numbers_in_other_units_are_refused(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"engine.{key} is {value}: input should be (greater|less) than"):

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.specs import GPUSpec, ModelSpec, in_fp8, kv_capacity_tokens, load_gpu, load_model
+from batchsim.specs import GPUSpec, ModelSpec, in_fp8, kv_capacity_tokens, load_gpu, load_model, load_spec
 
 #: By the published number of weights.
 MODELS = {
@@ -206,10 +207,50 @@ def test_margin_must_be_a_share(margin: float) -> None:
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown model 'lama-3.1-8b'; did you mean llama-3.1-8b"):
+    with pytest.raises(
+        ConfigError, match=r"unknown model 'lama-3.1-8b'; a JSON file or .*; did you mean llama-3.1-8b.*\?$"
+    ):
         load_model("lama-3.1-8b")
-    with pytest.raises(ConfigError, match=r"unknown GPU 'h1000'; did you mean h100"):
+    with pytest.raises(ConfigError, match=r"unknown GPU 'h1000'; a JSON file or .*; did you mean h100.*\?$"):
         load_gpu("h1000")
+
+
+def test_names_of_publishers_and_drivers_load_their_spec() -> None:
+    assert load_model("meta-llama/Llama-3.1-8B-Instruct") == load_model("llama-3.1-8b")
+    assert load_gpu("NVIDIA H100 80GB HBM3") == load_gpu("h100")
+
+
+def test_a_file_is_read_though_its_name_is_also_a_drivers(tmp_path: Path) -> None:
+    path = write(tmp_path / "nvidia h100", asdict(CARD))
+
+    assert load_gpu(path) == CARD
+
+
+def test_a_spec_is_loaded_whichever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    model = write(tmp_path / "mine" / "config.json", HUGGING_FACE)
+
+    assert load_spec("h100") == load_gpu("h100")
+    assert load_spec("Qwen/Qwen2.5-7B") == load_model("qwen2.5-7b")
+    assert load_spec(write(tmp_path / "gpu.json", asdict(CARD))) == CARD
+    assert load_spec(model) == load_model(model)
+    with pytest.raises(
+        ConfigError, match=r"unknown GPU or model 'lama-3.1-8b'; .* did you mean llama-3.1-8b"
+    ):
+        load_spec("lama-3.1-8b")
+    with pytest.raises(ConfigError, match=r"nowhere.json: cannot be read"):
+        load_spec("nowhere.json")
+
+
+def test_the_files_that_the_docs_show_load(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+    shown = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+
+    gpu, model = (load_spec(write(tmp_path / f"{one['name']}.json", one)) for one in shown)
+    assert isinstance(gpu, GPUSpec)
+    assert isinstance(model, ModelSpec)
+    assert model.num_parameters == pytest.approx(3.2e9, rel=0.02)
 
 
 def test_missing_file_is_called_missing() -> None:

@@ -18,6 +18,7 @@ from batchsim._version import __version__
 from batchsim.cli import (
     fidelity,
     fits,
+    hardware,
     policies,
     profiles,
     roofline,
@@ -78,6 +79,7 @@ def main() -> None:
 main.add_command(runs.run)
 main.add_command(runs.compare_)
 main.add_command(policies.policies)
+main.add_command(hardware.hardware)
 main.add_command(sizing.capacity)
 main.add_command(studies.sweep)
 main.add_command(studies.figures)

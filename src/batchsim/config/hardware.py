@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from batchsim.config.section import MOST_GPUS, Count, Fraction, NumGPUs, Section, Tokens
+from batchsim.specs.names import Kind, known_name
+
+
+def _shipped_or_given(kind: Kind) -> AfterValidator:
+    """Put the name of a shipped spec for what a driver or Hugging Face calls it; a file stays as it is."""
+    return AfterValidator(lambda name: known_name(name, kind) or name)
+
+
+GPUName = Annotated[str, _shipped_or_given("gpus")]
+ModelName = Annotated[str, _shipped_or_given("models")]
 
 
 class ReplicaConfig(Section):
     """Replicas that differ from the rest of the cluster; what is left out is as the cluster has it."""
 
     count: NumGPUs = Field(1, description="so many alike")
-    gpu: str | None = None
-    model: str | None = None
+    gpu: GPUName | None = None
+    model: ModelName | None = None
     latency_file: str | None = None
     tensor_parallel: NumGPUs | None = None
     num_kv_blocks: Count | None = None
@@ -29,11 +39,15 @@ class ClusterConfig(Section):
     ``num_gpus`` holds the GPUs of the cluster, whichever way they were given.
     """
 
-    gpu: str = Field(
-        "rtx4080-laptop", description="GPU spec: its memory, and its speed where no latency file is given"
+    gpu: GPUName = Field(
+        "rtx4080-laptop",
+        description="name that `batchsim hardware` lists, or a JSON file: its memory, and its speed where no "
+        "latency file is given",
     )
-    model: str = Field(
-        "qwen2.5-1.5b", description="model spec: weights and KV bytes per token, and its speed likewise"
+    model: ModelName = Field(
+        "qwen2.5-1.5b",
+        description="the same: weights and KV bytes per token, and its speed; a file may be a config.json of "
+        "Hugging Face",
     )
     memory_margin: Fraction = Field(0.1, description="share of GPU memory kept free of weights and KV")
     kv_capacity_tokens: Tokens | None = Field(

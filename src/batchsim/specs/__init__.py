@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.files import read_json
+from batchsim.specs.names import Kind, is_there, known_name, shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +132,8 @@ Spec = TypeVar("Spec", ModelSpec, GPUSpec)
 def load_model(name: str | Path) -> ModelSpec:
     """Load a shipped model by name, or a JSON file: `ModelSpec`'s fields, or a Hugging Face ``config.json``.
 
+    Names of Hugging Face are understood, ``Qwen/Qwen2.5-1.5B-Instruct``, where a spec of that shape ships.
+
     Raises
     ------
     ConfigError
@@ -146,7 +146,10 @@ def load_model(name: str | Path) -> ModelSpec:
 
 
 def load_gpu(name: str | Path) -> GPUSpec:
-    """Load a shipped GPU by name, or a JSON file with `GPUSpec`'s fields; raises as `load_model` does."""
+    """Load a shipped GPU by its name or a driver's, or a JSON file with `GPUSpec`'s fields.
+
+    Raises as `load_model` does.
+    """
     return parse_spec(GPUSpec, *_read(name, "gpus", "GPU"))
 
 
@@ -205,25 +208,24 @@ def kv_capacity_tokens(model: ModelSpec, gpu: GPUSpec, margin: float) -> int:
     return tokens
 
 
-def is_shipped(name: str, kind: Literal["models", "gpus"]) -> bool:
-    """Whether a name is one of the package's own specs; else it is that of a file."""
-    return name in _shipped(kind)
+def load_spec(name: str | Path) -> ModelSpec | GPUSpec:
+    """Load a model or a GPU, whichever the name or the file is of; raises as `load_model` does."""
+    if any(known_name(str(name), kind) for kind in ("models", "gpus")):
+        return load_gpu(name) if known_name(str(name), "gpus") else load_model(name)
+    if Path(name).suffix != ".json" and not is_there(Path(name)):
+        raise ConfigError(_unknown("GPU or model", name, [*shipped("gpus"), *shipped("models")]))
+    tree = read_json(name)
+    is_model = isinstance(tree, dict) and {"num_layers", "num_hidden_layers"} & tree.keys()
+    return load_model(name) if is_model else load_gpu(name)
 
 
-@cache
-def _shipped(folder: str) -> dict[str, Traversable]:
-    return {entry.name.removesuffix(".json"): entry for entry in (files(__name__) / folder).iterdir()}
-
-
-def _read(name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], str]:
-    shipped = _shipped(folder)
-    if str(name) in shipped:
-        return json.loads(shipped[str(name)].read_text(encoding="utf-8")), str(name)
+def _read(name: str | Path, kind: Kind, what: str) -> tuple[dict[str, Any], str]:
+    known = known_name(str(name), kind)
+    if known is not None:
+        return json.loads(shipped(kind)[known].read_text(encoding="utf-8")), known
     path = Path(name)
-    if path.suffix != ".json" and not _is_there(path):
-        raise ConfigError(
-            f"unknown {what} {str(name)!r:.60}; {nearest(str(name)[:60], sorted(shipped))}, or a JSON file"
-        )
+    if path.suffix != ".json" and not is_there(path):
+        raise ConfigError(_unknown(what, name, shipped(kind)))
     tree = read_json(path)
     if not isinstance(tree, dict):
         raise ConfigError(
@@ -233,11 +235,11 @@ def _read(name: str | Path, folder: str, what: str) -> tuple[dict[str, Any], str
     return {"name": named or path.stem, **tree}, str(path)
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that no file can have
-        return False
+def _unknown(what: str, name: str | Path, known: Iterable[str]) -> str:
+    return (
+        f"unknown {what} {str(name)!r:.60}; a JSON file or a name that `batchsim hardware` lists is needed; "
+        f"{nearest(str(name)[:60], known)}"
+    )
 
 
 _HUGGING_FACE = {

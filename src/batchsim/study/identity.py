@@ -20,7 +20,8 @@ from batchsim._version import __version__
 from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
 from batchsim.results.store import run_id
-from batchsim.specs import GPUSpec, ModelSpec, is_shipped, load_gpu, load_model
+from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model
+from batchsim.specs.names import known_name
 from batchsim.workload.load import embedded_trace
 
 #: What stands for this package among the inputs of a run.
@@ -189,7 +190,7 @@ def _imports(file: Path, module: str, _digest: str) -> set[str]:
 
 
 def _spec_file(name: str | None, kind: Literal["gpu", "model"]) -> str | None:
-    if name is None or is_shipped(name, "gpus" if kind == "gpu" else "models"):
+    if name is None or known_name(name, "gpus" if kind == "gpu" else "models") is not None:
         return None
     if not Path(name).is_file():
         _LOAD[kind](name)  # which says what there is
