@@ -261,6 +261,25 @@ def test_a_capacity_says_what_its_latency_model_is_worth() -> None:
     assert found.notices[0] == DOUBT
 
 
+def test_a_run_names_the_latency_model_of_each_kind_of_replica(tmp_path: Path) -> None:
+    save_latency(measured(model="qwen2.5-1.5b"), tmp_path / "own.json")
+    replicas = [
+        {"count": 2, "gpu": "h100"},
+        {"gpu": "l4"},
+        {"gpu": "l4", "latency_file": str(tmp_path / "own.json")},
+    ]
+
+    result = batchsim.simulate(
+        {"policy": {"preset": "vllm_v1"}, "cluster": {"replicas": replicas}}, workload(30)
+    )
+
+    on_h100, on_l4 = (f"roofline of qwen2.5-1.5b on {gpu}" for gpu in ("h100", "l4"))
+    assert result.summary["latency_model"] == f"{on_h100} + {on_l4} + the file"
+    assert result.summary["latency_provenance"] == "derived + measured"
+    assert [one["name"] for one in result.manifest["latency"]] == [on_h100, on_l4, "the file"]
+    assert result.manifest["latency"][2]["details"] == {"model": "qwen2.5-1.5b"}
+
+
 LENGTHS = pd.DataFrame(
     {"arrival_s": [0.0, 0.1, 0.2, 0.3], "prompt_tokens": [90, 91, 10, 200], "output_tokens": [10, 10, 10, 1]}
 )

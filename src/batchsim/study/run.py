@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from batchsim._version import __version__
 from batchsim.config import ClientsConfig, PolicyConfig, RunConfig, WorkloadConfig, load_config
 from batchsim.errors import ConfigError
-from batchsim.latency.base import OutsideRangeError
+from batchsim.latency.base import LatencyInfo, OutsideRangeError
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
@@ -246,7 +246,7 @@ class _Done(NamedTuple):
 
     records: Records
     policy: Policy
-    latency: AnyLatency
+    latencies: Sequence[LatencyInfo]
     hardware: Hardware | None = None
 
 
@@ -275,7 +275,7 @@ def _run_batches(
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
         max_model_len(config, latency),
     )
-    return _Done(records, policies[0], cluster.latency)
+    return _Done(records, policies[0], [cluster.latency.info])
 
 
 def _run_engines(
@@ -300,7 +300,11 @@ def _run_engines(
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
         max_model_len(config, latency),
     )
-    return _Done(records, policies[0], cluster[0].latency, hardware(config, cluster))
+    infos: list[LatencyInfo] = []
+    for replica in cluster:
+        if replica.latency.info not in infos:
+            infos.append(replica.latency.info)
+    return _Done(records, policies[0], infos, hardware(config, cluster))
 
 
 def _with_replayed(records: Records, workload: Workload) -> Records:
@@ -328,7 +332,7 @@ def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -
 
 def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: Workload) -> dict[str, Any]:
     """What the numbers hold for."""
-    source, policy, latency = evaluated.source, done.policy, done.latency
+    source, policy = evaluated.source, done.policy
     return {
         "policy": policy.name,
         "world": "iteration level" if done.records.is_iteration_level else "run to completion",
@@ -337,8 +341,8 @@ def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: W
         "predictor": config.predictor.kind,
         "cluster": describe_cluster(config),
         "num_gpus": config.cluster.num_gpus,
-        "latency_model": latency.info.name,
-        "latency_provenance": latency.info.provenance,
+        "latency_model": " + ".join(dict.fromkeys(one.name for one in done.latencies)),
+        "latency_provenance": " + ".join(dict.fromkeys(one.provenance for one in done.latencies)),
         "workload": source.name,
         "workload_kind": source.kind,
         "num_dropped": sum(source.dropped.values()),
@@ -355,7 +359,7 @@ def _versions() -> dict[str, str]:
 
 
 def _manifest(config: RunConfig, done: _Done, evaluated: Workload, notices: Sequence[str]) -> dict[str, Any]:
-    source, latency, records = evaluated.source, done.latency, done.records
+    source, records = evaluated.source, done.records
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config.model_dump(mode="json"),
@@ -369,11 +373,7 @@ def _manifest(config: RunConfig, done: _Done, evaluated: Workload, notices: Sequ
             "dropped": dict(source.dropped),
             "notices": list(source.notices),
         },
-        "latency": {
-            "name": latency.info.name,
-            "provenance": latency.info.provenance,
-            "details": latency.info.details,
-        },
+        "latency": [asdict(one) for one in done.latencies],
         "notices": list(notices),
         "kv_capacity_tokens": records.kv_capacity_tokens,
         "refusals": {str(request_id): reason for request_id, reason in records.refusals.items()},
