@@ -53,6 +53,18 @@ def test_compare_prints_every_preset_and_warns_of_twins(trace: Path) -> None:
     assert "gave identical results" in " ".join(result.stderr.split())
 
 
+def test_a_heading_says_how_many_requests_were_set_aside(trace: Path) -> None:
+    few = ["--trace", str(trace), "--num-requests", "100"]
+
+    alone = CliRunner().invoke(main, ["run", *few])
+    compared = CliRunner().invoke(main, ["compare", *few, "--policy", "static_fifo,multi_bin"])
+
+    assert "100 requests of trace.csv (unknown), 1 GPU" in " ".join(alone.stdout.split())
+    assert "100 requests of trace.csv (unknown) after 30 set aside for training" in " ".join(
+        compared.stdout.split()
+    )
+
+
 def test_capacity_gives_a_rate_for_each_policy_and_keeps_its_trials(trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["--policy", "static_fifo,vllm_v1", "--slo", "e2e:5000", "--parts", "2"]

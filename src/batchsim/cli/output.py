@@ -190,8 +190,10 @@ def _extrapolated(summary: Mapping[str, Any]) -> tuple[int, int, str]:
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
+    num_training = summary["num_training"]
+    after = f" after {num_training:,} set aside for training" if num_training else ""
     return (
-        f"{summary['num_requests']:,} requests of {summary['workload']} ({summary['workload_kind']}), "
+        f"{summary['num_requests']:,} requests of {summary['workload']} ({summary['workload_kind']}){after}, "
         f"{summary['cluster']}, latency "
         f"{summary['latency_model']} ({summary['latency_provenance']}), predictor {summary['predictor']}"
     )
