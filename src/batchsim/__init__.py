@@ -1,4 +1,4 @@
-"""Simulate what an LLM serving cluster would do under a batching policy, on a measured GPU, over a trace.
+"""Simulate what an LLM serving cluster would do under a batching policy, on its GPUs, over a trace.
 
 ``batchsim.simulate({"workload": {"num_requests": 100}})`` gives a `SimulationResult`. What a run is
 composed of stands in three rooms:

@@ -162,7 +162,7 @@ BAD_ARGUMENTS = [
     (["--set", "nonsense"], "KEY=VALUE"),
     (["--window", "5"], "START:END"),
     (["--latency", "no_such.json"], "no_such.json"),
-    (["--model", "GPT-9"], "GPT-9"),
+    (["--trace-model", "GPT-9"], "GPT-9"),
 ]
 
 

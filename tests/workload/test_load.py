@@ -85,7 +85,7 @@ def test_a_trace_with_too_few_rows_names_both_numbers(trace: Path) -> None:
 
 
 def test_rows_are_filtered_then_cut_to_the_window_then_counted(trace: Path) -> None:
-    training, evaluated = prepared(0.25, trace=str(trace), model="b", window=(1.0, 9.0), num_requests=2)
+    training, evaluated = prepared(0.25, trace=str(trace), trace_model="b", window=(1.0, 9.0), num_requests=2)
 
     assert training.request_id.tolist() == [1]
     assert evaluated.request_id.tolist() == [3, 5]

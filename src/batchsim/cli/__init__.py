@@ -73,7 +73,10 @@ class _Commands(Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="batchsim")
 def main() -> None:
-    """Simulate an LLM serving cluster under a batching policy, on a measured GPU, over a trace."""
+    """Simulate an LLM serving cluster under a batching policy, over a trace.
+
+    How long its GPUs take is derived from data sheets, or fitted to measurements (batchsim fit).
+    """
 
 
 main.add_command(runs.run)

@@ -23,8 +23,8 @@ STATISTIC_LIMIT = re.compile(r"(e2e|ttft|tpot)_(mean|p[1-9]\d?(\.\d+)?)_ms")
 class WorkloadConfig(Section):
     """Which requests arrive when.
 
-    Steps happen in this order: read or generate, filter by ``model`` and ``log_type``, ``window``, set the
-    training part aside, ``num_requests`` (or ``num_requests_per_gpu``), then one of ``rate_scale``,
+    Steps happen in this order: read or generate, filter by ``trace_model`` and ``log_type``, ``window``, set
+    the training part aside, ``num_requests`` (or ``num_requests_per_gpu``), then one of ``rate_scale``,
     ``request_rate``, ``request_rate_per_gpu``, ``load``.
     """
 
@@ -48,7 +48,7 @@ class WorkloadConfig(Section):
     num_requests: Count | None = Field(None, description="keep the first so many")
     num_requests_per_gpu: Count | None = Field(None, description="the same, times the number of GPUs")
     window: tuple[Finite, Finite] | None = Field(None, description="keep arrivals in [start, end) seconds")
-    model: str | None = Field(None, description="keep rows of this model only")
+    trace_model: str | None = Field(None, description="keep rows of this model only")
     log_type: str | None = Field(None, description="keep rows of this log type only")
     rate_scale: Rate | None = Field(None, description="compress time by this factor, days and nights with it")
     request_rate: Rate | None = Field(

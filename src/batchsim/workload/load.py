@@ -142,7 +142,7 @@ def _generate(
 
 
 def _select(workload: Workload, config: WorkloadConfig) -> Workload:
-    workload = filter_rows(workload, config.model, config.log_type)
+    workload = filter_rows(workload, config.trace_model, config.log_type)
     return window(workload, *config.window) if config.window is not None else workload
 
 
