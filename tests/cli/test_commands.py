@@ -310,6 +310,27 @@ grid.workload.request_rate_per_gpu = [0.5, 1.0]
 """
 
 
+def test_nothing_is_shown_of_a_sweep_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "nothing.toml"
+
+    result = CliRunner().invoke(main, ["sweep", str(file), "-o", str(tmp_path)])
+
+    assert result.output == f"Error: {file}: cannot be read (No such file or directory)\n"
+
+
+def test_results_that_are_there_name_the_option_that_replaces_them(trace: Path, tmp_path: Path) -> None:
+    run = ["run", "--trace", str(trace), "--num-requests", "9"]
+    written = [*run, "-o", str(tmp_path / "out"), "--timeline", str(tmp_path / "timeline.json")]
+
+    first = CliRunner().invoke(main, written)
+    again = CliRunner().invoke(main, written)
+    drawn = CliRunner().invoke(main, [*run, "--timeline", str(tmp_path / "timeline.json")])
+
+    assert first.exit_code == 0, first.output
+    assert "holds a run already; choose another directory, or replace it with --overwrite" in again.stderr
+    assert "is there already; choose another name, or replace it with --overwrite" in drawn.stderr
+
+
 def test_a_sweep_takes_settings_that_win_over_its_file(trace: Path, tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text(SWEEP, encoding="utf-8")
     latency = tmp_path / "latency.json"

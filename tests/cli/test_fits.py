@@ -184,6 +184,7 @@ def test_a_server_log_is_fitted_and_its_held_out_lines_told(tmp_path: Path) -> N
     [
         ([], "a calibration or --vllm-log is needed"),
         (["a.csv", "--vllm-log", "b.log"], "give one of the two"),
+        (["latency.json"], "latency.json: is no table; a calibration is a CSV file"),
         (["--vllm-log", "b.log", "--family", "phase"], "a log tells a linear model of iterations alone"),
     ],
 )

@@ -379,3 +379,12 @@ def test_refusal_names_model_range_shape_and_the_way_out() -> None:
         "with 3 prompt and 5 output tokens lies outside: --batch-size 32 keeps their size inside, and "
         '--extrapolate (latency.outside = "extrapolate") goes on and counts what lies outside'
     )
+
+
+def test_a_calibration_in_place_of_a_latency_file_names_the_fit(tmp_path: Path) -> None:
+    (tmp_path / "grid.csv").touch()
+
+    with pytest.raises(
+        ConfigError, match=r"grid.csv: is a table, no latency model; `batchsim fit .*grid.csv"
+    ):
+        load_latency(tmp_path / "grid.csv")

@@ -83,6 +83,10 @@ def _fit_calibration(
     from batchsim.latency.store import save_latency
     from batchsim.latency.table import read_calibration
 
+    if calibration.suffix == ".json":
+        raise ConfigError(
+            f"{calibration}: is no table; a calibration is a CSV file, with a JSON file of its name beside it"
+        )
     check_file(output_file, inputs=[calibration])
     if resolved(output_file) == resolved(calibration.with_suffix(".json")):
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,6 @@ from batchsim.cli.output import notice, plain, stderr, warn
 from batchsim.errors import BatchsimError
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from batchsim.config import SweepConfig
     from batchsim.study.sweep import PlannedRun, SweepProgress
 
@@ -38,7 +37,7 @@ def sweep(
     experiments: tuple[Path, ...], output_dir: Path, jobs: int, shard: str, overwrite: bool, **given: Any
 ) -> None:
     """Run sweep files; what is finished is not run again."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     from batchsim.study.plan import load_sweep, parse_shard, plan
     from batchsim.study.sweep import run_sweep
@@ -51,15 +50,19 @@ def sweep(
             _check_figure(planned, plan(planned, path), path)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed: list[BatchsimError] = []
-    with Progress(*columns, console=stderr()) as progress:
+    progress, tasks = Progress(*columns, console=stderr()), dict[str, TaskID]()
+    with ExitStack() as shown:
+
+        def show(state: SweepProgress) -> None:
+            if not tasks:
+                shown.enter_context(progress)
+            if state.name not in tasks:
+                tasks[state.name] = progress.add_task(plain(state.name))
+            progress.update(tasks[state.name], total=state.num_runs, completed=state.num_ended)
+            if state.failure is not None:
+                warn(state.failure)
+
         for path in experiments:
-            task = progress.add_task(plain(path.stem), total=None)
-
-            def show(state: SweepProgress, task: TaskID = task) -> None:
-                progress.update(task, total=state.num_runs, completed=state.num_ended)
-                if state.failure is not None:
-                    warn(state.failure)
-
             try:
                 run_sweep(
                     path,

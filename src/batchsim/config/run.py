@@ -166,8 +166,8 @@ class SloConfig(Section):
         for key, limit in (self.model_extra or {}).items():
             if not STATISTIC_LIMIT.fullmatch(key):
                 raise ValueError(
-                    f"unknown limit {key}; {nearest(key, type(self).model_fields)}, or a limit on a "
-                    "statistic, e.g. ttft_p95_ms or e2e_mean_ms"
+                    f"unknown limit {key}; a limit per request or on a statistic is needed, e.g. ttft_p95_ms "
+                    f"or e2e_mean_ms; {nearest(key, type(self).model_fields)}"
                 )
             if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < math.inf:
                 raise ValueError(f"{key} is {limit!r}; milliseconds > 0 are needed")

@@ -69,7 +69,7 @@ def check_file(path: Path, *, inputs: Iterable[Path | str | None] = (), overwrit
     if path.is_symlink():
         raise ConfigError(f"{path}: is a symbolic link; name the file itself")
     if path.exists() and not overwrite:
-        raise ConfigError(f"{path}: is there already; choose another name or allow overwriting")
+        raise ConfigError(f"{path}: is there already; choose another name, or replace it with --overwrite")
     remove_dead_partials(path.parent)
 
 

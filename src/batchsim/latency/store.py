@@ -76,6 +76,10 @@ def load_latency(path: str | Path | None = None) -> BatchLatency:
     if path is None:
         with as_file(files("batchsim.latency") / "data" / DEFAULT_NAME) as packaged:
             return load_latency(packaged)
+    if _is_table(Path(path)):
+        raise ConfigError(
+            f"{path}: is a table, no latency model; `batchsim fit {path} -o latency.json` makes one of it"
+        )
     tree = read_json(path)
     try:
         return _parse(tree)
@@ -97,6 +101,10 @@ def default_latency(model: ModelSpec, gpu: GPUSpec, tensor_parallel: int = 1) ->
         packaged.overhead_s,
         tensor_parallel,
     )
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.lower().endswith((".csv", ".csv.gz")) and path.is_file()
 
 
 def _parse(tree: Any) -> BatchLatency:

@@ -240,7 +240,9 @@ def _refuse_if_taken(directory: Path, *, overwrite: bool) -> None:
     if names and not names & {"manifest.json", "failure.json"}:
         raise ConfigError(f"{directory}: holds files that are no run; choose a new or empty directory")
     if "manifest.json" in names and not overwrite:
-        raise ConfigError(f"{directory}: holds a run already; choose another directory or allow overwriting")
+        raise ConfigError(
+            f"{directory}: holds a run already; choose another directory, or replace it with --overwrite"
+        )
 
 
 def _fingerprint(content: bytes) -> dict[str, Any]:

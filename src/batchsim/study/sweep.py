@@ -237,7 +237,7 @@ class _Folder:
             return
         raise ConfigError(
             f"{self.path}: holds the results of {described['file']}, which has the same name as "
-            f"{self._file}; give one of them another name or output folder, or allow overwriting"
+            f"{self._file}; give one of them another name or output folder, or replace them with --overwrite"
         )
 
     def _read_missing(self, runs: Iterable[PlannedRun]) -> None:
