@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ from click.testing import CliRunner
 
 from batchsim.cli import main
 from batchsim.cli.output import milliseconds
+from batchsim.cli.runs import difference_interval
 from tests.cli.test_commands import TRACE
 
 
@@ -27,6 +29,35 @@ def test_milliseconds_have_four_digits_or_are_whole(value_ms: float, shown: str)
 
 def test_differences_keep_their_sign() -> None:
     assert milliseconds(6681.3, "+") == "+6,681"
+
+
+@pytest.mark.parametrize(
+    ("mean_s", "half_width_s", "is_saturated", "told"),
+    [
+        (-0.085, 1.5, False, "-1,585 to +1,415"),
+        (0.94, 48.9, False, "wider than either mean: no difference can be told"),
+        (0.94, math.nan, False, "none: too few independent stretches"),
+        (0.94, math.nan, True, "none: saturated"),
+        (0.0, 0.0, False, "+0.0 to +0.0"),
+    ],
+)
+def test_differences_have_both_ends_of_their_interval_or_the_reason_why_not(
+    mean_s: float, half_width_s: float, is_saturated: bool, told: str
+) -> None:
+    summaries = [{"saturated": False, "e2e_mean_s": 2.0}, {"saturated": is_saturated, "e2e_mean_s": 1.9}]
+
+    assert difference_interval(mean_s, half_width_s, summaries) == told
+
+
+def test_no_difference_is_printed_where_no_request_finished_under_both(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text(TRACE, encoding="utf-8")
+    nothing_fits = ["--set", "engine.num_kv_blocks=1", "--policy", "vllm_v0,vllm_v1"]
+
+    result = CliRunner().invoke(main, ["compare", "--trace", str(tmp_path / "trace.csv"), *nothing_fits])
+
+    assert result.exit_code == 0, result.output
+    (row,) = [line for line in result.stdout.splitlines() if "vllm_v1 " in line and "none" in line]
+    assert [cell.strip() for cell in row.split("│")[1:-1]][1::2] == ["-", "0"]
 
 
 @pytest.mark.parametrize(

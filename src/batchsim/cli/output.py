@@ -209,8 +209,8 @@ def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
             f"reader); {_window(summary)}"
         )
         if summary["e2e_mean_ci95_low_s"] is None:
-            reason = "saturated" if summary["saturated"] else "too short for its memory"
-            line += f"; no interval of the mean: the run is {reason}"
+            reason = "is saturated" if summary["saturated"] else "has too few independent stretches"
+            line += f"; no interval of the mean: the run {reason}"
         lines.setdefault(line, []).append(name)
     return "\n".join(
         plain(line if len(lines) == 1 else f"{', '.join(names)}: {line}") for line, names in lines.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,23 +141,28 @@ def _folder(policy: str) -> str:
 
 
 def _echo_differences(comparison: Comparison) -> None:
-    rows = [
-        (
-            row["policy"],
-            f"{milliseconds(row['e2e_difference_mean_s'] * 1000, '+')} ± "
-            f"{_half_width_ms(row['e2e_difference_ci95_s'])}",
-            f"{row['num_paired']:,}",
-        )
-        for row in comparison.differences.to_dict("records")
-    ]
-    baseline = next(iter(comparison.results))
-    echo_table(
-        f"E2E against {baseline}, same requests (ms, 95 % interval)", ("policy", "difference", "pairs"), rows
-    )
+    baseline, first = next(iter(comparison.results.items()))
+    rows = []
+    for row in comparison.differences.to_dict("records"):
+        mean_s, half_width_s = row["e2e_difference_mean_s"], row["e2e_difference_ci95_s"]
+        summaries = first.summary, comparison.results[row["policy"]].summary
+        mean = "-" if math.isnan(mean_s) else milliseconds(mean_s * 1000, "+")
+        told = difference_interval(mean_s, half_width_s, summaries)
+        rows.append((row["policy"], mean, told, f"{row['num_paired']:,}"))
+    columns = ("policy", "difference", "95 % interval", "pairs")
+    echo_table(f"E2E against {baseline}, same requests (ms)", columns, rows)
 
 
-def _half_width_ms(half_width_s: float) -> str:
-    return "- (too short or saturated)" if math.isnan(half_width_s) else milliseconds(half_width_s * 1000)
+def difference_interval(mean_s: float, half_width_s: float, summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Both ends of the interval of a difference of mean times, in ms, or why nothing can be told."""
+    if any(summary["saturated"] for summary in summaries):
+        return "none: saturated"
+    if math.isnan(half_width_s):
+        return "none: too few independent stretches"
+    if half_width_s > max(summary["e2e_mean_s"] for summary in summaries):
+        return "wider than either mean: no difference can be told"
+    low, high = (milliseconds(end_s * 1000, "+") for end_s in (mean_s - half_width_s, mean_s + half_width_s))
+    return f"{low} to {high}"
 
 
 def _notices(result: SimulationResult) -> None:
