@@ -1,7 +1,8 @@
 """A template: an answer to each question, the smallest that can be; keep what you change.
 
-    PYTHONPATH=docs/examples batchsim compare --policy vllm_v1 --policy my_policy:mine
-    PYTHONPATH=docs/examples batchsim run --policy my_policy:batches
+    export PYTHONPATH=docs/examples
+    batchsim compare --policy vllm_v1 --policy my_policy:mine --request-rate 3 --num-requests 20000
+    batchsim run --policy my_policy:batches --request-rate 0.4 --num-requests 20000
 
 An answer is a small dataclass, whose fields can be set from outside: ``--set policy.sizing.slow_s=0.1``. What
 it keeps between questions is set up in `prepare`, or is a field with ``init=False``. It derives from a
