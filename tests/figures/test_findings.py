@@ -139,3 +139,30 @@ def test_no_throughput_is_claimed_of_runs_too_short_to_tell() -> None:
     title = contrast("policy", "throughput_per_gpu_per_s", RATE)(averages)
 
     assert title == "b: 1.5x the throughput of a at 1 requests/s"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "num_transient", "title"),
+    [
+        # fifo crosses 90 % at 1.5; what bins does beyond 2 is not told
+        ([1.0, 0.8, 0.2], [1.0, 1.0, 0.95], [0, 0, 0, 0, 0, 1], "bins: at least 1.3x the load of fifo with"),
+        # bins may reach as far as fifo, or further
+        ([1.0, 1.0, 0.8], [1.0, 0.95, 0.92], [0, 0, 0, 0, 1, 1], "fifo: 2.5 requests/s with 90 % within the"),
+        ([1.0, 1.0, 0.8], [1.0, 0.95, 0.92], [0, 0, 0, 0, 0, 1], "fifo: 2.5 requests/s with 90 % within the"),
+        # a rate at which too few are within the limit is none that is reached
+        ([1.0, 0.8, 0.2], [1.0, 1.0, 0.8], [0, 0, 0, 0, 0, 1], "bins: 1.7x the load of fifo with 90 %"),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0, 0, 0, 0, 0, 1], "fifo: at least 3 requests/s with 90 %"),
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0, 0, 1, 0, 0, 1], "All: at least 2 requests/s with 90 %"),
+        ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [1, 0, 0, 0, 0, 0], ""),
+    ],
+)
+def test_no_load_is_reached_in_a_run_that_is_too_short_to_tell(
+    first: list[float], second: list[float], num_transient: list[object], title: str
+) -> None:
+    averages = of_attainment(first, second, [0] * 6).assign(num_transient=num_transient)
+
+    found = within_slo("policy", RATE)(averages)
+
+    assert found.startswith(title)
+    assert bool(found) == bool(title)
+    assert ("(bins: too short to tell)" in found) == (found.startswith("fifo"))

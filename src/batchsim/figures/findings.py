@@ -26,37 +26,59 @@ def no_finding(table: pd.DataFrame) -> str:
 def within_slo(by: str, x: str, metric: str = "slo_attainment") -> Finding:
     """How far each may go on the x axis while enough requests stay within the limit.
 
-    The best stands beside the next best, and beside the first, which is the baseline.
+    The best stands beside the next best, and beside the first, which is the baseline; not beside those of
+    whom only runs that are too short to tell went further.
     """
 
     def finding(table: pd.DataFrame) -> str:
         if metric not in table or _has_facets(table, by, x):
             return ""
-        reached = {
-            str(name): _reached(part.sort_values(x), x, metric)
-            for name, part in table.groupby(by, sort=False)
-        }
+        parts = {str(name): part.sort_values(x) for name, part in table.groupby(by, sort=False)}
+        reached = {name: _reached(part, x, metric) for name, part in parts.items()}
+        untold = [name for name, part in parts.items() if _is_untold_beyond(part, x, metric, reached[name])]
         first, best = next(iter(reached)), max(reached, key=lambda name: reached[name])
         held = f"with {_ENOUGH} within the limit"
         if reached[best] <= 0:
-            return f"No {by} keeps {_ENOUGH} of the requests within the limit"
-        at_least = "at least " if reached[best] >= table[x].max() else ""
+            return "" if untold else f"No {by} keeps {_ENOUGH} of the requests within the limit"
+
+        def at_least(*names: str) -> str:
+            is_end = reached[best] >= table[x].max() or any(name in untold for name in names)
+            return "at least " if is_end else ""
+
         most = facet_title([x], [float(f"{reached[best]:.2g}")])
         if len(reached) > 1 and reached[best] < 1.05 * min(reached.values()):
-            return f"All: {at_least}{most} {held}"
+            return f"All: {at_least(*reached)}{most} {held}"
         held += _not_sustained(table, by, x, metric)
         beside = [name for name in reached if name != best and reached[name] > 0]
         if not beside:
-            return f"{best}: {at_least}{most} {held}"
+            return f"{best}: {at_least(best)}{most} {held}"
         second = max(beside, key=lambda name: reached[name])
         if reached[best] < 1.05 * reached[second]:
-            return f"{best} and {second}: {at_least}{most} {held}"
+            held += _too_short(untold, best, second)
+            return f"{best} and {second}: {at_least(best, second)}{most} {held}"
+        held += _too_short(untold, best)
+        told = [name for name in beside if name not in untold]
+        if not told:
+            return f"{best}: {at_least(best)}{most} {held}"
+        second = max(told, key=lambda name: reached[name])
         gains = f"{reached[best] / reached[second]:.2g}x the load of {second}"
-        if first not in (best, second) and first in beside:
+        if first not in (best, second) and first in told:
             gains += f", the next best, and {reached[best] / reached[first]:.2g}x that of {first},"
-        return f"{best}: {at_least}{gains} {held}"
+        return f"{best}: {at_least(best)}{gains} {held}"
 
     return finding
+
+
+def _is_untold_beyond(part: pd.DataFrame, x: str, metric: str, reached: float) -> bool:
+    """Whether the next run attains enough, but is too short to tell."""
+    beyond = part[part[x] > reached].head(1)
+    return bool(((beyond["num_transient"] > 0) & (beyond[metric] >= ENOUGH)).any())
+
+
+def _too_short(untold: Sequence[str], *named: str) -> str:
+    """Name those who may go further than is told, but for those whose own load is given as the least."""
+    others = [name for name in untold if name not in named]
+    return f" ({', '.join(others)}: too short to tell)" if others else ""
 
 
 def _not_sustained(table: pd.DataFrame, by: str, x: str, metric: str) -> str:
@@ -178,10 +200,10 @@ def _has_facets(table: pd.DataFrame, by: str, x: str) -> bool:
 def _reached(part: pd.DataFrame, x: str, metric: str) -> float:
     """The largest x up to which a metric stays at or above `ENOUGH`, between the points by a line.
 
-    What saturates is not reached, whatever those who were served met.
+    What saturates is not reached, whatever those who were served met, nor what is too short to tell.
     """
     xs, ys = part[x].to_numpy(dtype=np.float64), part[metric].to_numpy(dtype=np.float64)
-    below = np.flatnonzero(~(ys >= ENOUGH) | (part["num_saturated"] > 0))
+    below = np.flatnonzero(~(ys >= ENOUGH) | (part["num_saturated"] + part["num_transient"] > 0))
     if len(below) == 0:
         return float(xs[-1])
     if below[0] == 0:
