@@ -47,9 +47,9 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | 
     if min(jobs, len(tasks)) < 2 and all(_is_ours(task) for task in tasks):
         yield from ((task, attempt(task)) for task in tasks)
         return
-    pool, threads = _Pool(), ThreadPoolExecutor(min(jobs, len(tasks)))
-    futures = {threads.submit(pool.do, task): task for task in tasks}
+    pool, threads = _Pool(), ThreadPoolExecutor(min(jobs, len(tasks)), initializer=_leave_ctrl_c)
     try:
+        futures = {threads.submit(pool.do, task): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
@@ -57,6 +57,15 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | 
         pool.kill()
         threads.shutdown()
         pool.wait()
+
+
+def _leave_ctrl_c() -> None:
+    """Block SIGINT in this thread, and so in the processes it starts, from before they run any code.
+
+    A terminal sends it to all; the parent alone is to tell of it, and ends them.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _is_ours(task: Task) -> bool:

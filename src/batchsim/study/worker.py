@@ -54,7 +54,7 @@ def serve() -> None:
     That is when the parent closed it, or is no more: then nothing is to go on writing, not even the run under
     way. What runs print goes to stderr.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it as well, and closes stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it as well, and ends this process
     tasks, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
