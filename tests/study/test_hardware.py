@@ -234,6 +234,7 @@ def test_a_latency_file_whose_fit_is_doubtful_is_told_of_in_one_sentence() -> No
     "details",
     [
         {"qualities": [quality("decode", 0.1, None)], "drift": 0.04, "median_spread": 0.02},
+        {"qualities": [quality("decode", 0.1, 0.1)], "drift": 0.89, "median_spread": 0.52, "clock": "cpu_s"},
         {"qualities": "good", "drift": "none", "median_spread": None},
         {"qualities": [1, {"kind": "decode", "heldout_length_mape": "36 %"}], "drift": True},
     ],

@@ -178,7 +178,8 @@ def _doubts(latency: AnyLatency) -> list[str]:
     """What the fit of a latency model, and the measurement it was made from, say against it."""
     details = latency.info.details
     error, where = max(_held_out_errors(details.get("qualities")), default=(0.0, ""))
-    drift, spread = _share(details.get("drift")), _share(details.get("median_spread"))
+    by_wall = {} if details.get("clock") == "cpu_s" else details  # which is what these two are of
+    drift, spread = _share(by_wall.get("drift")), _share(by_wall.get("median_spread"))
     said = []
     if error > _DOUBTFUL_ERROR:
         said.append(f"{where} held out of its fit, the error was {error:.0%}")
