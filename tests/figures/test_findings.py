@@ -76,7 +76,7 @@ def test_times_are_compared_where_no_run_is_saturated() -> None:
     )
 
     assert contrast("policy", "e2e_mean_s", RATE)(averages) == (
-        "a: E2E mean lower than of b by a factor of 2 at 1 requests/s"
+        "a: E2E mean lower than b by a factor of 2 at 1 requests/s"
     )
 
 

@@ -3,16 +3,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 
 from batchsim import ConfigError
-from batchsim.figures.mechanisms import saturated_throughput
+from batchsim.figures.mechanisms import prediction_error, saturated_throughput
 from batchsim.figures.plots import FIGURES, find_plot
 from batchsim.figures.results import SweepResults
 from batchsim.figures.save import render
 from batchsim.figures.schedulers import is_undominated, latency_throughput, over, scaling, slo_pareto
 from batchsim.figures.style import PALETTE, conditions, look, looks_of
 from batchsim.files.tables import csv_text
+from batchsim.metrics.verdict import judge
 from batchsim.study.sweep import load_sweep, plan
 from tests.figures.swept import results
 
@@ -112,6 +113,14 @@ def test_the_footer_says_what_is_synthetic_and_what_derived() -> None:
     assert "SLO: E2E 20 s, TPOT 0.05 s" in footer
 
 
+def test_the_footer_names_all_predictors() -> None:
+    kinds = ["oracle", "lognormal", "neighbour_bin", "confusion", "prompt_regression"]
+
+    footer = conditions(results({}, policy=["a"] * 5, predictor=kinds), pd.DataFrame())
+
+    assert f"Output lengths from: {', '.join(kinds)}." in footer
+
+
 def test_the_footer_tells_a_generator_in_words_and_the_rate_at_which_it_was_run() -> None:
     swept = results({RATE: [2.0, 4.0]}, **{RATE: [2.0, 4.0], "policy": ["a", "a"]})
     base = {
@@ -124,7 +133,9 @@ def test_the_footer_tells_a_generator_in_words_and_the_rate_at_which_it_was_run(
 
     footer = conditions(SweepResults(swept.folder, sweep, swept.runs), pd.DataFrame())
 
-    assert "Poisson arrivals, prompts lognormal (mean 530, max 8,000 tokens), answers fixed" in footer
+    assert (
+        "Poisson arrivals, prompts lognormal (mean 530, max 8,000 tokens), answers fixed (9 tokens)" in footer
+    )
     assert "at 2 to 4 requests/s per GPU" in footer
     assert "rate_per_s" not in footer
 
@@ -224,7 +235,8 @@ def test_the_verdict_tells_saturated_from_transient_runs_and_each_has_its_mark()
 @pytest.mark.parametrize(
     ("ci95", "num_seeds", "sentence"),
     [
-        ([1.1, 1.1], 1, "Bars: 95 % interval of E2E mean within the one run; the others are of one run"),
+        ([9.0, 9.0], 1, "Bars: 95 % interval of E2E mean within the one run; the others are of one run"),
+        ([1.001, math.nan], 1, "Hidden by the markers: 95 % interval of E2E mean within the one run"),
         ([math.nan, math.nan], 1, "No intervals are drawn, and none claimed."),
         ([1.1, 1.1], 2, "The same for all 2 seeds: no intervals are drawn, and none claimed."),
     ],
@@ -236,11 +248,80 @@ def test_the_small_print_claims_the_intervals_that_are_drawn(
     swept = results(
         {RATE: [1.0, 2.0]},
         **{RATE: rates, "policy": ["a", "a"], "seed": [1, 2], "e2e_mean_ci95_high_s": ci95},
+        e2e_mean_s=[1.0, 1.0] if num_seeds == 2 else [1.0, 8.0],
     )
 
     figure, _ = latency_throughput(swept)
 
     assert any(sentence in " ".join(text.get_text().split()) for text in figure.texts)
+
+
+def test_pale_points_of_requests_that_are_all_there_at_the_start_are_not_called_too_short() -> None:
+    told = judge([0.0] * 300, [1.0] * 300, [2.0] * 300, math.nan)
+    rest = {"verdict": [told.name] * 2, "verdict_reason": [told.reason] * 2}
+    swept = results({RATE: [1.0, 2.0]}, **{RATE: [1.0, 2.0], "policy": ["a", "a"]}, **rest)
+
+    figure, _ = latency_throughput(swept)
+
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["a", "pale: all requests arrive at once"]
+
+
+def test_the_bar_of_a_single_run_reaches_further_up_than_down() -> None:
+    ends = {"e2e_mean_ci95_low_s": [0.5, 0.5], "e2e_mean_ci95_high_s": [4.0, 4.0]}
+    swept = results(
+        {RATE: [1.0, 2.0]}, **{RATE: [1.0, 2.0], "policy": ["a", "a"]}, e2e_mean_s=[1.0, 1.0], **ends
+    )
+
+    figure, _ = over(swept, RATE, ["e2e_mean_s"])
+
+    bars = next(drawn for drawn in figure.axes[0].collections if isinstance(drawn, LineCollection))
+    assert sorted({float(y) for segment in bars.get_segments() for _, y in segment}) == [0.5, 4.0]
+
+
+def test_doublings_keep_their_labels_where_a_step_between_them_runs_into_one() -> None:
+    limits = [16.0, 32.0, 64.0, 96.0, 128.0, 192.0, 256.0]
+    swept = results(
+        {"policy.batch_size": limits},
+        **{"policy.batch_size": limits, "policy": ["a"] * 7},
+        running_mean=limits,
+    )
+
+    figure, _ = over(swept, "policy.batch_size", ["running_mean"], has_steps=True)
+    figure.canvas.draw()
+
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["16", "32", "64", "", "128", "", "256"]
+
+
+def test_small_shares_of_what_is_recomputed_fill_their_panel() -> None:
+    blocks = {"engine.num_kv_blocks": [1000, 2000]}
+    swept = results(blocks, **blocks, policy=["a", "a"], recomputed_share=[0.1, 0.02])
+
+    figure, _ = over(swept, "engine.num_kv_blocks", ["recomputed_share"])
+
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(0.108)
+
+
+def test_predictors_have_marks_for_runs_that_tell_little_and_panels_of_zeros_say_so() -> None:
+    swept = results(
+        {},
+        policy=["a"] * 3,
+        case=["oracle", "half", "one bin"],
+        predictor=["oracle", "lognormal", "oracle"],
+        bin_accuracy=[1.0, 0.5, math.nan],
+        slo_attainment=[0.0] * 3,
+        verdict=["saturated", "transient", "stable"],
+    )
+
+    figure, _ = prediction_error(swept)
+
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["dotted: oracle", "hatched: saturated", "pale: too short to tell"]
+    assert [text.get_text() for axes in figure.axes for text in axes.texts] == ["0 in all"]
+    oracle, half, one_bin = (patch.get_facecolor() for patch in figure.axes[1].patches)
+    assert len({oracle, half, one_bin}) == 3
+    assert oracle[:3] == PALETTE[0]
 
 
 @pytest.mark.parametrize(("width", "inches", "columns"), [("one", 3.3, 1), ("two", 7.0, 3)])
@@ -263,6 +344,22 @@ def test_six_panels_in_one_column_fit_on_a_page() -> None:
 
     assert len(figure.axes) == 6
     assert figure.get_figheight() < 9
+
+
+def test_eight_panels_in_one_column_still_fit_and_only_the_lowest_of_each_setting_names_the_axis() -> None:
+    grid = {"cluster.num_gpus": [1, 2], RATE: [1.0, 2.0]}
+    swept = results(
+        grid, **{RATE: [1.0, 1.0, 2.0, 2.0], "cluster.num_gpus": [1, 2, 1, 2], "policy": ["a"] * 4}
+    )
+
+    with look("one"):
+        figure, _ = over(
+            swept, RATE, ["e2e_mean_s", "e2e_p99_s", "slo_attainment", "throughput_per_gpu_per_s"]
+        )
+
+    assert len(figure.axes) == 8
+    assert figure.get_figheight() <= 9
+    assert [bool(axes.get_xlabel()) for axes in figure.axes] == [False, False, False, True] * 2
 
 
 def test_an_own_policy_does_not_look_like_another_of_the_figure() -> None:

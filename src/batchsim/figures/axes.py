@@ -27,7 +27,7 @@ class Quantity(NamedTuple):
     """How a column of the results is drawn."""
 
     label: str
-    scale: str = "linear"  # or "log", or "share": 0 to 100 %
+    scale: str = "linear"  # or "log"; "share": 0 to 100 %; "part": per cent from 0 up to what there is
 
 
 QUANTITIES = {
@@ -54,7 +54,7 @@ QUANTITIES = {
     "slo_attainment_tpot": Quantity("Requests within the TPOT limit", "share"),
     "whole_run_output_throughput_tokens_per_s": Quantity("Output tokens, whole run (1/s)"),
     "preemptions_per_request": Quantity("Preemptions per request"),
-    "recomputed_share": Quantity("Recomputed (share of all tokens)", "share"),
+    "recomputed_share": Quantity("Recomputed (share of all tokens)", "part"),
     "prefix_hit_rate": Quantity("Prompt tokens found in cache", "share"),
     "running_mean": Quantity("Running sequences, mean"),
     "workload.request_rate": Quantity("Request rate (1/s)"),
@@ -135,17 +135,20 @@ def set_axis(
         axis.set_major_formatter(FuncFormatter(lambda value, _: "" if value in unlabelled else f"{value:g}"))
         axis.set_minor_locator(NullLocator())
     else:
+        if scale == "part":
+            axis.set_major_formatter(PercentFormatter(xmax=1))
         most = axes.dataLim.xmax if which == "x" else axes.dataLim.ymax
         axes.set(**{f"{which}lim": (0, 1.08 * most or 1)})
 
 
 def _crowded(steps: Sequence[float]) -> list[float]:
-    """Those whose labels would run into the one before, on a logarithmic axis."""
-    labelled = [steps[0]]
+    """Those whose labels would run into another, on a logarithmic axis; doublings of the first come first."""
+    labelled: list[float] = [steps[0]]
     crowded: list[float] = []
-    for step in steps[1:]:
-        apart = math.log(step / labelled[-1]) / math.log(steps[-1] / steps[0])
-        (labelled if apart > 0.13 else crowded).append(step)
+    span = math.log2(steps[-1] / steps[0])
+    for step in sorted(steps[1:], key=lambda step: not math.log2(step / steps[0]).is_integer()):
+        apart = min(abs(math.log2(step / other)) for other in labelled)
+        (labelled if apart > 0.13 * span else crowded).append(step)
     return crowded
 
 

@@ -163,7 +163,7 @@ def _compare(
     if ratio < 1.05:
         return f"{_words(metric)}: all within 5 %{where}"
     if metric.endswith("_s") and not metric.endswith("per_s"):  # a time: less is better
-        return f"{low[by]}: {_words(metric)} lower than of {high[by]} by a factor of {ratio:.2g}{where}"
+        return f"{low[by]}: {_words(metric)} lower than {high[by]} by a factor of {ratio:.2g}{where}"
     if next_best is not None and high[metric] < 1.05 * next_best[metric]:
         best = f"{next_best[by]} and {high[by]}"
     else:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from batchsim.config import flat
 from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
-from batchsim.figures.axes import set_axis
+from batchsim.figures.axes import label_of, set_axis
 from batchsim.figures.findings import contrast
 from batchsim.figures.results import SweepResults, averages, over_seeds
 from batchsim.figures.schedulers import panels_of
-from batchsim.figures.style import PALETTE, canvas, color_of, num_columns
+from batchsim.figures.style import PALETTE, WIDTHS, canvas, color_of, face_of, num_columns
 
 Drawing = tuple[Figure, pd.DataFrame]
+
+#: Of those without bins, whatever predicts their lengths.
+_NO_BINS = (0.6, 0.6, 0.6)
 
 BINS, BATCH_SIZE = "policy.num_bins", "policy.batch_size"
 
@@ -43,8 +52,8 @@ def multi_bin_theorem(results: SweepResults) -> Drawing:
     for size, axes in zip(sizes, [axes for row in rows for axes in row], strict=False):
         points = table[table[BATCH_SIZE] == size]
         bins = np.geomspace(1, points[BINS].max(), 200)
-        axes.plot(bins, saturated_throughput(size, bins, low_s, high_s), color=".5", label="B / (m + A / k)")
-        axes.axhline(2 * size / (low_s + high_s), color=".5", ls=":", label="limit B / m")
+        axes.plot(bins, saturated_throughput(size, bins, low_s, high_s), color=".5", label="closed form")
+        axes.axhline(2 * size / (low_s + high_s), color=".5", ls=":", label="its limit for many bins")
         look = {"fmt": "o", "markersize": 4, "capsize": 2, "color": color_of("multi_bin")}
         axes.errorbar(points[BINS], points[metric], points[f"{metric}_ci95"], label="simulated", **look)
         set_axis(axes, "x", BINS, steps=points[BINS])
@@ -74,8 +83,17 @@ def prediction_error(results: SweepResults) -> Drawing:
     metrics = results.having(["bin_accuracy", THROUGHPUT, "e2e_mean_s", "slo_attainment"])
     table = averages(results, [*facets, "case", "predictor"], metrics)
     finding = contrast("case", THROUGHPUT)(table)
-    figure, panels = panels_of(results, table, facets, metrics, finding)
     kinds = list(table["predictor"].unique())
+    has_bins = table["bin_accuracy"].notna() if "bin_accuracy" in table else pd.Series(True, table.index)
+    colors = [PALETTE[kinds.index(kind) % len(PALETTE)] for kind in table["predictor"]]
+    table_faces = pd.Series(
+        [
+            face_of("transient" if is_pale else "stable", color if bins else _NO_BINS)
+            for color, bins, is_pale in zip(colors, has_bins, _is_pale(table), strict=True)
+        ],
+        table.index,
+    )
+    figure, panels = panels_of(results, table, facets, metrics, finding, _marks(table), columns=2)
     for part, metric, axes in panels:
         hatches = ["////" if saturated else "" for saturated in part["num_saturated"]]
         axes.barh(
@@ -83,7 +101,7 @@ def prediction_error(results: SweepResults) -> Drawing:
             part[metric],
             xerr=part[f"{metric}_ci95"],
             error_kw={"lw": 1},
-            color=[PALETTE[kinds.index(kind) % len(PALETTE)] for kind in part["predictor"]],
+            color=list(table_faces[part.index]),
             hatch=hatches,
             edgecolor="white",
         )
@@ -91,14 +109,31 @@ def prediction_error(results: SweepResults) -> Drawing:
         set_axis(axes, "x", metric)
         if axes.get_xscale() == "log":
             axes.set(xscale="linear", xlim=(0, None))
+        if not part[metric].any():
+            axes.text(0.5, 0.5, "0 in all", transform=axes.transAxes, ha="center", va="center", color=".35")
         axes.grid(visible=False, axis="y")
         axes.set_ylim(len(part) - 0.5, -0.5)
         place = axes.get_subplotspec()
         if place is not None and not place.is_first_col():
             axes.set_yticklabels([])
-        if metric == metrics[0] and part["num_saturated"].any():
-            axes.set_title(f"{axes.get_title('left')} (hatched: saturated)".strip(), loc="left")
+        if mpl.rcParams["figure.figsize"][0] < WIDTHS["two"]:
+            axes.set_xlabel(textwrap.fill(label_of(metric), 14))
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.tick_params(axis="y", labelsize=5)
     return figure, table
+
+
+def _is_pale(table: pd.DataFrame) -> pd.Series[bool]:
+    return (table["num_transient"] > 0) & (table["num_saturated"] == 0)
+
+
+def _marks(table: pd.DataFrame) -> list[Artist]:
+    """What hatches, pale bars and the dotted line mean, where there are any."""
+    first = Line2D([], [], color=".4", ls=":", lw=1, label=f"dotted: {table['case'].iloc[0]}")
+    hatched = Patch(facecolor=".5", edgecolor="white", hatch="////", label="hatched: saturated")
+    pale = Patch(facecolor=face_of("transient", (0.5, 0.5, 0.5)), label="pale: too short to tell")
+    shown = (True, (table["num_saturated"] > 0).any(), _is_pale(table).any())
+    return [mark for mark, is_there in zip((first, hatched, pale), shown, strict=True) if is_there]
 
 
 def controller_trajectory(results: SweepResults) -> Drawing:
@@ -112,24 +147,29 @@ def controller_trajectory(results: SweepResults) -> Drawing:
     target_ms = results.limits.tpot_ms
     columns = num_columns(len(cases))
     depth = -(-len(cases) // columns)
-    figure, rows = canvas(results, 2 * depth, columns, table, finding=_steered(table, target_ms))
+    colors = {bin_: PALETTE[(bin_ + 1) % len(PALETTE)] for bin_ in sorted(table["bin"].unique())}
+    handles: list[Artist] = [
+        Line2D([], [], color=color, lw=1, label="allowed" if bin_ < 0 else f"allowed in bin {bin_}")
+        for bin_, color in colors.items()
+    ]
+    handles.append(Line2D([], [], color=".3", lw=0, marker="o", markersize=2, label="as it ran"))
+    if target_ms is not None:
+        handles.append(Line2D([], [], color=".2", ls=":", label="target"))
+    finding = _steered(table, target_ms)
+    figure, rows = canvas(results, 2 * depth, columns, table, finding=finding, handles=handles)
     for i, case in enumerate(cases):
         cap_axes, time_axes = (rows[2 * (i // columns) + lower][i % columns] for lower in (0, 1))
         decisions = table[table["case"] == case]
         for bin_, part in decisions.groupby("bin"):
-            color = PALETTE[(bin_ + 1) % len(PALETTE)]
-            name = "allowed" if bin_ < 0 else f"allowed in bin {bin_}"
-            cap_axes.step(part["time_s"], part["batch_size"], where="post", color=color, lw=1, label=name)
+            color = colors[bin_]
+            cap_axes.step(part["time_s"], part["batch_size"], where="post", color=color, lw=1)
             cap_axes.scatter(part["time_s"], part["measured_batch_size"], s=2, lw=0, color=color)
             time_axes.scatter(part["time_s"], part["measured"] * 1000, s=2, lw=0, color=color)
-        cap_axes.scatter([], [], s=3, color=".3", label="batch as it ran")
-        cap_axes.set(ylabel="Batch size\n(requests)", ylim=(0, 1.5 * decisions["batch_size"].max()))
+        cap_axes.set(ylabel="Batch size\n(requests)", ylim=(0, None))
         cap_axes.set_title(case, loc="left")
         time_axes.set(xlabel="Time (s)", ylabel="Time per token\n(ms)")
-        cap_axes.legend(loc="upper right", ncols=2, fontsize="small")
         if target_ms is not None:
-            time_axes.axhline(target_ms, color=".2", ls=":", label="target")
-            time_axes.legend(loc="upper right", fontsize="small")
+            time_axes.axhline(target_ms, color=".2", ls=":")
     for axes in [axes for row in rows for axes in row if not axes.has_data()]:
         axes.remove()
     return figure, table

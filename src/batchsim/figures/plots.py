@@ -84,15 +84,15 @@ FIGURES: Mapping[str, Plot] = {
         mechanisms.multi_bin_theorem,
         "A check of the simulator, not a finding: with service times that are uniform between 1 "
         "and 20 seconds and all requests there at the start, the throughput of multi-bin batching "
-        "has a closed form. Points must lie on the line: B is the batch size, k the number of "
-        "bins, m the mean service time, and A (B + 1) / (B - 1) half of its range.",
+        "has a closed form, B / (m + A / k), on which points must lie: B is the batch size, k the "
+        "number of bins, m the mean service time, and A (B + 1) / (B - 1) half of its range.",
         (varied(mechanisms.BATCH_SIZE, mechanisms.BINS), needs.uniform_answers),
     ),
     "prediction_error": Plot(
         mechanisms.prediction_error,
         "Multi-bin batching with output lengths from better and worse predictors; the dotted line "
-        "is the oracle. The first column says how often a request goes to the right bin. Hatched "
-        "bars are saturated runs.",
+        "is the oracle. The first panel says how often a request goes to the right bin; one bin, in "
+        "grey, needs no prediction.",
         (needs.cases_are_named, readable("case", "predictor")),
     ),
     "controller_trajectory": Plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from batchsim.config import flat
 from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
-from batchsim.figures.axes import facet_title, set_axis
+from batchsim.figures.axes import facet_title, label_of, set_axis
 from batchsim.figures.findings import ENOUGH, Finding, contrast, gain, no_finding, within_slo
 from batchsim.figures.results import SweepResults, averages, over_seeds, states
 from batchsim.figures.style import (
@@ -177,11 +178,15 @@ def over(
     looks = looks_of(results.runs, by)
     handles = legend_handles(looks, results.runs, same_lines(table, by, metrics))
     figure, panels = panels_of(results, table, facets, metrics, finding(table), handles)
+    is_column = num_columns(len(metrics)) == 1
     for part, metric, axes in panels:
         for name, points in part.groupby(by, sort=False):
             draw_line(axes, points, x, metric, looks[str(name)])
         set_axis(axes, "x", x, steps=table[x] if has_steps else None, scale=x_scale)
         set_axis(axes, "y", metric)
+        if is_column:
+            axes.set_ylabel(textwrap.fill(label_of(metric), 13))
+            axes.set_xlabel(label_of(x) if metric == metrics[-1] else "")  # the lowest has it for all
     return figure, table
 
 
@@ -209,10 +214,11 @@ def panels_of(
     metrics: Sequence[str],
     finding: str = "",
     handles: Sequence[Any] = (),
+    columns: int | None = None,
 ) -> tuple[Figure, list[Panel]]:
     """Lay out a panel per metric, in as many rows as the width takes, for each combination of facets."""
     groups = list(table.groupby(list(facets), sort=False, dropna=False)) if facets else [((), table)]
-    columns = num_columns(len(metrics))
+    columns = columns or num_columns(len(metrics))
     depth = -(-len(metrics) // columns)
     figure, rows = canvas(results, depth * len(groups), columns, table, finding=finding, handles=handles)
     panels = []

@@ -12,12 +12,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from batchsim.config import flat
-from batchsim.figures.axes import label_of
+from batchsim.figures.axes import label_of, quantity
 from batchsim.figures.results import SweepResults, outside_range, states
 
 PALETTE = sns.color_palette("colorblind")
@@ -44,6 +45,10 @@ WIDTHS: Mapping[str, float] = {"one": 3.3, "two": 7.0}
 # Inches of a line of the title, of the legend and of the small print, of a panel, and of an edge.
 _TITLE, _LEGEND, _PRINT, _PANEL, _EDGE = 0.17, 0.17, 0.105, 1.8, 0.07
 _LOW_PANEL = 1.0
+#: What `metrics.verdict` says where there is no load to sustain.
+_ALL_AT_ONCE = "all requests arrive at once"
+_PAGE = 9.0  # of text, at most
+_MARKER = 0.03  # share of a panel's height that half a marker takes: a shorter bar is not seen
 # Letters to the inch, in the same order; a panel is no narrower than so many inches.
 _TITLE_LETTERS, _LEGEND_LETTERS, _PRINT_LETTERS, _NARROWEST = 12.5, 17.0, 20.5, 2.0
 
@@ -130,7 +135,7 @@ def canvas(
     table: pd.DataFrame,
     *,
     finding: str = "",
-    handles: Sequence[Line2D] = (),
+    handles: Sequence[Artist] = (),
 ) -> tuple[Figure, list[list[Axes]]]:
     """Make empty panels below what was found and a legend, and above what the numbers hold for.
 
@@ -150,7 +155,8 @@ def canvas(
     foot = _PRINT * len(small_print) + _EDGE
     panel = _PANEL if width < 5 * num_columns else 1.5 * _PANEL
     if num_rows > 3 and num_columns == 1:
-        panel = _LOW_PANEL  # six in one column still fit on a page
+        panel = _LOW_PANEL
+    panel = min(panel, (_PAGE - head - foot) / num_rows)
     height = panel * num_rows + head + foot
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))
@@ -202,8 +208,9 @@ def _law(base: Mapping[str, Any], which: str) -> str:
     start = f"workload.generator.{which}."
     law = {key.removeprefix(start): value for key, value in base.items() if key.startswith(start)}
     kind = law.pop("kind", None)
-    shown = ", ".join(f"{name.removesuffix('_tokens')} {value:,g}" for name, value in law.items())
-    return "" if kind is None else f"{kind} ({shown} tokens)"
+    named = [f"{name.removesuffix('_tokens')} {value:,g}" for name, value in law.items()]
+    shown = ", ".join(named).removeprefix("tokens ")  # of one length there is no more to say
+    return "" if kind is None else f"{kind} ({shown} token{'' if shown == '1' else 's'})"
 
 
 def _pace(results: SweepResults) -> str:
@@ -245,25 +252,39 @@ def _intervals(table: pd.DataFrame) -> str:
     all_metrics = [name.removesuffix("_ci95") for name in map(str, table) if name.endswith("_ci95")]
     having = [metric for metric in all_metrics if table[f"{metric}_ci95"].notna().any()]
     num_runs = int(table["num_runs"].max()) if "num_runs" in table else 1
+    lead = "Bars" if any(_is_seen(table, metric) for metric in having) else "Hidden by the markers"
     if not having:
         same = f"The same for all {num_runs} seeds: no" if num_runs > 1 else "No"
         return f"{same} intervals are drawn, and none claimed."
     if num_runs > 1:
         is_same = table[[f"{metric}_ci95" for metric in all_metrics]].isna().all(axis=1).any()
         rest = "; where a row has none, the same for all seeds" if is_same else ""
-        return f"Bars: 95 % intervals of the mean over {num_runs} seeds (Student's t){rest}."
+        return f"{lead}: 95 % intervals of the mean over {num_runs} seeds (Student's t){rest}."
     named = ", ".join(label_of(metric).split(" (")[0] for metric in having)
     rest = "; the others are of one run and claim none" if len(having) < len(all_metrics) else ""
-    return f"Bars: 95 % interval of {named} within the one run{rest}."
+    return f"{lead}: 95 % interval of {named} within the one run{rest}."
+
+
+def _is_seen(table: pd.DataFrame, metric: str) -> bool:
+    """Whether some interval reaches beyond the marker in its middle."""
+    values, half_widths = table[metric], table[f"{metric}_ci95"]
+    ends, scale = values + half_widths.fillna(0), quantity(metric).scale
+    if scale == "log" and values.min() > 0:
+        lengths = np.log(ends / values) / np.log(ends.max() / values.min())
+    else:
+        lengths = half_widths / (1 if scale == "share" else ends.max())
+    return bool((lengths > _MARKER).any())
 
 
 def _each(column: pd.Series[Any]) -> str:
-    """All values of a column, on one line, or the first and last of many."""
+    """All values of a column, on one line, or of many numbers the first and last."""
     values = [
         f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())
         for value in column.drop_duplicates().tolist()
     ]
-    return ", ".join(values) if len(values) <= 4 else f"{values[0]} to {values[-1]} ({len(values)} values)"
+    if len(values) <= (4 if pd.api.types.is_numeric_dtype(column) else 8):
+        return ", ".join(values)
+    return f"{values[0]} to {values[-1]} ({len(values)} values)"
 
 
 def draw_line(axes: Axes, part: pd.DataFrame, x: str, y: str, look: Look) -> None:
@@ -273,10 +294,12 @@ def draw_line(axes: Axes, part: pd.DataFrame, x: str, y: str, look: Look) -> Non
     """
     axes.plot(part[x], part[y], color=look.color, ls=look.dashes, lw=look.line_width)
     has_interval = part[f"{y}_ci95"].notna()
+    above = part[f"{y}_ci95"]
+    below = part.get(f"{y}_ci95_below", above).fillna(above)
     axes.errorbar(
         part[x][has_interval],
         part[y][has_interval],
-        part[f"{y}_ci95"][has_interval],
+        [below[has_interval], above[has_interval]],
         color=look.color,
         fmt="none",
         lw=1,
@@ -327,12 +350,17 @@ def legend_handles(
     if any(look.dashes != "-" for look in looks.values()):
         handles.append(Line2D([], [], color=".3", ls="--", lw=1.4, label="dashed: runs to completion"))
     there = set(states(runs)) if has_markers else set()
-    for state, label in (("saturated", "hollow: saturated"), ("transient", "pale: too short to tell")):
+    for state, label in (("saturated", "hollow: saturated"), ("transient", f"pale: {_why_pale(runs)}")):
         if state in there:
             face = face_of(state, (0.3, 0.3, 0.3))
             inside: dict[str, Any] = {"marker": "o", "markerfacecolor": face, "markersize": 4.5, "lw": 0}
             handles.append(Line2D([], [], color=".3", label=label, **inside))
     return handles
+
+
+def _why_pale(runs: pd.DataFrame) -> str:
+    reasons = set(runs["verdict_reason"][states(runs) == "transient"]) if "verdict_reason" in runs else set()
+    return _ALL_AT_ONCE if reasons == {_ALL_AT_ONCE} else "too short to tell"
 
 
 def _shown(name: str) -> str:
