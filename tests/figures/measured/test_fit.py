@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from batchsim.figures.measured import fit as fit_figure
 from batchsim.figures.measured.fit import fit_table, plot_fit
 from batchsim.latency.choices import Family
 from batchsim.latency.fitting.fit import fit
@@ -75,3 +77,24 @@ def test_picture_is_written_in_both_forms_under_a_dotted_name(tmp_path: Path) ->
     assert picture == tmp_path / "qwen2.5.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "qwen2.5.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_one_legend_beside_the_panels_names_batch_sizes_and_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = read_calibration(write_calibration(tmp_path / "kneed.csv", kneed))
+    drawn: list[Figure] = []
+    monkeypatch.setattr(fit_figure, "save", lambda figure, stem: drawn.append(figure))
+
+    plot_fit(calibration, fit(calibration, "linear"), tmp_path / "fit")
+
+    (figure,) = drawn
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [name for name in names if "prompt" in name] == [
+        "16 prompt tokens",
+        "64 prompt tokens",
+        "256 prompt tokens",
+    ]
+    assert {axes.get_legend() for axes in figure.axes} == {None}
+    in_batches = {line.get_linestyle() for line in figure.axes[-1].get_lines()}
+    assert {"-", "--"} <= in_batches

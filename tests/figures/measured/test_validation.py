@@ -1,6 +1,10 @@
 from pathlib import Path
 
-from batchsim.figures.measured.validation import distributions
+import pytest
+from matplotlib.figure import Figure
+
+from batchsim.figures.measured import validation
+from batchsim.figures.measured.validation import distributions, plot_validation
 from batchsim.latency.analytic import AffineBatchLatency
 from batchsim.latency.store import save_latency
 from batchsim.validation.replays.validate import validate
@@ -26,3 +30,19 @@ def test_a_time_that_the_model_does_not_tell_is_not_drawn(tmp_path: Path) -> Non
     (case,) = validate([tmp_path / "run"], tmp_path / "latency.json").cases
 
     assert list(distributions(case)) == ["e2e"]
+
+
+def test_repeats_have_greys_of_their_own_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2, 3):
+        measure(tmp_path / "runs" / f"static_fifo-{number}", "static_fifo", trace=(30, 2.0), seed=number)
+    save_latency(engine(), tmp_path / "latency.json")
+    drawn: list[Figure] = []
+    monkeypatch.setattr(validation, "save", lambda figure, stem: drawn.append(figure))
+
+    plot_validation(validate([tmp_path / "runs"], tmp_path / "latency.json"), tmp_path)
+
+    (figure,) = drawn
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["predicted", "measured, run 1", "measured, run 2", "measured, run 3"]
+    for axes in figure.axes:
+        assert len({str(line.get_color()) for line in axes.get_lines()}) == 4

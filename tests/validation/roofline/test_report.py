@@ -128,6 +128,15 @@ def test_fp8_counts_a_byte_a_weight_and_the_fp8_rate(tmp_path: Path) -> None:
     assert set(points.table["precision"]) == {"fp8"}
 
 
+def test_zero_and_nothing_say_that_nothing_is_parallel(tmp_path: Path) -> None:
+    table = write_loops(tmp_path / "loops.csv", {"attention_dp_size": 0}, {"attention_dp_size": None})
+
+    points = predict_closed_loops(table)
+
+    assert len(points.table) == 4
+    assert not points.skipped
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "detail"),
     [

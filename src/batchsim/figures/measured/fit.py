@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,14 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
     """
     table = fit_table(calibration, report)
     kinds = [quality.kind for quality in report.qualities]
-    figure = Figure(figsize=(4.6 * len(kinds) + 1, 5.6), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(kinds) + 1.4, 5.6), layout="constrained")
+    sizes, prompts = (sorted(table[name].dropna().unique()) for name in ("batch_size", "prompt_tokens"))
+    colors = dict(zip(sizes, sns.color_palette("turbo", len(sizes)), strict=True))
+    marks = dict(zip(prompts, cycle([("o", "-"), ("s", "--"), ("^", ":"), ("D", "-.")]), strict=False))
     with look():
         panels = figure.subplots(2, len(kinds), squeeze=False, sharex="col", height_ratios=[2, 1])
         for kind, quality, upper, lower in zip(kinds, report.qualities, *panels, strict=True):
-            _draw(table[table["kind"] == kind], upper, lower)
+            _draw(table[table["kind"] == kind], upper, lower, colors, marks)
             upper.set_title(
                 f"{kind}{', not fitted to' if quality.is_unseen else ''}: R2 {quality.r2:.4f}\n"
                 f"held out {quality.heldout_batch_size_mape:.1%} (batch size), "
@@ -55,6 +59,7 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
             )
             lower.set_xlabel(_LENGTHS[kind])
         clock = "" if calibration.clock == "wall_s" else f", by {calibration.clock}"
+        figure.legend(handles=_handles(colors, marks), loc="outside right upper", frameon=False)
         figure.suptitle(
             f"{report.family} fit of {calibration.name}, {calibration.provenance}{clock}", x=0.01, ha="left"
         )
@@ -114,31 +119,36 @@ def _fitted_s(model: BatchLatency, kind: str, shape: BatchShape) -> float:
     return {"batch": total_s, "prefill": first_token_s, "decode": total_s - first_token_s}[kind]
 
 
-def _draw(points: pd.DataFrame, upper: Axes, lower: Axes) -> None:
-    sizes, prompts = (sorted(points[name].unique()) for name in ("batch_size", "prompt_tokens"))
-    colors = dict(zip(sizes, sns.color_palette("viridis", len(sizes)), strict=True))
-    markers = dict(zip(prompts, cycle("os^Dv<>"), strict=False))
+def _handles(colors: Mapping[Any, Any], marks: Mapping[Any, tuple[str, str]]) -> list[Line2D]:
+    """Name the colours, and the markers and dashes of prompts where there are several."""
+    handles = [Line2D([], [], color=color, label=f"batch size {size}") for size, color in colors.items()]
+    if len(marks) > 1:
+        handles += [
+            Line2D([], [], color=".4", ls=dashes, marker=marker, ms=3.5, label=f"{prompt:.0f} prompt tokens")
+            for prompt, (marker, dashes) in marks.items()
+        ]
+    return handles
+
+
+def _draw(
+    points: pd.DataFrame,
+    upper: Axes,
+    lower: Axes,
+    colors: Mapping[Any, Any],
+    marks: Mapping[Any, tuple[str, str]],
+) -> None:
     for (size, prompt), row in points.groupby(["batch_size", "prompt_tokens"], dropna=False):
         line: Any = row.sort_values("length")
-        look: dict[str, Any] = {"color": colors[size], "marker": markers.get(prompt, "o"), "ms": 3.5}
+        marker, dashes = marks.get(prompt, ("o", "-"))
+        look: dict[str, Any] = {"color": colors[size], "marker": marker, "ms": 3.5}
         upper.errorbar(line["length"], line["mean_s"], line["std_s"].fillna(0), ls="", capsize=2, **look)
-        upper.plot(line["length"], line["fitted_s"], color=colors[size], lw=1)
-        lower.plot(line["length"], line["error"], lw=0.6, **look)
+        upper.plot(line["length"], line["fitted_s"], color=colors[size], lw=1, ls=dashes)
+        lower.plot(line["length"], line["error"], lw=0.6, ls=dashes, **look)
     upper.set(xscale="log", ylabel="Seconds (points: calibration, lines: fit)")
     upper.set_yscale("log", nonpositive="clip")
     upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     upper.yaxis.set_major_formatter("{x:g}")
     upper.yaxis.set_minor_formatter(NullFormatter())
-    handles = [Line2D([], [], color=color, label=f"{size}") for size, color in colors.items()]
-    upper.legend(handles=handles, title="batch size", fontsize=7, title_fontsize=7)
-    if len(markers) > 1:
-        handles = [
-            Line2D([], [], color=".4", ls="", marker=marker, ms=3.5, label=f"{prompt:.0f}")
-            for prompt, marker in markers.items()
-        ]
-        lower.legend(
-            handles=handles, title="prompt (tokens)", fontsize=7, title_fontsize=7, ncols=len(handles)
-        )
     lower.axhline(0, color=".4", lw=0.8)
     lower.set_ylabel("Error of the fit")
     lower.yaxis.set_major_formatter(PercentFormatter(xmax=1))

@@ -24,8 +24,8 @@ from batchsim.validation.fidelity.engine_run import MeasuredRun
 from batchsim.validation.fidelity.predict import Prediction
 from batchsim.validation.replays.cases import Case, Validation
 
+_MOST_NAMED = 4  # repeats that have a name of their own in the legend
 _LABELS = {"ttft": "TTFT (s)", "tpot": "TPOT (s)", "e2e": "E2E (s)"}
-_MEASURED = ".25"
 
 
 def plot_validation(validation: Validation, folder: str | Path) -> list[Path]:
@@ -72,7 +72,7 @@ def _draw(case: Case, prediction: str, stem: Path) -> Path:
             handles=_handles(case),
             loc="upper left",
             bbox_to_anchor=(0, 0.94),
-            ncols=2,
+            ncols=1 + _MOST_NAMED,
             frameon=False,
         )
         footer = textwrap.fill(_conditions(case, prediction), int(20 * width))
@@ -84,8 +84,8 @@ def _draw_panel(
     axes: Axes, measured: list[pd.Series[float]], predicted: pd.Series[float], color: object
 ) -> None:
     axes.ecdf(predicted.to_numpy(), color=color, lw=2.4)
-    for values in measured:
-        axes.ecdf(values.to_numpy(), color=_MEASURED, lw=0.8)
+    for shade, values in zip(_shades(len(measured)), measured, strict=True):
+        axes.ecdf(values.to_numpy(), color=shade, lw=0.8)
     low, high = np.quantile(np.concatenate([*measured, predicted]), (0.01, 0.99))
     if low > 0 and high > 10 * low:
         axes.set_xscale("log")
@@ -106,11 +106,22 @@ def _errors(case: Case, metric: str) -> str:
 
 
 def _handles(case: Case) -> list[Line2D]:
-    num = len(case.measured)
-    return [
-        Line2D([], [], color=_MEASURED, lw=0.8, label=f"measured ({num} run{'s' if num > 1 else ''})"),
-        Line2D([], [], color=color_of(case.policy), lw=2.4, label="predicted"),
+    shades = _shades(len(case.measured))
+    if len(shades) == 1:
+        names = ["measured"]
+    elif len(shades) <= _MOST_NAMED:
+        names = [f"measured, run {number}" for number in range(1, len(shades) + 1)]
+    else:
+        names = [f"measured ({len(shades)} runs)"]
+    measured = [
+        Line2D([], [], color=shade, lw=0.8, label=name) for shade, name in zip(shades, names, strict=False)
     ]
+    return [Line2D([], [], color=color_of(case.policy), lw=2.4, label="predicted"), *measured]
+
+
+def _shades(num: int) -> list[str]:
+    """Greys of the repeats, the first the darkest."""
+    return [f"{shade:.2f}" for shade in np.linspace(0.1, 0.65 if num > 1 else 0.1, num)]
 
 
 def _conditions(case: Case, prediction: str) -> str:
@@ -147,7 +158,8 @@ def plot_fidelity(run: MeasuredRun, prediction: Prediction, path_stem: str | Pat
             axes.set(xlabel=_LABELS[metric], xlim=(0, None), ylim=(0, 1.02))
             axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         figure.axes[0].set_ylabel("Requests")
-        figure.axes[-1].legend(fontsize=7, loc="lower right")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
         figure.suptitle(f"{run.name}: from the engine's queue on", x=0.01, ha="left", fontsize=9)
         return save(figure, path_stem)
 
