@@ -166,3 +166,16 @@ def test_no_load_is_reached_in_a_run_that_is_too_short_to_tell(
     assert found.startswith(title)
     assert bool(found) == bool(title)
     assert ("(bins: too short to tell)" in found) == (found.startswith("fifo"))
+
+
+def test_no_change_along_the_axis_is_claimed_of_whom_an_end_does_not_tell() -> None:
+    averages = table(
+        policy=["a", "a", "b", "b"],
+        **{"policy.num_bins": [1, 8] * 2},
+        throughput_per_gpu_per_s=[1.0, 9.0, 1.0, 2.0],
+        num_transient=[1, 0, 0, 0],
+    )
+
+    title = gain("policy", "policy.num_bins", "throughput_per_gpu_per_s")(averages)
+
+    assert title == "b: throughput grows 2x from 1 bin to 8 bins"

@@ -118,7 +118,10 @@ def contrast(by: str, metric: str, x: str | None = None, *, at: str = "max") -> 
 
 
 def gain(by: str, x: str, metric: str) -> Finding:
-    """One end of the x axis beside the other, of whoever changes most, in the last row of panels."""
+    """One end of the x axis beside the other, of whoever changes most, in the last row of panels.
+
+    Both ends must tell, as for `contrast`.
+    """
 
     def finding(table: pd.DataFrame) -> str:
         if metric not in table:
@@ -127,10 +130,11 @@ def gain(by: str, x: str, metric: str) -> Finding:
         for key in facets:
             table = table[table[key] == table[key].iloc[-1]]
         where = f" at {facet_title(facets, [table[key].iloc[0] for key in facets])}" if facets else ""
-        ends: dict[str, tuple[float, float]] = {
-            str(name): tuple(part.sort_values(x)[metric].iloc[[0, -1]])
-            for name, part in table.groupby(by, sort=False)
+        told = _settled(table, metric, None).index
+        at_ends = {
+            str(name): part.sort_values(x).iloc[[0, -1]] for name, part in table.groupby(by, sort=False)
         }
+        ends = {name: tuple(rows[metric]) for name, rows in at_ends.items() if rows.index.isin(told).all()}
         ratios = {name: last / first for name, (first, last) in ends.items() if first > 0 and last > 0}
         if not ratios:
             return ""

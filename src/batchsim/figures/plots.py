@@ -39,7 +39,8 @@ FIGURES: Mapping[str, Plot] = {
         "better at a load only if no panel pays for another. At low load the policies that start "
         "whatever waits meet, since hardly anyone waits; multi_bin waits for full batches, as in its "
         "paper, and is slow where little comes: with a timer, it is not. The title compares the "
-        "rates up to which 90 % of the requests stay within the limit, read between the points.",
+        "rates up to which 90 % of the requests stay within the limit, read between the points, as far "
+        "as runs are long enough to tell.",
         _over(RATE, "case"),
     ),
     "scaling": Plot(

@@ -70,7 +70,7 @@ class Look(NamedTuple):
     @property
     def marker_size(self) -> float:
         """Points across."""
-        return 3.0 + 2.2 * self.breadth
+        return 3.8 + 1.6 * self.breadth
 
 
 def looks_of(runs: pd.DataFrame, by: str) -> dict[str, Look]:
