@@ -90,6 +90,19 @@ def test_since_0_24_blocks_that_are_not_full_are_the_next_to_be_taken(
     assert records.requests["cached_tokens"].tolist()[3] == cached_tokens
 
 
+@pytest.mark.parametrize(("is_async", "cached_tokens"), [(False, 32), (True, 16)])
+def test_blocks_of_one_that_ended_while_the_host_planned_come_too_late_for_those_that_decode(
+    is_async: bool, cached_tokens: int
+) -> None:
+    # The first leaves two full blocks; two others were never used. As the second takes another block, that of
+    # the third, which is not full, is the next to be taken if the host knows that the third has ended.
+    rows = [(0, 32, 1), (10, 16, 3), (10, 1, 1), (20, 33, 1)]
+
+    records = serve(rows, 4, {}, ids=[[1, 2], [3], [], [1, 2]], is_async=is_async)
+
+    assert records.requests["cached_tokens"].tolist()[3] == cached_tokens
+
+
 @pytest.mark.parametrize(("version", "num_admitted"), [("0.18.1", 2), ("0.19.0", 1), ("0.32.0", 1)])
 def test_since_0_19_an_admission_needs_room_for_the_whole_prompt(version: str, num_admitted: int) -> None:
     records = serve(

@@ -202,6 +202,8 @@ class Replica:
             self._is_stale = False
         if self._is_async:
             self._is_stale = self._is_stale or bool(running.retired or self.inbox.items)
+            if running.retired:
+                step.take_growth()
             running.free_retired()
 
     def _start_iteration(self) -> None:

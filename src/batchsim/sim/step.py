@@ -114,6 +114,12 @@ class NextIteration:
             if self._stored:
                 self._stored = {}
 
+    def take_growth(self) -> None:
+        """Let the decodes have their blocks now, before some come back that would be taken instead."""
+        if not self._holds_decodes:
+            self.growth.recount()
+            self.growth.take_all()
+
     @property
     def is_undecided(self) -> bool:
         """Whether a rule has to be asked though nobody waits."""
