@@ -17,7 +17,7 @@ from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.step import NextIteration
 from batchsim.workload.request import Workload
-from tests.conformance.workloads import Case, prompt_ids, prompt_tokens
+from tests.conformance.workloads import Case, most_iterations, prompt_ids, prompt_tokens
 
 
 def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
@@ -40,23 +40,21 @@ def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
     )
     workload = make_workload(case)
     policy = presets.build(policy_config(settings, version))
-    composed: list[tuple[list[tuple[int, int]], list[int], int]] = []
+    rows: list[list[Any]] = []
+    logged = partial(LoggedReplica, rows=rows, most_rows=most_iterations(case))
     with (
-        patch.object(simulation, "Replica", partial(LoggedReplica, composed=composed)),
+        patch.object(simulation, "Replica", logged),
         patch.object(replica, "RunningSet", LoggedRunningSet),
         patch.object(replica, "NextIteration", LoggedStep),
     ):
-        records = simulation.run_replicas(workload, workload.output_tokens, [policy], [engine])
+        try:
+            records = simulation.run_replicas(workload, workload.output_tokens, [policy], [engine])
+        except EndlessError:
+            return {"rows": rows, "first_token_s": [], "finish_s": []}
     assert not records.refusals, records.refusals
-    iterations, requests = records.iterations, records.requests.set_index("request_id")
-    free_blocks = (settings["num_blocks"] - iterations["kv_blocks"]).tolist()
+    requests = records.requests.set_index("request_id")
     return {
-        "rows": [
-            [start_s, tokens, preempted, free - freed]
-            for start_s, (tokens, preempted, freed), free in zip(
-                iterations["start_s"].tolist(), composed, free_blocks, strict=True
-            )
-        ],
+        "rows": rows,
         "first_token_s": requests["first_token_s"].tolist(),
         "finish_s": requests["finish_s"].tolist(),
     }
@@ -130,21 +128,36 @@ class LoggedStep(NextIteration):
         super().preempt(request, swap=swap)
 
 
+class EndlessError(Exception):
+    """There are more iterations than are looked at."""
+
+
 class LoggedReplica(Replica):
-    """Writes down what each iteration was made of, and who was preempted for it, as it ends."""
+    """Writes down each iteration as it ends."""
 
     _running: LoggedRunningSet
     _step: LoggedStep
 
-    def __init__(self, *args: Any, composed: list[Any]) -> None:
+    def __init__(self, *args: Any, rows: list[list[Any]], most_rows: int) -> None:
         super().__init__(*args)
-        self._composed = composed
+        self._rows, self._most_rows = rows, most_rows
 
     def _settle(self, now_s: float) -> None:
+        if len(self._rows) == self._most_rows:
+            raise EndlessError
         step, running = self._step, self._running
-        self._composed.append((sorted(self._tokens()), sorted(step.preempted), running.num_freed))
+        self._rows.append(
+            [self._start_s, sorted(self._tokens()), sorted(step.preempted), self._free_blocks()]
+        )
         step.preempted, running.num_freed = [], 0
         super()._settle(now_s)
+
+    def _free_blocks(self) -> int:
+        """Count what the iteration has left; decodes may take theirs only as it ends."""
+        free = self._kv.available - self._running.num_freed
+        if self._shape[1]:
+            free -= self._running.decoding.growth() - self._step.growth.taken
+        return free
 
     def _tokens(self) -> Iterator[tuple[int, int]]:
         step = self._step

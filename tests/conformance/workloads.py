@@ -17,6 +17,9 @@ Case = dict[str, Any]
 FIXED_S = 2.0**-7
 PER_TOKEN_S = 2.0**-20
 
+#: Who preempts whom may go on for ever, in vLLM as here.
+ITERATIONS_PER_TOKEN = 20
+
 ENGINE: Mapping[str, Any] = {
     "num_blocks": 8192,
     "block_size": 16,
@@ -50,6 +53,12 @@ def prompt_tokens(request: dict[str, Any]) -> int:
 def most_tokens(case: Case) -> int:
     """Return the tokens of the longest request, prompt and answer."""
     return max(prompt_tokens(request) + request["output_tokens"] for request in case["requests"])
+
+
+def most_iterations(case: Case) -> int:
+    """Return how many iterations are looked at: more than any case takes that comes to an end."""
+    tokens = sum(prompt_tokens(request) + request["output_tokens"] for request in case["requests"])
+    return ITERATIONS_PER_TOKEN * tokens
 
 
 def with_engine(case: Case, **engine: Any) -> Case:

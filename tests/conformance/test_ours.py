@@ -1,0 +1,35 @@
+"""Our side's log is as long as a case runs, and ends where that would go on for ever."""
+
+from tests.conformance import ours
+from tests.conformance.workloads import make_case, most_iterations, request
+
+NEWEST = "0.32.0"
+
+
+def test_log_has_every_iteration_and_the_times_of_every_request() -> None:
+    case = make_case("two", [request(0.0, 20, 2), request(0.0, 5, 1)], per_token_s=0.0, num_blocks=8)
+
+    log = ours.run(case, NEWEST)
+
+    assert log["rows"] == [[0.0, [(0, 20), (1, 5)], [], 5], [2.0**-7, [(0, 1)], [], 6]]
+    assert log["first_token_s"] == [2.0**-7, 2.0**-7]
+    assert log["finish_s"] == [2.0**-6, 2.0**-7]
+
+
+def test_log_of_two_who_take_turns_in_giving_way_for_ever_has_iterations_alone() -> None:
+    case = make_case(
+        "for-ever",
+        [request(0.0, 1, 1), request(0.0, 16, 5, priority=1), request(0.0, 13, 7, priority=1)],
+        num_blocks=14,
+        block_size=2,
+        max_num_batched_tokens=5,
+        max_num_seqs=4,
+        long_prefill_token_threshold=3,
+        policy="priority",
+        scheduler_reserve_full_isl=False,
+    )
+
+    log = ours.run(case, NEWEST)
+
+    assert len(log["rows"]) == most_iterations(case)
+    assert log["finish_s"] == []
