@@ -115,7 +115,8 @@ def linear_s(c: Tree, shape: IterationShape) -> float:
 def iteration_table_s(c: Tree, shape: IterationShape) -> float:
     axes = [c["prefill_tokens"], c["decode_seqs"], c["mean_context_tokens"]]
     mean = shape.context_tokens / shape.decode_seqs if shape.decode_seqs else axes[2][0]
-    return from_grid(axes, c["grid_s"], [shape.prefill_tokens, shape.decode_seqs, mean])
+    of_prompts_s = c.get("pair_s", 0) * shape.prefill_pairs + c.get("prompt_s", 0) * shape.prefill_seqs
+    return of_prompts_s + from_grid(axes, c["grid_s"], [shape.prefill_tokens, shape.decode_seqs, mean])
 
 
 def from_grid(axes: list[list[int]], seconds: list[float], position: list[float]) -> float:
