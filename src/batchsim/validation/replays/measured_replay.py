@@ -110,7 +110,8 @@ def read_recording(directory: Path) -> Recording:
     given, provenance = manifest.get("config", {}), manifest.get("provenance", {})
     if not isinstance(given, dict) or not isinstance(provenance, dict):
         raise ConfigError(f"{directory}: its manifest has a config or provenance that is no object")
-    config = load_config(given)
+    # Its requests are in it: how they were chosen does not matter, nor what that was called at the time.
+    config = load_config({section: value for section, value in given.items() if section != "workload"})
     if config.policy.preset not in PRESETS:  # what lies in a folder of data must not say what code is run
         raise ConfigError(
             f"{directory}: policy {config.policy.preset!r} is none of batchsim's own; a measured run is "
