@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from batchsim.config.section import MOST_GPUS, Count, Fraction, NumGPUs, Section, Tokens
+from batchsim.errors import ConfigError
 from batchsim.specs.names import Kind, known_name
+from batchsim.specs.sharing import Sharing
 
 
 def _shipped_or_given(kind: Kind) -> AfterValidator:
@@ -28,6 +31,9 @@ class ReplicaConfig(Section):
     model: ModelName | None = None
     latency_file: str | None = None
     tensor_parallel: NumGPUs | None = None
+    pipeline_parallel: NumGPUs | None = None
+    data_parallel: NumGPUs | None = None
+    expert_parallel: NumGPUs | None = None
     num_kv_blocks: Count | None = None
     batch_size: Count | None = Field(None, description="limit on running requests (max_num_seqs)")
     max_num_batched_tokens: Count | None = Field(None, description="token budget of an iteration")
@@ -58,18 +64,33 @@ class ClusterConfig(Section):
         description="a batch holds size * (longest prompt + longest output) tokens, or the plain sum",
     )
     tensor_parallel: NumGPUs = Field(1, description="GPUs of each replica, which share its model")
+    pipeline_parallel: NumGPUs = Field(
+        1, description="so many times as many GPUs: stages, each with a share of the layers"
+    )
+    data_parallel: NumGPUs = Field(
+        1,
+        description="so many times as many GPUs: groups with attention and sequences of their own, which "
+        "share the experts and run in lockstep, as one engine of as many seats",
+    )
+    expert_parallel: NumGPUs = Field(
+        1,
+        description="GPUs that share out whole experts: tensor_parallel * data_parallel; or 1: each GPU has "
+        "a slice of every expert",
+    )
     replicas: tuple[ReplicaConfig, ...] = Field(
         (), description="instead of equal replicas: tables of what differs; iteration level only"
     )
     num_replicas: NumGPUs | None = Field(None, description="equal replicas; or num_gpus")
     num_gpus: NumGPUs = Field(
         default_factory=lambda given: _num_gpus(given),
-        description="GPUs, a multiple of tensor_parallel; left out: those of the replicas, by default of one",
+        description="GPUs, a multiple of a replica's; left out: those of the replicas, by default of one",
     )
 
     @model_validator(mode="after")
     def _whole_replicas(self) -> ClusterConfig:
         made = _num_gpus(self.__dict__)
+        for one in (ReplicaConfig(), *self.replicas):
+            self.sharing(one)
         if self.replicas and self.num_replicas is not None:
             raise ValueError("give cluster.replicas or cluster.num_replicas, not both")
         if (self.replicas or self.num_replicas is not None) and self.num_gpus != made:
@@ -79,11 +100,12 @@ class ClusterConfig(Section):
             )
         if made > MOST_GPUS:
             raise ValueError(f"the replicas have {made} GPUs together; at most {MOST_GPUS} are possible")
-        per_replica, left = self.tensor_parallel, self.num_gpus % self.tensor_parallel
+        per_replica, left = self.gpus_per_replica, self.num_gpus % self.gpus_per_replica
         if left and not self.replicas:
+            set_by = " * ".join(name for name in _FACTORS if getattr(self, name) > 1)
             raise ValueError(
                 f"cluster.num_gpus is {self.num_gpus}, which replicas of {per_replica} GPUs "
-                f"(cluster.tensor_parallel) do not divide; {self.num_gpus - left + per_replica} would be "
+                f"(cluster.{set_by}) do not divide; {self.num_gpus - left + per_replica} would be "
                 "a whole number of replicas"
             )
         return self
@@ -91,15 +113,37 @@ class ClusterConfig(Section):
     @property
     def gpus_per_replica(self) -> int:
         """GPUs of each of the equal replicas: the step in which a cluster grows."""
-        return self.tensor_parallel
+        return _gpus_of(None, self.__dict__)
+
+    def sharing(self, one: ReplicaConfig) -> Sharing:
+        """How the GPUs of such a replica share its model.
+
+        Raises
+        ------
+        ValueError
+            If they cannot.
+        """
+        try:
+            return Sharing(
+                **{name: getattr(one, name) or getattr(self, name) for name in (*_FACTORS, "expert_parallel")}
+            )
+        except ConfigError as error:
+            raise ValueError(f"cluster.{error}") from error
+
+
+#: What the GPUs of a replica are the product of.
+_FACTORS = ("tensor_parallel", "pipeline_parallel", "data_parallel")
 
 
 def _num_gpus(given: Mapping[str, Any]) -> int:
     """GPUs of the replicas that are given, or of one."""
-    tensor_parallel: int = given.get("tensor_parallel", 1)
     if replicas := given.get("replicas"):
-        return sum(one.count * (one.tensor_parallel or tensor_parallel) for one in replicas)
-    return (given.get("num_replicas") or 1) * tensor_parallel
+        return sum(one.count * _gpus_of(one, given) for one in replicas)
+    return (given.get("num_replicas") or 1) * _gpus_of(None, given)
+
+
+def _gpus_of(one: ReplicaConfig | None, given: Mapping[str, Any]) -> int:
+    return math.prod(getattr(one, name, None) or given.get(name, 1) for name in _FACTORS)
 
 
 class EngineConfig(Section):

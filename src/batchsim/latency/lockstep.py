@@ -79,16 +79,21 @@ class LockstepLatency:
         return self.table.decode_line(fullest.decode_seqs, fullest.context_tokens, longest_tokens)
 
     def _fullest(self, shape: IterationShape) -> IterationShape:
-        tokens, decode_seqs, context_tokens, chunks, pairs, longest_tokens = shape
-        decodes = math.ceil(decode_seqs / self.num_replicas)
-        # Not a whole number, so that their mean stays what it is.
-        context = cast("int", context_tokens * decodes / decode_seqs if decode_seqs else 0)
-        busy = min(max(chunks, 1), self.num_replicas)
-        return IterationShape(
-            math.ceil(tokens / busy),
-            decodes,
-            context,
-            math.ceil(chunks / busy),
-            pairs / busy,
-            longest_tokens,
-        )
+        return fullest_share(shape, self.num_replicas)
+
+
+def fullest_share(shape: IterationShape, num_replicas: int) -> IterationShape:
+    """The part of a pass that the replica with most of it has."""
+    tokens, decode_seqs, context_tokens, chunks, pairs, longest_tokens = shape
+    decodes = math.ceil(decode_seqs / num_replicas)
+    # Not a whole number, so that their mean stays what it is.
+    context = cast("int", context_tokens * decodes / decode_seqs if decode_seqs else 0)
+    busy = min(max(chunks, 1), num_replicas)
+    return IterationShape(
+        math.ceil(tokens / busy),
+        decodes,
+        context,
+        math.ceil(chunks / busy),
+        pairs / busy,
+        longest_tokens,
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import check_number
@@ -16,7 +17,8 @@ from batchsim.latency.base import (
     LatencyInfo,
     padded_batch_time,
 )
-from batchsim.specs import GPUSpec, ModelSpec
+from batchsim.latency.lockstep import fullest_share
+from batchsim.specs import GPUSpec, ModelSpec, Sharing
 
 #: What GPUs that share a model send each other: activations in bf16.
 ACTIVATION_BYTES = 2
@@ -25,20 +27,56 @@ ACTIVATION_BYTES = 2
 LEAST_SHARE = 1e-6
 
 
+class _Costs(NamedTuple):
+    """Seconds: of arithmetic, of memory traffic, and beside both."""
+
+    token_s: float  # arithmetic: a token, but its experts
+    expert_token_s: float  # its experts
+    sample_s: float
+    pair_s: float  # of a prompt's token and one it attends to
+    window_pair_s: float
+    context_s: float  # of a decode and one it attends to
+    window_context_s: float
+    weights_s: float  # traffic: a pass, but its experts
+    expert_s: float  # one expert in every layer
+    kv_s: float
+    window_kv_s: float
+    state_s: float  # that a sequence has for all layers of linear attention
+    fixed_s: float  # beside: a pass
+    sent_s: float  # a token that is sent
+
+
 @dataclass(frozen=True, slots=True)
 class RooflineLatency:
     """Each forward pass takes the longer of its arithmetic and its memory traffic, plus a constant.
 
-    ``max(FLOPs / F, bytes / BW) / tensor_parallel + all-reduces + overhead``, with ``F`` and ``BW`` the GPU's
-    peaks times their efficiencies. A token costs two FLOPs for each weight of the layers, and ``4 * layers *
-    query heads * head dimension`` for each token it attends to. The output head is multiplied with the tokens
-    whose successor is asked for: the last of each prompt chunk, as in vLLM, and each decode. A pass reads all
-    weights once, and the KV of its tokens. Not counted is the KV of earlier chunks that a prompt chunk reads
-    again.
+    ``max(FLOPs / F, bytes / BW) / tensor_parallel + exchanges + overhead``, with ``F`` and ``BW`` the GPU's
+    peaks times their efficiencies. A token costs two FLOPs for each weight of the layers that it meets, of
+    experts those that it goes to, at the rate of the model's arithmetic where they are quantised, and
+    ``2 * layers * query heads * (numbers of a key + numbers of a value)`` for each token it attends to. The
+    output head is multiplied with the tokens whose successor is asked for: the last of each prompt chunk, as
+    in vLLM, and each decode. A pass reads all weights once, of experts those that its tokens reach if each
+    chooses as by lot, ``E * (1 - (1 - k / E) ^ tokens)``, and the KV of its tokens. Not counted is the KV of
+    earlier chunks that a prompt chunk reads again.
+
+    Latent attention (MLA) decodes on the latent itself, the "absorbed" form, and multiplies prompts out. In
+    layers of a window a decode attends to at most ``window_tokens`` of the mean context, a prompt to at most
+    so many for each token. A state of linear attention is read once a pass and sequence.
 
     Two all-reduces a layer (Megatron-LM, arXiv 1909.08053, section 3) add up the shares of
     ``tensor_parallel`` GPUs. By rings, and overlapped by nothing, each takes ``2 * (tp - 1) / tp * tokens *
-    hidden size * 2 bytes / link_bytes_per_s + link_latency_s``. KV heads are shared out evenly, however few.
+    hidden size * 2 bytes / link_bytes_per_s + link_latency_s``. KV heads are shared out evenly, and copied
+    where they are fewer than the GPUs.
+
+    Stages of a pipeline (``pipeline_parallel``) work at the same time on groups of the pass's sequences, as
+    many as there are stages or sequences: their arithmetic and KV divide, but each group reads the weights.
+    What a stage hands on takes one transfer.
+
+    Groups of GPUs with attention of their own (``data_parallel``) run passes in lockstep: the fullest counts,
+    see `lockstep.fullest_share`. They share experts, which tokens of all reach. A token's activations go to
+    all GPUs and come back added up, or, where GPUs hold whole experts (``expert_parallel``), to those of the
+    GPUs that have its experts, expected ``n * (1 - (1 - 1 / n) ^ k)`` of ``n``. GPUs are taken to be equally
+    loaded.
 
     Attributes
     ----------
@@ -54,18 +92,14 @@ class RooflineLatency:
     bandwidth_efficiency: float
     overhead_s: float
     tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: int = 1
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=lambda: LatencyInfo("roofline", "derived"))
-    # Seconds: arithmetic per token, per token sampled from and per token attended to, memory traffic per pass
-    # and per KV token.
-    _token_s: float = field(init=False, repr=False, compare=False)
-    _sample_s: float = field(init=False, repr=False, compare=False)
-    _attended_s: float = field(init=False, repr=False, compare=False)
-    _weights_s: float = field(init=False, repr=False, compare=False)
-    _kv_s: float = field(init=False, repr=False, compare=False)
-    # Seconds beside both: per pass, and per token that all-reduces carry.
-    _fixed_s: float = field(init=False, repr=False, compare=False)
-    _reduced_token_s: float = field(init=False, repr=False, compare=False)
+    _costs: _Costs = field(init=False, repr=False, compare=False)
+    #: Whether every token attends to all before it and meets every weight, on GPUs that share tensors only.
+    _is_plain: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("compute_efficiency", "bandwidth_efficiency"):
@@ -76,32 +110,24 @@ class RooflineLatency:
                     f"{name} is {value!r:.60}; a share of at most 1 is needed, from {LEAST_SHARE:g} on"
                 )
         check_number("overhead_s", self.overhead_s)
-        if type(self.tensor_parallel) is not int or self.tensor_parallel < 1:
-            raise ConfigError(
-                f"tensor_parallel is {self.tensor_parallel!r:.60}; a whole number >= 1 is needed"
-            )
+        self.sharing.check(self.model)
         if self.info.provenance == "measured":
             raise ConfigError(
                 "a roofline is computed, not measured; its provenance must be derived or synthetic"
             )
         model = self.model
-        reduces_s, reduced_token_s = self._all_reduces()
-        flop_per_s = self.gpu.flop_per_s * self.compute_efficiency * self.tensor_parallel
-        bytes_per_s = self.gpu.memory_bytes_per_s * self.bandwidth_efficiency * self.tensor_parallel
-        derived = {
-            "_token_s": model.flop_per_token / flop_per_s,
-            "_sample_s": model.flop_per_sample / flop_per_s,
-            "_attended_s": model.flop_per_pair / flop_per_s,
-            "_weights_s": model.multiplied_bytes / bytes_per_s,
-            "_kv_s": model.kv_bytes_per_token / bytes_per_s,
-            "_fixed_s": self.overhead_s + reduces_s,
-            "_reduced_token_s": reduced_token_s,
-        }
+        is_plain = not (model.num_experts or model.num_window_layers or model.num_linear_layers)
+        is_plain = is_plain and not model.kv_lora_rank and self.pipeline_parallel == 1
+        object.__setattr__(self, "_is_plain", is_plain)
+        object.__setattr__(self, "_costs", _costs(self))
         if self.info.name == "roofline":
             name = f"roofline of {model.name} on {self.gpu.name}"
-            derived["info"] = replace(self.info, name=name)  # type: ignore[assignment]
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, "info", replace(self.info, name=name))
+
+    @property
+    def sharing(self) -> Sharing:
+        """How GPUs share the model."""
+        return Sharing(self.tensor_parallel, self.pipeline_parallel, self.data_parallel, self.expert_parallel)
 
     @property
     def is_bounded(self) -> bool:
@@ -118,43 +144,142 @@ class RooflineLatency:
 
     def iteration_s(self, shape: IterationShape) -> float:
         """Seconds for one forward pass."""
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
-        tokens = prefill_tokens + decode_seqs
-        compute_s = (
-            self._token_s * tokens
-            + self._sample_s * (prefill_seqs + decode_seqs)
-            + self._attended_s * (context_tokens + prefill_pairs)
-        )
-        memory_s = self._weights_s + self._kv_s * (prefill_tokens + context_tokens)
-        longer_s = compute_s if compute_s > memory_s else memory_s
-        return longer_s + self._fixed_s + self._reduced_token_s * tokens
+        compute_s, memory_s, beside_s = self._plain(shape) if self._is_plain else self._any(shape)
+        return (compute_s if compute_s > memory_s else memory_s) + beside_s
 
     def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
         """Seconds of the following decode iterations, up to where arithmetic and traffic change the lead.
 
-        Both grow by a constant per iteration, so that this happens at most once.
+        Both grow by a constant per iteration, so that this happens at most once; where contexts reach a
+        window, they do so by another.
         """
-        compute_s = (self._token_s + self._sample_s) * decode_seqs + self._attended_s * context_tokens
-        memory_s = self._weights_s + self._kv_s * context_tokens
-        beside_s = self._fixed_s + self._reduced_token_s * decode_seqs
+        shape = IterationShape(0, decode_seqs, context_tokens)
+        compute_s, memory_s, beside_s = self._plain(shape) if self._is_plain else self._any(shape)
+        costs, num_linear = self._costs, math.inf
+        growing_s, reading_s = costs.context_s, costs.kv_s
+        seqs = decode_seqs  # that grow on the GPUs that have most of them, in the group that counts
+        if not self._is_plain:
+            seqs = math.ceil(decode_seqs / self.data_parallel)
+            window_tokens = self.model.window_tokens * decode_seqs
+            if self.model.num_window_layers and context_tokens < window_tokens:
+                growing_s += costs.window_context_s
+                reading_s += costs.window_kv_s
+                num_linear = (window_tokens - context_tokens) // decode_seqs + 1
+            groups = min(self.pipeline_parallel, seqs)
+            growing_s, reading_s = growing_s / groups, reading_s / groups
         if compute_s > memory_s:
-            first_s, slope_s, catching_up_s = compute_s, self._attended_s, self._kv_s - self._attended_s
+            first_s, slope_s, catching_up_s = compute_s, growing_s, reading_s - growing_s
         else:
-            first_s, slope_s, catching_up_s = memory_s, self._kv_s, self._attended_s - self._kv_s
-        num_linear = math.inf
+            first_s, slope_s, catching_up_s = memory_s, reading_s, growing_s - reading_s
         if catching_up_s > 0:
-            num_linear = abs(compute_s - memory_s) // (catching_up_s * decode_seqs) + 1
-        return DecodeLine(first_s + beside_s, slope_s * decode_seqs, num_linear)
+            num_linear = min(num_linear, abs(compute_s - memory_s) // (catching_up_s * seqs) + 1)
+        return DecodeLine(first_s + beside_s, slope_s * seqs, num_linear)
 
-    def _all_reduces(self) -> tuple[float, float]:
-        """Seconds of a pass's all-reduces: of them all together, and per token they carry."""
-        num_gpus, gpu = self.tensor_parallel, self.gpu
-        if num_gpus == 1:
-            return 0.0, 0.0
-        if gpu.link_bytes_per_s is None or gpu.link_latency_s is None:
-            raise ConfigError(
-                f"tensor_parallel is {num_gpus}; GPU {gpu.name} must have link_bytes_per_s and link_latency_s"
-            )
-        num_reduces = 2 * self.model.num_layers
-        token_bytes = 2 * (num_gpus - 1) / num_gpus * self.model.hidden_size * ACTIVATION_BYTES
-        return num_reduces * gpu.link_latency_s, num_reduces * token_bytes / gpu.link_bytes_per_s
+    def _plain(self, shape: IterationShape) -> tuple[float, float, float]:
+        """Seconds of arithmetic, of traffic, and beside both, of a dense model on GPUs that share tensors."""
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
+        costs, tokens = self._costs, prefill_tokens + decode_seqs
+        compute_s = (
+            costs.token_s * tokens
+            + costs.sample_s * (prefill_seqs + decode_seqs)
+            + costs.pair_s * (context_tokens + prefill_pairs)
+        )
+        memory_s = costs.weights_s + costs.kv_s * (prefill_tokens + context_tokens)
+        return compute_s, memory_s, costs.fixed_s + costs.sent_s * tokens
+
+    def _any(self, shape: IterationShape) -> tuple[float, float, float]:
+        """The same of any model and any GPUs."""
+        costs, window = self._costs, self.model.window_tokens
+        all_tokens = shape.prefill_tokens + shape.decode_seqs
+        if self.data_parallel > 1:
+            shape = fullest_share(shape, self.data_parallel)
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
+        tokens, sequences = prefill_tokens + decode_seqs, prefill_seqs + decode_seqs
+        groups = min(self.pipeline_parallel, max(sequences, 1))
+        near_tokens = min(context_tokens, window * decode_seqs)
+        compute_s = (
+            costs.token_s * tokens
+            + costs.expert_token_s * all_tokens
+            + costs.sample_s * sequences
+            + costs.pair_s * prefill_pairs
+            + costs.window_pair_s * min(prefill_pairs, window * prefill_tokens)
+            + costs.context_s * context_tokens
+            + costs.window_context_s * near_tokens
+        )
+        read_s = (
+            costs.kv_s * (prefill_tokens + context_tokens)
+            + costs.window_kv_s * (prefill_tokens + near_tokens)
+            + costs.state_s * sequences
+        )
+        experts = self.model.reached_experts(all_tokens / groups)
+        memory_s = costs.weights_s + costs.expert_s * experts + read_s / groups
+        return compute_s / groups, memory_s, costs.fixed_s + costs.sent_s * tokens / groups
+
+
+def _costs(latency: RooflineLatency) -> _Costs:
+    model, gpu, sharing = latency.model, latency.gpu, latency.sharing
+    tensor, stage = sharing.tensor_parallel, sharing.gpus_per_stage
+    peak = latency.compute_efficiency
+    bf16 = gpu.flop_per_s * peak
+
+    def rate(bytes_per_weight: float) -> float:
+        return (gpu.rate(model.arithmetic) if bytes_per_weight < 2 else gpu.flop_per_s) * peak
+
+    every_s = (
+        model.num_attention_parameters / rate(model.attention_bytes)
+        + model.num_feed_forward_parameters / rate(model.bytes_per_weight)
+        + model.num_router_parameters / rate(model.kept_bytes)
+    )
+    expert_s = (
+        model.num_moe_layers * model.experts_per_token * model.expert_parameters / rate(model.expert_bytes)
+    )
+    bytes_per_s = gpu.memory_bytes_per_s * latency.bandwidth_efficiency
+    layer_kv_s = model.kv_layer_bytes * sharing.kv_copies(model) / (bytes_per_s * tensor)
+    pair_s, absorbed_s = (
+        model.flop_per_layer_pair / (bf16 * tensor),
+        model.flop_per_layer_read / (bf16 * tensor),
+    )
+    fixed_s, sent_s = _exchanges(latency)
+    return _Costs(
+        token_s=2 * every_s / tensor,
+        expert_token_s=2 * expert_s / stage,
+        sample_s=model.flop_per_sample / (rate(model.kept_bytes) * tensor),
+        pair_s=model.num_kv_layers * pair_s,
+        window_pair_s=model.num_window_layers * pair_s,
+        context_s=model.num_kv_layers * absorbed_s,
+        window_context_s=model.num_window_layers * absorbed_s,
+        weights_s=model.every_pass_bytes / (bytes_per_s * tensor),
+        expert_s=model.reached_bytes / (bytes_per_s * stage),
+        kv_s=model.num_kv_layers * layer_kv_s,
+        window_kv_s=model.num_window_layers * layer_kv_s,
+        state_s=model.linear_state_bytes / (bytes_per_s * tensor),
+        fixed_s=latency.overhead_s + fixed_s,
+        sent_s=sent_s,
+    )
+
+
+def _exchanges(latency: RooflineLatency) -> tuple[float, float]:
+    """Seconds of a pass's exchanges between GPUs: of them all together, and per token that is sent."""
+    sharing, gpu, model = latency.sharing, latency.gpu, latency.model
+    if sharing.num_gpus == 1:
+        return 0.0, 0.0
+    if gpu.link_bytes_per_s is None or gpu.link_latency_s is None:
+        name = next(name for name, number in asdict(sharing).items() if number > 1)
+        raise ConfigError(
+            f"{name} is {getattr(sharing, name)}; GPU {gpu.name} must have link_bytes_per_s and "
+            "link_latency_s"
+        )
+    tensor, data = sharing.tensor_parallel, sharing.data_parallel
+    number, sent = sharing.pipeline_parallel - 1.0, sharing.pipeline_parallel - 1.0
+    if tensor > 1:
+        number += 2 * model.num_layers
+        sent += 2 * model.num_layers * 2 * (tensor - 1) / tensor
+    if data > 1:  # there and back
+        stage, each = sharing.gpus_per_stage, data - 1.0
+        if sharing.expert_parallel > 1:  # of GPUs that hold the same tokens each sends a share
+            reached = stage * (1 - (1 - 1 / stage) ** model.experts_per_token)
+            each = reached * (stage - 1) / stage / tensor
+        number += 2 * model.num_moe_layers
+        sent += 2 * model.num_moe_layers * each
+    token_bytes = model.hidden_size * ACTIVATION_BYTES
+    return number * gpu.link_latency_s, sent * token_bytes / gpu.link_bytes_per_s

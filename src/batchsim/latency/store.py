@@ -19,7 +19,7 @@ from batchsim.latency.coefficients import read_coefficients, written_coefficient
 from batchsim.latency.families import FAMILIES
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.table import PROVENANCES
-from batchsim.specs import GPUSpec, ModelSpec
+from batchsim.specs import GPUSpec, ModelSpec, Sharing
 
 Model = BatchLatency | IterationLatency
 
@@ -87,11 +87,14 @@ def load_latency(path: str | Path | None = None) -> BatchLatency:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def default_latency(model: ModelSpec, gpu: GPUSpec, tensor_parallel: int = 1) -> RooflineLatency:
+def default_latency(
+    model: ModelSpec, gpu: GPUSpec, tensor_parallel: int = 1, sharing: Sharing | None = None
+) -> RooflineLatency:
     """The packaged default, or the same roofline for other hardware: derived, as uncalibrated as it."""
     packaged = load_latency(None)
     assert isinstance(packaged, RooflineLatency), "the packaged default is a roofline"
-    if (model, gpu, tensor_parallel) == (packaged.model, packaged.gpu, packaged.tensor_parallel):
+    sharing = sharing or Sharing(tensor_parallel)
+    if (model, gpu, sharing) == (packaged.model, packaged.gpu, packaged.sharing):
         return packaged
     return RooflineLatency(
         model,
@@ -99,7 +102,7 @@ def default_latency(model: ModelSpec, gpu: GPUSpec, tensor_parallel: int = 1) ->
         packaged.compute_efficiency,
         packaged.bandwidth_efficiency,
         packaged.overhead_s,
-        tensor_parallel,
+        **asdict(sharing),
     )
 
 

@@ -6,7 +6,7 @@ them. Work done again after a preemption does, for the engine asked for it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from batchsim.metrics.engine import computed_tokens, decoded_tokens
 from batchsim.metrics.system import Window, ratio, running_s
 from batchsim.records import Columns
-from batchsim.specs import GPUSpec, ModelSpec
+from batchsim.specs import GPUSpec, ModelSpec, Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,17 @@ class Hardware:
 
     model: ModelSpec
     gpu: GPUSpec
-    tensor_parallel: int = 1
+    sharing: Sharing = field(default_factory=Sharing)
 
     @property
     def flop_per_s(self) -> float:
-        """Peak of the replica's GPUs together."""
-        return self.gpu.flop_per_s * self.tensor_parallel
+        """Peak of the replica's GPUs together, in the arithmetic of the model's weights."""
+        return self.gpu.rate(self.model.arithmetic) * self.sharing.num_gpus
 
     @property
     def bytes_per_s(self) -> float:
         """Peak memory bandwidth of the replica's GPUs together."""
-        return self.gpu.memory_bytes_per_s * self.tensor_parallel
+        return self.gpu.memory_bytes_per_s * self.sharing.num_gpus
 
 
 class Work(NamedTuple):
@@ -55,6 +55,8 @@ class Work(NamedTuple):
         Of a token and one it attends to; decodes attend to the tokens in the KV cache.
     kv_tokens
         Read by decodes, from the KV cache.
+    decodes
+        Tokens computed in decodes.
     """
 
     busy_s: float
@@ -63,6 +65,7 @@ class Work(NamedTuple):
     samples: float
     pairs: float
     kv_tokens: float
+    decodes: float
 
 
 def work(iterations: Columns[Any], window: Window) -> Work:
@@ -72,9 +75,10 @@ def work(iterations: Columns[Any], window: Window) -> Work:
     num = np.asarray(iterations["num_iterations"], dtype=np.float64)
     decode_seqs = np.asarray(iterations["decode_seqs"])
     kv_tokens = num * np.asarray(iterations["context_tokens"]) + decode_seqs * num * (num - 1) / 2
-    samples = np.asarray(iterations["prefill_seqs"]) + decoded_tokens(iterations)
+    decodes = decoded_tokens(iterations)
+    samples = np.asarray(iterations["prefill_seqs"]) + decodes
     pairs = np.asarray(iterations["prefill_pairs"]) + kv_tokens
-    amounts = (num, computed_tokens(iterations), samples, pairs, kv_tokens)
+    amounts = (num, computed_tokens(iterations), samples, pairs, kv_tokens, decodes)
     return Work(float(busy_s.sum()), *(float((amount * share).sum()) for amount in amounts))
 
 
@@ -82,23 +86,34 @@ def mfu(work: Work, hardware: Hardware, seconds: float) -> float:
     """FLOPs that the model needs / (seconds * peak), from ``seconds`` of replica time.
 
     ``(2 P tokens + 2 H samples + 4 layers query_heads head_dim pairs) / (seconds peak)``, with P the weights
-    of the layers and H those of the output head. The seconds are ``work.busy_s``, while it ran, or replicas *
-    window, by the clock.
+    of the layers that a token meets, of experts those that it goes to, and H those of the output head. Layers
+    of a window have at most ``window_tokens`` pairs a token. The seconds are ``work.busy_s``, while it ran,
+    or replicas * window, by the clock.
     """
     model = hardware.model
+    near_pairs = min(work.pairs, model.window_tokens * work.tokens)
     flop = (
         model.flop_per_token * work.tokens
         + model.flop_per_sample * work.samples
         + model.flop_per_pair * work.pairs
+        + model.flop_per_window_pair * near_pairs
     )
     return ratio(flop, seconds * hardware.flop_per_s)
 
 
 def mbu(work: Work, hardware: Hardware, seconds: float) -> float:
-    """Bytes to be read / (seconds * peak bandwidth): all weights in each iteration, and the decodes' KV.
+    """Bytes to be read / (seconds * peak bandwidth): the weights in each iteration, and the decodes' KV.
 
-    Left out: KV that is written, and KV that later chunks of a prompt read. Seconds as in `mfu`.
+    Of experts those that the tokens of a mean iteration reach; groups of GPUs with attention of their own all
+    read it. Left out: KV that is written, and KV that later chunks of a prompt read. Seconds as in `mfu`.
     """
     model = hardware.model
-    read_bytes = model.multiplied_bytes * work.passes + model.kv_bytes_per_token * work.kv_tokens
+    experts = model.reached_experts(ratio(work.tokens, work.passes))
+    weight_bytes = model.every_pass_bytes * hardware.sharing.data_parallel + experts * model.reached_bytes
+    near_tokens = min(work.kv_tokens, model.window_tokens * work.decodes)
+    read_bytes = (
+        weight_bytes * work.passes
+        + model.kv_bytes_per_token * work.kv_tokens
+        + model.window_bytes_per_token * near_tokens
+    )
     return ratio(read_bytes, seconds * hardware.bytes_per_s)

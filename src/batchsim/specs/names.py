@@ -12,7 +12,7 @@ from typing import Literal
 Kind = Literal["models", "gpus"]
 
 #: What publishers add to a model's name without a change of its shape.
-_ADDED = re.compile(r"^meta-|-(hf|base|instruct|chat|v0\.1)$")
+_ADDED = re.compile(r"^meta-|-(hf|base|instruct|chat|v0\.1|dynamic)$|-instruct(?=-fp8$)")
 #: What tells a slower card from the one of the same name that ships, unless the spec's name has it as well.
 _SLOWER = re.compile(r"laptop|mobile|max-q|h[12]00.*(pcie|nvl)")
 

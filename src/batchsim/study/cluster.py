@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -26,7 +26,7 @@ from batchsim.policies.sizing import FixedSize
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster
-from batchsim.specs import GPUSpec, ModelSpec, kv_capacity_tokens, load_gpu, load_model
+from batchsim.specs import GPUSpec, ModelSpec, Sharing, kv_capacity_tokens, load_gpu, load_model
 from batchsim.streams import stream
 from batchsim.study.hardware import AnyLatency
 from batchsim.workload.request import Workload
@@ -43,7 +43,7 @@ class Replica:
     latency: AnyLatency
     policy: PolicyConfig
     num_kv_blocks: int
-    tensor_parallel: int = 1
+    sharing: Sharing = field(default_factory=Sharing)
 
 
 def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
@@ -54,13 +54,13 @@ def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
             f"policy {config.policy.preset} runs batches to completion on equal GPUs; cluster.replicas needs "
             "a policy that batches at every iteration"
         )
-    model, gpu, num_gpus = load_model(cluster.model), load_gpu(cluster.gpu), cluster.gpus_per_replica
+    model, gpu, sharing = load_model(cluster.model), load_gpu(cluster.gpu), cluster.sharing(ReplicaConfig())
     capacity = cluster.kv_capacity_tokens or kv_capacity_tokens(
-        model, _together(gpu, num_gpus), cluster.memory_margin
+        model, gpu, cluster.memory_margin, sharing, config.engine.max_model_len
     )
-    known = as_batch_latency(latency or _latency(config.latency.file, model, gpu, num_gpus))
+    known = as_batch_latency(latency or _latency(config.latency.file, model, gpu, sharing))
     return Cluster(
-        cluster.num_gpus // num_gpus,
+        cluster.num_gpus // sharing.num_gpus,
         KVMemory(capacity, cluster.kv_layout),
         known,
         config.latency.outside == "extrapolate",
@@ -109,7 +109,7 @@ def hardware(config: RunConfig, replicas: Sequence[Replica]) -> Hardware | None:
     """
     is_named = {"model", "gpu"} <= config.cluster.model_fields_set
     kinds = {
-        (replica.model, replica.gpu, replica.tensor_parallel)
+        (replica.model, replica.gpu, replica.sharing)
         for replica in replicas
         if is_named or isinstance(replica.latency, RooflineLatency)
     }
@@ -148,16 +148,30 @@ def prepare_policies(
 def _replica(config: RunConfig, given: ReplicaConfig, latency: AnyLatency | None) -> Replica:
     cluster = config.cluster
     model, gpu = load_model(given.model or cluster.model), load_gpu(given.gpu or cluster.gpu)
-    tensor_parallel = given.tensor_parallel or cluster.tensor_parallel
+    sharing = cluster.sharing(given)
     file = given.latency_file or config.latency.file
+    policy = _replica_policy(config.policy, given, gpu)
     return Replica(
         model,
         gpu,
-        latency or _latency(file, model, gpu, tensor_parallel),
-        _replica_policy(config.policy, given, gpu),
-        given.num_kv_blocks or _num_kv_blocks(config, model, gpu, tensor_parallel),
-        tensor_parallel,
+        latency or _latency(file, model, gpu, sharing),
+        _merged(policy, sharing.data_parallel) if sharing.data_parallel > 1 else policy,
+        given.num_kv_blocks or _num_kv_blocks(config, model, gpu, sharing),
+        sharing,
     )
+
+
+def _merged(policy: PolicyConfig, num_groups: int) -> PolicyConfig:
+    """The policy of groups with attention of their own as that of one engine with the seats of all."""
+    built = presets.build(policy)
+    batching = dict(policy.batching)
+    budget = getattr(built.batching, "max_num_batched_tokens", None)
+    if budget is not None:
+        batching["max_num_batched_tokens"] = num_groups * budget
+        if isinstance(built.batching, ChunkedPrefill) and not built.batching.long_prefill_threshold:
+            batching["long_prefill_threshold"] = budget  # a prompt is that of one group
+    batch_size = num_groups * built.sizing.max_batch_size
+    return policy.model_copy(update={"batch_size": batch_size, "batching": batching})
 
 
 def _replica_policy(policy: PolicyConfig, given: ReplicaConfig, gpu: GPUSpec) -> PolicyConfig:
@@ -182,12 +196,13 @@ def _caches_prefixes(configured: bool | None, policy: PolicyConfig) -> bool:
     return rule.caches_prefixes if configured is None else configured
 
 
-def _num_kv_blocks(config: RunConfig, model: ModelSpec, gpu: GPUSpec, tensor_parallel: int) -> int:
+def _num_kv_blocks(config: RunConfig, model: ModelSpec, gpu: GPUSpec, sharing: Sharing) -> int:
     engine, tokens = config.engine, config.cluster.kv_capacity_tokens
     if engine.num_kv_blocks is not None:
         return engine.num_kv_blocks
     if tokens is None:
-        tokens = kv_capacity_tokens(model, _together(gpu, tensor_parallel), 1 - engine.gpu_memory_utilization)
+        margin = 1 - engine.gpu_memory_utilization
+        tokens = kv_capacity_tokens(model, gpu, margin, sharing, engine.max_model_len)
     if tokens < engine.block_size:
         raise ConfigError(
             f"engine.block_size is {engine.block_size}, but the KV cache holds {tokens} tokens; a smaller "
@@ -196,16 +211,9 @@ def _num_kv_blocks(config: RunConfig, model: ModelSpec, gpu: GPUSpec, tensor_par
     return tokens // engine.block_size
 
 
-def _together(gpu: GPUSpec, num_gpus: int) -> GPUSpec:
-    """What GPUs that share a model hold together."""
-    if num_gpus == 1:
-        return gpu
-    return replace(gpu, name=f"{num_gpus} {gpu.name}", memory_bytes=gpu.memory_bytes * num_gpus)
-
-
-def _latency(file: str | None, model: ModelSpec, gpu: GPUSpec, tensor_parallel: int) -> AnyLatency:
+def _latency(file: str | None, model: ModelSpec, gpu: GPUSpec, sharing: Sharing) -> AnyLatency:
     """The file that is named, or a derived model of the GPU whose memory counts."""
-    return default_latency(model, gpu, tensor_parallel) if file is None else load_latency(file)
+    return default_latency(model, gpu, sharing=sharing) if file is None else load_latency(file)
 
 
 def _noisy(latency: IterationLatency, sigma: float, rng: np.random.Generator) -> IterationLatency:

@@ -123,7 +123,7 @@ def test_fp8_counts_a_byte_a_weight_and_the_fp8_rate(tmp_path: Path) -> None:
 
     points = predict_closed_loops(table)
 
-    latency = default_latency(*in_fp8(LLAMA, H100))
+    latency = default_latency(in_fp8(LLAMA, H100), H100)
     assert predicted(points)["TPOT"] == pytest.approx(decode_span_s(latency, 7, 1, 512) / 7)
     assert set(points.table["precision"]) == {"fp8"}
 
@@ -143,7 +143,7 @@ def test_zero_and_nothing_say_that_nothing_is_parallel(tmp_path: Path) -> None:
         ({"system": "gb200"}, "GPU without a spec", "gb200"),
         ({"model_path": "deepseek-ai/DeepSeek-R1"}, "model without a spec", "deepseek-ai/DeepSeek-R1"),
         ({"precision": "fp4"}, "quantisation without a spec", "fp4 on h100"),
-        ({"precision": "fp8", "system": "l40s"}, "quantisation without a spec", "fp8 on l40s"),
+        ({"precision": "fp8", "system": "a100"}, "GPU without a spec", "a100"),
         ({"mode": "disagg"}, "prefill and decode on GPUs of their own", "disagg"),
         ({"pp_size": 2}, "parallelism that a roofline does not know", "pipeline parallel"),
         ({"attention_dp_size": 8}, "parallelism that a roofline does not know", "data parallel"),

@@ -179,7 +179,7 @@ def hardware(gpu: str, model: str, precision: str) -> tuple[ModelSpec, GPUSpec]:
         return model_spec, gpu_spec
     if precision != "fp8" or gpu_spec.fp8_flop_per_s is None:
         leave_out("quantisation without a spec", f"{precision} on {gpu_spec.name}")
-    return in_fp8(model_spec, gpu_spec)
+    return in_fp8(model_spec, gpu_spec), gpu_spec
 
 
 def kv_tokens(model: ModelSpec, gpu: GPUSpec, num_gpus: int) -> int:
@@ -197,6 +197,7 @@ def ideal(latency: RooflineLatency) -> RooflineLatency:
     together = replace(
         gpu,
         flop_per_s=gpu.flop_per_s * num_gpus,
+        fp8_flop_per_s=gpu.fp8_flop_per_s and gpu.fp8_flop_per_s * num_gpus,
         memory_bytes_per_s=gpu.memory_bytes_per_s * num_gpus,
     )
     return RooflineLatency(latency.model, together, 1.0, 1.0, 0.0)
