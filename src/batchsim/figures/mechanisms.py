@@ -83,16 +83,7 @@ def prediction_error(results: SweepResults) -> Drawing:
     metrics = results.having(["bin_accuracy", THROUGHPUT, "e2e_mean_s", "slo_attainment"])
     table = averages(results, [*facets, "case", "predictor"], metrics)
     finding = contrast("case", THROUGHPUT)(table)
-    kinds = list(table["predictor"].unique())
-    has_bins = table["bin_accuracy"].notna() if "bin_accuracy" in table else pd.Series(True, table.index)
-    colors = [PALETTE[kinds.index(kind) % len(PALETTE)] for kind in table["predictor"]]
-    table_faces = pd.Series(
-        [
-            face_of("transient" if is_pale else "stable", color if bins else _NO_BINS)
-            for color, bins, is_pale in zip(colors, has_bins, _is_pale(table), strict=True)
-        ],
-        table.index,
-    )
+    faces = _faces(table)
     figure, panels = panels_of(results, table, facets, metrics, finding, _marks(table), columns=2)
     for part, metric, axes in panels:
         hatches = ["////" if saturated else "" for saturated in part["num_saturated"]]
@@ -101,7 +92,7 @@ def prediction_error(results: SweepResults) -> Drawing:
             part[metric],
             xerr=part[f"{metric}_ci95"],
             error_kw={"lw": 1},
-            color=list(table_faces[part.index]),
+            color=list(faces[part.index]),
             hatch=hatches,
             edgecolor="white",
         )
@@ -121,6 +112,21 @@ def prediction_error(results: SweepResults) -> Drawing:
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.tick_params(axis="y", labelsize=5)
     return figure, table
+
+
+def _faces(table: pd.DataFrame) -> pd.Series[Any]:
+    """A colour for each kind of predictor, grey where there are no bins to predict."""
+    kinds = list(table["predictor"].unique())
+    has_bins = table["bin_accuracy"].notna() if "bin_accuracy" in table else pd.Series(True, table.index)
+    colors = [
+        PALETTE[kinds.index(kind) % len(PALETTE)] if bins else _NO_BINS
+        for kind, bins in zip(table["predictor"], has_bins, strict=True)
+    ]
+    faces = [
+        face_of("transient" if is_pale else "stable", color)
+        for color, is_pale in zip(colors, _is_pale(table), strict=True)
+    ]
+    return pd.Series(faces, table.index)
 
 
 def _is_pale(table: pd.DataFrame) -> pd.Series[bool]:

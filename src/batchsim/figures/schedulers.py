@@ -178,7 +178,7 @@ def over(
     looks = looks_of(results.runs, by)
     handles = legend_handles(looks, results.runs, same_lines(table, by, metrics))
     figure, panels = panels_of(results, table, facets, metrics, finding(table), handles)
-    is_column = num_columns(len(metrics)) == 1
+    is_column = len(metrics) > 1 and num_columns(len(metrics)) == 1
     for part, metric, axes in panels:
         for name, points in part.groupby(by, sort=False):
             draw_line(axes, points, x, metric, looks[str(name)])

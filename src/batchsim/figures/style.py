@@ -44,7 +44,7 @@ WIDTHS: Mapping[str, float] = {"one": 3.3, "two": 7.0}
 
 # Inches of a line of the title, of the legend and of the small print, of a panel, and of an edge.
 _TITLE, _LEGEND, _PRINT, _PANEL, _EDGE = 0.17, 0.17, 0.105, 1.8, 0.07
-_LOW_PANEL = 1.0
+_LOW_PANEL, _LOWEST_PANEL = 1.0, 0.6
 #: What `metrics.verdict` says where there is no load to sustain.
 _ALL_AT_ONCE = "all requests arrive at once"
 _PAGE = 9.0  # of text, at most
@@ -156,7 +156,8 @@ def canvas(
     panel = _PANEL if width < 5 * num_columns else 1.5 * _PANEL
     if num_rows > 3 and num_columns == 1:
         panel = _LOW_PANEL
-    panel = min(panel, (_PAGE - head - foot) / num_rows)
+    if width < WIDTHS["two"]:
+        panel = max(_LOWEST_PANEL, min(panel, (_PAGE - head - foot) / num_rows))
     height = panel * num_rows + head + foot
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))

@@ -45,7 +45,7 @@ def plot_fit(calibration: Calibration, report: FitReport, path_stem: str | Path)
     figure = Figure(figsize=(4.6 * len(kinds) + 1.4, 5.6), layout="constrained")
     sizes, prompts = (sorted(table[name].dropna().unique()) for name in ("batch_size", "prompt_tokens"))
     colors = dict(zip(sizes, sns.color_palette("turbo", len(sizes)), strict=True))
-    marks = dict(zip(prompts, cycle([("o", "-"), ("s", "--"), ("^", ":"), ("D", "-.")]), strict=False))
+    marks = dict(zip(prompts, zip("os^Dv<>", cycle(["-", "--", ":", "-."]), strict=False), strict=False))
     with look():
         panels = figure.subplots(2, len(kinds), squeeze=False, sharex="col", height_ratios=[2, 1])
         for kind, quality, upper, lower in zip(kinds, report.qualities, *panels, strict=True):
