@@ -200,3 +200,33 @@ def test_what_was_decoded_as_the_host_planned_is_not_found_after_a_preemption() 
     )
 
     assert records.iterations["prefill_tokens"].iloc[-1] == 5
+
+
+def test_chunk_of_one_that_gives_way_after_its_turn_is_found_though_it_was_never_computed() -> None:
+    # The first gets its last but one chunk in iteration 2; then the second needs the eighth block.
+    records = serve(
+        [(0, 113, 1), (0.5, 16, 3)],
+        8,
+        {"max_num_batched_tokens": 48, "long_prefill_threshold": 32, "preempt": "priority"},
+        ids=[[1, 2, 3, 4, 5, 6, 7], [8]],
+        priorities=[9, 0],
+        policy={"batch_size": 16, "queueing": {"kind": "HighestPriority"}},
+    )
+
+    assert iterations(records, "prefill_tokens") == [48, 48, 0, 0, 113 - 6 * 16]
+
+
+def test_one_that_gives_way_after_its_turn_finds_what_was_decoded_as_the_host_planned() -> None:
+    # In iteration 3, the first takes the last free block before the second, which needs one, too.
+    records = serve(
+        [(0, 14, 6), (0.5, 16, 3)],
+        3,
+        {"preempt": "priority"},
+        ids=[[], [1]],
+        priorities=[9, 0],
+        policy={"queueing": {"kind": "HighestPriority"}},
+        is_async=True,
+    )
+
+    assert records.preemptions["time_s"].tolist() == [3 * ITERATION_S]
+    assert iterations(records, "prefill_tokens") == [14, 0, 16, 0, 0, 1, 0, 0]

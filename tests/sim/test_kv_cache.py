@@ -338,15 +338,3 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
 
 TestAgainstListOfBlocks = AgainstListOfBlocks.TestCase
 TestAgainstListOfBlocks.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
-
-
-def test_what_was_never_computed_can_be_forgotten_unless_it_is_in_use() -> None:
-    kv = KVCache(simpy.Environment(), num_blocks=4, block_size=16, tokens_per_id=16)
-    kv.take(2)
-    kv.store([1, 2])
-    kv.release([2])
-
-    kv.forget([1, 2])
-
-    assert kv.match([1, 2], 2) == 1
-    assert kv.available == 3

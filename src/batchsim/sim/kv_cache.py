@@ -198,13 +198,6 @@ class KVCache(simpy.Container):
         if self.get_queue:
             self._trigger_get(None)
 
-    def forget(self, keys: Sequence[int | _Copy]) -> None:
-        """Stop caching those of them that nobody uses: they were never computed after all."""
-        for key in keys:
-            if key in self._line:
-                self.line_blocks -= self._line.pop(key)
-                self._lose(key)
-
     def _oldest(self, ids: Sequence[int]) -> Sequence[int | _Copy]:
         """What is found of these ids."""
         copies = self._copies

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from batchsim.sim.decoding import Decoding
 from batchsim.sim.kv_cache import KVCache
@@ -118,13 +117,11 @@ class RunningSet:
             self._kv.take(blocks - request.blocks)
             request.blocks = blocks
 
-    def share(self, request: Request, tokens: int) -> list[Any]:
-        """Let the cache have the blocks that so many tokens fill; return what is new."""
+    def share(self, request: Request, tokens: int) -> None:
+        """Let the cache have the blocks that so many tokens fill."""
         ids = request.prefix_ids[len(request.shared) : tokens // self._kv.tokens_per_id]
-        new = self._kv.store(ids)
-        if new:
-            request.shared = [*request.shared, *new]
-        return new
+        if ids:
+            request.shared = [*request.shared, *self._kv.store(ids)]
 
     def complete_prompts(self, completing: Sequence[Request], now_s: float) -> list[Request]:
         """Requests whose prompt is complete yield a token and decode on; return those that this finishes."""
@@ -175,15 +172,20 @@ class RunningSet:
             self.decoding.join(request, request.computed_tokens, num_left)
         self.sitting_out = {}
 
+    def known_tokens(self, stored_tokens: int, *, has_decoded: bool) -> int:
+        """Those of them that the host can tell: not the last, if it was decoded while the host planned."""
+        return stored_tokens - 1 if self._is_async and has_decoded else stored_tokens
+
     def drop_retired(self, request: Request, now_s: float) -> None:
         """Take seat and blocks away from a request whose end the host does not know of."""
         del self.requests[request.request_id], self.retired[request.request_id]
-        self._free(request, self._known_tokens(self._final_tokens(request), request.decode_start_s < now_s))
+        has_decoded = request.decode_start_s < now_s
+        self._free(request, self.known_tokens(self._final_tokens(request), has_decoded=has_decoded))
 
-    def drop(self, request: Request, stored_tokens: int, *, has_decoded: bool) -> None:
-        """Take seat and blocks away from a request that will be computed again."""
+    def drop(self, request: Request, stored_tokens: int, kept_tokens: int) -> None:
+        """Take seat and blocks away from a request that will be computed again; some it may find again."""
         del self.requests[request.request_id]
-        self._free(request, self._known_tokens(stored_tokens, has_decoded), is_kept=True)
+        self._free(request, kept_tokens, is_kept=True)
         request.computed_tokens = 0
         request.num_hits = 0
         request.most_computed_tokens = max(stored_tokens, request.most_computed_tokens)
@@ -226,10 +228,6 @@ class RunningSet:
     def _final_tokens(self, request: Request) -> int:
         """What one that has finished stores; the last token of an answer is never stored."""
         return request.prompt_tokens + self._true_output_tokens[request.request_id] - 1
-
-    def _known_tokens(self, stored_tokens: int, has_decoded: bool) -> int:
-        """Those of them that the host can tell: not the last, if it was decoded while the host planned."""
-        return stored_tokens - 1 if self._is_async and has_decoded else stored_tokens
 
     def _free(self, request: Request, known_tokens: int = -1, *, is_kept: bool = False) -> None:
         """Give back seat and blocks; full ones may be kept, as long as nobody needs them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
@@ -48,13 +47,13 @@ class NextIteration:
         "_holds_decodes",
         "_is_caching",
         "_kv",
+        "_lacking",
         "_num_asked",
         "_number",
         "_prefilling",
         "_recorder",
         "_replica_id",
         "_running",
-        "_stored",
         "_waiting",
         "block_size",
         "completing",
@@ -88,7 +87,7 @@ class NextIteration:
         self._num_asked = 0  # how often, for who is next, since anybody was admitted
         self._holds_decodes = False
         self._prefilling: dict[int, Request] = {}
-        self._stored: dict[int, list[Any]] = {}  # by request, what the chunks will fill of the cache
+        self._lacking: Request | None = None  # the last whose turn it was and who could not have its blocks
         self.block_size = kv.block_size
         self.num_blocks = kv.num_blocks
         self.now_s = 0.0
@@ -105,14 +104,13 @@ class NextIteration:
         self.num_preempted = self.swap_blocks = 0
         self.may_fit_later = self._holds_decodes = False
         self._num_asked = 0
+        self._lacking = None
         self.growth.start()
         if self.prefill_seqs:
             self._number += 1
             self.prefill_tokens = self.prefill_seqs = 0
             self.prefill_pairs = 0.0
             self.completing = []
-            if self._stored:
-                self._stored = {}
 
     def take_growth(self) -> None:
         """Let the decodes have their blocks now, before some come back that would be taken instead."""
@@ -265,12 +263,15 @@ class NextIteration:
     def take(self, request: Request, num_tokens: int) -> bool:
         """Take the blocks of one."""
         if request.finish_step >= 0:
-            return self.growth.take(request)
-        tokens = request.computed_tokens + num_tokens
-        if -(-tokens // self.block_size) - request.blocks > self._kv.available:
-            return False
-        self._running.grow(request, tokens)
-        return True
+            if self.growth.take(request):
+                return True
+        else:
+            tokens = request.computed_tokens + num_tokens
+            if -(-tokens // self.block_size) - request.blocks <= self._kv.available:
+                self._running.grow(request, tokens)
+                return True
+        self._lacking = request
+        return False
 
     def lacking_blocks(self, request: Request, num_tokens: int) -> int:
         """Blocks that lack for a chunk."""
@@ -305,16 +306,17 @@ class NextIteration:
             if grows:
                 self.growth.leave(request)
             decode_start_s = request.decode_start_s
+            kept_tokens = running.known_tokens(stored_tokens, has_decoded=self._has_decoded(request))
         else:
+            kept_tokens = request.computed_tokens  # with the chunk that is taken back, as in vLLM
             stored_tokens = self._take_out(request)
         if swap:
             lost_tokens = 0
             self.swap_blocks += running.swap_out(request, stored_tokens)
         else:
             lost_tokens = stored_tokens
-            running.drop(request, stored_tokens, has_decoded=decode_start_s < self.now_s)
+            running.drop(request, stored_tokens, kept_tokens)
             self._waiting.push_back(request)
-        self._kv.forget(self._stored.pop(request.request_id, ()))
         self._count_preemption(request, decode_start_s, lost_tokens, "swap" if swap else "recompute")
 
     def swap_in(self, request: Request) -> bool:
@@ -352,6 +354,12 @@ class NextIteration:
         request.num_preemptions += 1
         self._recorder.preempt(request, self._replica_id, self.now_s, decode_start_s, lost_tokens, mode)
 
+    def _has_decoded(self, request: Request) -> bool:
+        """Whether the iteration before was the last that a decoding request was put into."""
+        lacking = self._lacking
+        is_in_this = lacking is not None and request.admission < lacking.admission
+        return request.decode_start_s < self.now_s and not is_in_this
+
     def _check_preemption(self, request: Request, *, swap: bool) -> None:
         if self._running.requests.get(request.request_id) is not request:
             raise PlanError(f"request {request.request_id} was preempted, but it does not run")
@@ -382,7 +390,7 @@ class NextIteration:
         if start < request.most_computed_tokens:
             request.recomputed_tokens += min(stop, request.most_computed_tokens) - start
         if self._is_caching and request.prefix_ids:
-            self._stored[request.request_id] = self._running.share(request, stop)
+            self._running.share(request, stop)
         if num_tokens < remaining:
             self._prefilling[request.request_id] = request
         else:
