@@ -36,6 +36,15 @@ def request_difference(theirs: Log, ours: Log) -> str | None:
     return None
 
 
+def effect(theirs: Log, ours: Log, arrival_s: Sequence[float]) -> str:
+    """Tell what a difference comes to."""
+    if not theirs["finish_s"] or not ours["finish_s"]:
+        return "there is no end"
+    total_s = sum(arrival_s)
+    ratio = (sum(ours["finish_s"]) - total_s) / (sum(theirs["finish_s"]) - total_s)
+    return f"our mean E2E time {ratio - 1:+.4%}"
+
+
 def _row_difference(theirs: Sequence[Any], ours: Sequence[Any]) -> str | None:
     their_start_s, their_tokens, their_preempted, their_free = theirs
     our_start_s, our_tokens, our_preempted, our_free = ours

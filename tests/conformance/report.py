@@ -17,7 +17,8 @@ MODES: Mapping[str, Mapping[str, bool]] = {
 class Outcome:
     """A workload run in one mode by one version and by us.
 
-    `difference` is the first one in words, None if there is none; `reason` why a workload was left out.
+    `difference` is the first one in words, None if there is none; `known` why that is, if it is known;
+    `reason` why a workload was left out.
     """
 
     version: str
@@ -28,6 +29,12 @@ class Outcome:
     num_preemptions: int = 0
     difference: str | None = None
     reason: str | None = None
+    known: str | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether there is a difference that nobody has explained."""
+        return self.difference is not None and self.known is None
 
 
 HEADER = """\
@@ -51,17 +58,17 @@ Written by `make conformance`; the workloads are made from seeds in `tests/confo
 """
 
 
-def page(outcomes: Sequence[Outcome], kept: Mapping[str, str]) -> str:
-    """Write the page; `kept` are workloads that are known to differ, and why that is so."""
+def page(outcomes: Sequence[Outcome]) -> str:
+    """Write the page."""
     parts = [HEADER]
     for version, group in groupby(outcomes, key=lambda one: one.version):
         of_version = list(group)
         total = sum(one.num_iterations for one in of_version)
-        parts.append(f"## vLLM {version}\n\n{_table(of_version, kept)}\n\n{total:,} iterations in all.\n")
+        parts.append(f"## vLLM {version}\n\n{_table(of_version)}\n\n{total:,} iterations in all.\n")
     return "\n".join(parts)
 
 
-def _table(outcomes: Iterable[Outcome], kept: Mapping[str, str]) -> str:
+def _table(outcomes: Iterable[Outcome]) -> str:
     rows = [
         "| workload | requests | iterations | preemptions | result |",
         "|---|---:|---:|---:|---|",
@@ -73,16 +80,19 @@ def _table(outcomes: Iterable[Outcome], kept: Mapping[str, str]) -> str:
             sum(one.num_iterations for one in runs),
             sum(one.num_preemptions for one in runs),
         )
-        cells = [name, *(f"{number:,}" for number in numbers), _result(runs, kept.get(name))]
+        cells = [name, *(f"{number:,}" for number in numbers), _result(runs)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _result(runs: Sequence[Outcome], known: str | None) -> str:
+def _result(runs: Sequence[Outcome]) -> str:
     if runs[0].reason:
         return f"not run: {runs[0].reason}"
-    differences = [f"{one.mode}: {one.difference}" for one in runs if one.difference]
-    if not differences:
+    differing = [one for one in runs if one.difference]
+    if not differing:
         return "identical"
-    told = f"identical in {len(runs) - len(differences)} of {len(runs)} ways; {'. '.join(differences)}"
-    return f"{told}. Known: {known}" if known else told
+    told = [f"{one.mode}: {one.difference}" for one in differing]
+    known = dict.fromkeys(f"Known: {one.known}" for one in differing if one.known)
+    return ". ".join(
+        [f"identical in {len(runs) - len(told)} of {len(runs)} ways; {told[0]}", *told[1:], *known]
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.compare import Log, first_difference, request_difference
+from tests.conformance.compare import Log, effect, first_difference, request_difference
 
 LOG: Log = {
     "rows": [
@@ -63,3 +63,10 @@ def test_requests_are_compared_where_iterations_are_not(name: str, difference: s
     ours = {**LOG, "rows": [], name: [LOG[name][0], 1.25]}
 
     assert request_difference(LOG, ours) == difference
+
+
+def test_effect_is_that_on_the_mean_time_from_arrival_to_end() -> None:
+    ours = {**LOG, "finish_s": [1.5, 2.3]}
+
+    assert effect(LOG, ours, [0.0, 0.5]) == "our mean E2E time +10.0000%"
+    assert effect(LOG, {**LOG, "finish_s": []}, [0.0, 0.5]) == "there is no end"
