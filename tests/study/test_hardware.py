@@ -1,5 +1,6 @@
 """What counts as a GPU, and which hardware a latency model brings."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 import batchsim
-from batchsim.config import load_config
+from batchsim.config import ReplicaConfig, load_config
 from batchsim.config.section import MOST_GPUS
 from batchsim.errors import ConfigError
 from batchsim.latency.base import LatencyInfo
@@ -23,7 +24,7 @@ from batchsim.records import (
     PREEMPTION_COLUMNS,
     REQUEST_COLUMNS,
 )
-from batchsim.specs import load_gpu, load_model
+from batchsim.specs import Sharing, kv_capacity_tokens, load_gpu, load_model
 from batchsim.study.capacity import find_capacity
 from batchsim.study.hardware import adopt_hardware, describe_cluster
 from tests.study.test_run import workload
@@ -44,6 +45,15 @@ def measured(**details: object) -> LinearIterationLatency:
         ({"num_gpus": 4}, "4 GPUs"),
         ({"tensor_parallel": 4}, "4 GPUs = 1 replica of 4"),
         ({"tensor_parallel": 2, "num_gpus": 8}, "8 GPUs = 4 replicas of 2"),
+        ({"tensor_parallel": 2, "pipeline_parallel": 3, "num_replicas": 2}, "12 GPUs = 2 replicas of 6"),
+        ({"data_parallel": 8, "expert_parallel": 8}, "8 GPUs = 1 replica of 8"),
+        (
+            {
+                "tensor_parallel": 2,
+                "replicas": [{"gpu": "h100", "data_parallel": 4}, {"pipeline_parallel": 2}],
+            },
+            "12 GPUs = 1 replica of 8 h100 + 1 replica of 4 rtx4080-laptop",
+        ),
         (
             {"replicas": [{"gpu": "h100", "tensor_parallel": 4}, {"count": 2, "gpu": "l4"}]},
             "6 GPUs = 1 replica of 4 h100 + 2 replicas of 1 l4",
@@ -73,6 +83,84 @@ def test_a_rate_per_gpu_counts_gpus() -> None:
     }
 
     assert batchsim.simulate(config, workload(60)).summary["request_rate_per_s"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (
+            {"tensor_parallel": 2, "data_parallel": 2, "num_gpus": 6},
+            "cluster.num_gpus is 6, which replicas of 4 GPUs (cluster.tensor_parallel * data_parallel) do "
+            "not divide; 8 would be a whole number of replicas",
+        ),
+        (
+            {"tensor_parallel": 4, "expert_parallel": 2},
+            "cluster.expert_parallel is 2; tensor_parallel * data_parallel = 4 is needed, all GPUs that "
+            "share a layer, or 1",
+        ),
+        ({"replicas": [{"expert_parallel": 2}]}, "cluster.expert_parallel is 2; tensor_parallel * data"),
+    ],
+)
+def test_gpus_that_make_no_replica_are_refused(cluster: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config({"cluster": cluster})
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (
+            {"data_parallel": 2},
+            "data_parallel is 2, but qwen2.5-1.5b has no experts to share; so many replicas",
+        ),
+        ({"pipeline_parallel": 29}, "pipeline_parallel is 29; qwen2.5-1.5b has 28 layers"),
+        ({"tensor_parallel": 8}, "tensor_parallel is 8; a divisor of the 12 query heads of qwen2.5-1.5b"),
+    ],
+)
+@pytest.mark.parametrize("preset", ["vllm_v1", "static_fifo"])
+def test_gpus_that_cannot_share_the_model_are_refused(
+    cluster: dict[str, Any], message: str, preset: str
+) -> None:
+    config = {"policy": {"preset": preset}, "cluster": {"gpu": "h100", **cluster}}
+
+    with pytest.raises(ConfigError, match=message):
+        batchsim.simulate(config, workload(10))
+
+
+def test_groups_with_attention_of_their_own_are_one_engine_with_the_seats_of_all() -> None:
+    config = {
+        "policy": {"preset": "vllm_v1", "batch_size": 3, "batching": {"max_num_batched_tokens": 100}},
+        "cluster": {"model": "qwen3-30b-a3b", "gpu": "h200", "data_parallel": 4, "expert_parallel": 4},
+        "workload": {"request_rate": 1000.0},
+    }
+
+    result = batchsim.simulate(config, workload(60))
+
+    spans = result.iterations
+    assert result.summary["cluster"] == "4 GPUs = 1 replica of 4"
+    assert (spans["decode_seqs"] + spans["prefill_seqs"]).max() == 12
+    assert spans["prefill_tokens"].max() > 100
+    model, gpu = load_model("qwen3-30b-a3b"), load_gpu("h200")
+    held = kv_capacity_tokens(model, gpu, 0.1, Sharing(data_parallel=4, expert_parallel=4))
+    assert result.records.kv_capacity_tokens == held // 16 * 16
+
+
+def test_a_batch_that_runs_to_completion_is_shared_by_groups_too() -> None:
+    config = {
+        "policy": {"preset": "static_fifo", "batch_size": 8},
+        "cluster": {"model": "qwen3-30b-a3b", "gpu": "h200"},
+    }
+
+    one, four = (
+        batchsim.simulate(
+            {**config, "cluster": {**config["cluster"], "num_gpus": 4, "data_parallel": degree}}, workload(50)
+        )
+        for degree in (1, 4)
+    )
+
+    assert (one.summary["num_replicas"], four.summary["num_replicas"]) == (4, 1)
+    assert (one.summary["num_gpus"], four.summary["num_gpus"]) == (4, 4)
+    assert four.records.kv_capacity_tokens > 4 * one.records.kv_capacity_tokens  # experts lie there but once
 
 
 def test_batches_that_run_to_completion_know_gpus_that_share_a_model() -> None:
@@ -157,6 +245,33 @@ def test_a_roofline_file_brings_its_specs(tmp_path: Path) -> None:
 
     assert (config.cluster.model, config.cluster.gpu, config.cluster.num_gpus) == ("qwen3-32b", "h200", 2)
     assert notices == []
+
+
+def test_a_roofline_file_brings_how_its_gpus_share_the_model(tmp_path: Path) -> None:
+    sharing = Sharing(data_parallel=2, expert_parallel=2)
+    model, gpu = load_model("qwen3-30b-a3b"), load_gpu("h200")
+    save_latency(default_latency(model, gpu, sharing=sharing), tmp_path / "l.json")
+    file = {"latency": {"file": str(tmp_path / "l.json")}}
+
+    adopted, notices = adopt_hardware(load_config(file))
+    other, contradictions = adopt_hardware(load_config({**file, "cluster": {"tensor_parallel": 4}}))
+
+    assert (adopted.cluster.sharing(ReplicaConfig()), notices) == (sharing, [])
+    assert other.cluster.sharing(ReplicaConfig()) == Sharing(4)
+    assert contradictions == [
+        "cluster.tensor_parallel is 4, but latency model roofline of qwen3-30b-a3b on h200 is of 1: its "
+        "seconds go with the memory of the other"
+    ]
+
+
+def test_a_file_of_operators_brings_stages_and_experts_but_no_other_replicas() -> None:
+    details = {"model": "qwen3-30b-a3b", "gpu": "h200", "tensor_parallel": 2, "pipeline_parallel": 2}
+
+    own, _ = adopt_hardware(load_config(), measured(**details, expert_parallel=2))
+    others, _ = adopt_hardware(load_config(), measured(**details, expert_parallel=8, data_parallel=4))
+
+    assert own.cluster.sharing(ReplicaConfig()) == Sharing(2, 2, 1, 2)
+    assert others.cluster.sharing(ReplicaConfig()) == Sharing(2, 2)
 
 
 def test_what_kv_memory_stands_on_is_said_where_the_file_does_not_tell() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,22 +42,35 @@ def hardware(name: str | None, as_json: bool) -> None:
 
 
 def _fields(spec: GPUSpec | ModelSpec) -> dict[str, Any]:
-    """What a file of it holds."""
-    return {key: value for key, value in asdict(spec).items() if value is not None}
+    """What a file of it holds, but for what it does not have."""
+    absent = {
+        one.name for one in fields(spec) if one.default in (None, False) and not getattr(spec, one.name)
+    }
+    return {key: value for key, value in asdict(spec).items() if key not in absent}
 
 
 def _derived(model: ModelSpec) -> dict[str, int]:
     return {
         "num_parameters": model.num_parameters,
+        "num_multiplied_parameters": model.num_multiplied_parameters,
         "weight_bytes": model.weight_bytes,
         "kv_bytes_per_token": model.kv_bytes_per_token,
     }
 
 
-_GPU_COLUMNS = ("name", "memory (GiB)", "bandwidth (GB/s)", "bf16 (TFLOP/s)", "fp8 (TFLOP/s)", "link (GB/s)")
+_GPU_COLUMNS = (
+    "name",
+    "memory (GiB)",
+    "bandwidth (GB/s)",
+    "bf16 (TFLOP/s)",
+    "fp8 (TFLOP/s)",
+    "fp4 (TFLOP/s)",
+    "link (GB/s)",
+)
 _MODEL_COLUMNS = (
     "name",
     "parameters (10^9)",
+    "met by a token (10^9)",
     "weights (GiB)",
     "layers",
     "KV bytes per token",
@@ -72,6 +85,7 @@ def _gpu_row(gpu: GPUSpec) -> tuple[str, ...]:
         _in(gpu.memory_bytes_per_s, 1e9, 0),
         _in(gpu.flop_per_s, 1e12, 1),
         _in(gpu.fp8_flop_per_s, 1e12, 1),
+        _in(gpu.fp4_flop_per_s, 1e12, 1),
         _in(gpu.link_bytes_per_s, 1e9, 0),
     )
 
@@ -80,6 +94,7 @@ def _model_row(model: ModelSpec) -> tuple[str, ...]:
     return (
         model.name,
         _in(model.num_parameters, 1e9, 2),
+        _in(model.num_multiplied_parameters, 1e9, 2),
         _in(model.weight_bytes, 2**30, 1),
         f"{model.num_layers}",
         f"{model.kv_bytes_per_token:,}",

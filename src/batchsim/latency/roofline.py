@@ -98,8 +98,9 @@ class RooflineLatency:
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=lambda: LatencyInfo("roofline", "derived"))
     _costs: _Costs = field(init=False, repr=False, compare=False)
-    #: Whether every token attends to all before it and meets every weight, on GPUs that share tensors only.
-    _is_plain: bool = field(init=False, repr=False, compare=False)
+    # Those that count, if every token attends to all before it and meets every weight, on GPUs that share
+    # tensors only: a token, a sample, a pair, weights, KV, fixed, sent.
+    _plain: tuple[float, ...] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("compute_efficiency", "bandwidth_efficiency"):
@@ -115,11 +116,20 @@ class RooflineLatency:
             raise ConfigError(
                 "a roofline is computed, not measured; its provenance must be derived or synthetic"
             )
-        model = self.model
+        model, costs = self.model, _costs(self)
+        plain = (
+            costs.token_s,
+            costs.sample_s,
+            costs.pair_s,
+            costs.weights_s,
+            costs.kv_s,
+            costs.fixed_s,
+            costs.sent_s,
+        )
         is_plain = not (model.num_experts or model.num_window_layers or model.num_linear_layers)
         is_plain = is_plain and not model.kv_lora_rank and self.pipeline_parallel == 1
-        object.__setattr__(self, "_is_plain", is_plain)
-        object.__setattr__(self, "_costs", _costs(self))
+        object.__setattr__(self, "_costs", costs)
+        object.__setattr__(self, "_plain", plain if is_plain else None)
         if self.info.name == "roofline":
             name = f"roofline of {model.name} on {self.gpu.name}"
             object.__setattr__(self, "info", replace(self.info, name=name))
@@ -144,8 +154,20 @@ class RooflineLatency:
 
     def iteration_s(self, shape: IterationShape) -> float:
         """Seconds for one forward pass."""
-        compute_s, memory_s, beside_s = self._plain(shape) if self._is_plain else self._any(shape)
-        return (compute_s if compute_s > memory_s else memory_s) + beside_s
+        if self._plain is None:
+            compute_s, memory_s, beside_s = self._any(shape)
+            return max(compute_s, memory_s) + beside_s
+        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
+        token_s, sample_s, pair_s, weights_s, kv_s, fixed_s, sent_s = self._plain
+        tokens = prefill_tokens + decode_seqs
+        compute_s = (
+            token_s * tokens
+            + sample_s * (prefill_seqs + decode_seqs)
+            + pair_s * (context_tokens + prefill_pairs)
+        )
+        memory_s = weights_s + kv_s * (prefill_tokens + context_tokens)
+        longer_s = compute_s if compute_s > memory_s else memory_s
+        return longer_s + fixed_s + sent_s * tokens
 
     def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
         """Seconds of the following decode iterations, up to where arithmetic and traffic change the lead.
@@ -153,42 +175,31 @@ class RooflineLatency:
         Both grow by a constant per iteration, so that this happens at most once; where contexts reach a
         window, they do so by another.
         """
-        shape = IterationShape(0, decode_seqs, context_tokens)
-        compute_s, memory_s, beside_s = self._plain(shape) if self._is_plain else self._any(shape)
-        costs, num_linear = self._costs, math.inf
-        growing_s, reading_s = costs.context_s, costs.kv_s
-        seqs = decode_seqs  # that grow on the GPUs that have most of them, in the group that counts
-        if not self._is_plain:
-            seqs = math.ceil(decode_seqs / self.data_parallel)
-            window_tokens = self.model.window_tokens * decode_seqs
-            if self.model.num_window_layers and context_tokens < window_tokens:
-                growing_s += costs.window_context_s
-                reading_s += costs.window_kv_s
-                num_linear = (window_tokens - context_tokens) // decode_seqs + 1
-            groups = min(self.pipeline_parallel, seqs)
-            growing_s, reading_s = growing_s / groups, reading_s / groups
-        if compute_s > memory_s:
-            first_s, slope_s, catching_up_s = compute_s, growing_s, reading_s - growing_s
-        else:
-            first_s, slope_s, catching_up_s = memory_s, reading_s, growing_s - reading_s
-        if catching_up_s > 0:
-            num_linear = min(num_linear, abs(compute_s - memory_s) // (catching_up_s * seqs) + 1)
-        return DecodeLine(first_s + beside_s, slope_s * seqs, num_linear)
+        if self._plain is None:
+            return self._any_line(decode_seqs, context_tokens)
+        token_s, sample_s, pair_s, weights_s, kv_s, fixed_s, sent_s = self._plain
+        compute_s = (token_s + sample_s) * decode_seqs + pair_s * context_tokens
+        memory_s = weights_s + kv_s * context_tokens
+        beside_s = fixed_s + sent_s * decode_seqs
+        return _line(compute_s, memory_s, beside_s, pair_s * decode_seqs, kv_s * decode_seqs)
 
-    def _plain(self, shape: IterationShape) -> tuple[float, float, float]:
-        """Seconds of arithmetic, of traffic, and beside both, of a dense model on GPUs that share tensors."""
-        prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
-        costs, tokens = self._costs, prefill_tokens + decode_seqs
-        compute_s = (
-            costs.token_s * tokens
-            + costs.sample_s * (prefill_seqs + decode_seqs)
-            + costs.pair_s * (context_tokens + prefill_pairs)
+    def _any_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
+        costs, num_linear = self._costs, math.inf
+        computing_s, reading_s = costs.context_s, costs.kv_s
+        window_tokens = self.model.window_tokens * decode_seqs
+        if context_tokens < window_tokens:
+            computing_s += costs.window_context_s
+            reading_s += costs.window_kv_s
+            num_linear = (window_tokens - context_tokens) // decode_seqs + 1
+        seqs = math.ceil(decode_seqs / self.data_parallel)
+        grown = seqs / min(self.pipeline_parallel, seqs)
+        line = _line(
+            *self._any(IterationShape(0, decode_seqs, context_tokens)), computing_s * grown, reading_s * grown
         )
-        memory_s = costs.weights_s + costs.kv_s * (prefill_tokens + context_tokens)
-        return compute_s, memory_s, costs.fixed_s + costs.sent_s * tokens
+        return line._replace(num_linear=min(line.num_linear, num_linear))
 
     def _any(self, shape: IterationShape) -> tuple[float, float, float]:
-        """The same of any model and any GPUs."""
+        """Seconds of arithmetic, of traffic, and beside both, of any model on any GPUs."""
         costs, window = self._costs, self.model.window_tokens
         all_tokens = shape.prefill_tokens + shape.decode_seqs
         if self.data_parallel > 1:
@@ -214,6 +225,18 @@ class RooflineLatency:
         experts = self.model.reached_experts(all_tokens / groups)
         memory_s = costs.weights_s + costs.expert_s * experts + read_s / groups
         return compute_s / groups, memory_s, costs.fixed_s + costs.sent_s * tokens / groups
+
+
+def _line(
+    compute_s: float, memory_s: float, beside_s: float, computing_s: float, reading_s: float
+) -> DecodeLine:
+    """Decode iterations whose arithmetic and traffic take so long at first, and so much more in each."""
+    if compute_s > memory_s:
+        first_s, growth_s, catching_up_s = compute_s, computing_s, reading_s - computing_s
+    else:
+        first_s, growth_s, catching_up_s = memory_s, reading_s, computing_s - reading_s
+    num_linear = abs(compute_s - memory_s) // catching_up_s + 1 if catching_up_s > 0 else math.inf
+    return DecodeLine(first_s + beside_s, growth_s, num_linear)
 
 
 def _costs(latency: RooflineLatency) -> _Costs:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from batchsim.config import ReplicaConfig, RunConfig, load_config
+from batchsim.config import ClusterConfig, ReplicaConfig, RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchLatency, IterationLatency
 from batchsim.latency.roofline import RooflineLatency
@@ -29,6 +30,13 @@ class _Hardware(NamedTuple):
     model: str | None
     gpu: str | None
     tensor_parallel: int | None
+    pipeline_parallel: int | None = None
+    data_parallel: int | None = None
+    expert_parallel: int | None = None
+
+
+#: Settings of how GPUs share a model: adopted together, or not at all.
+_SHARING = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel")
 
 
 def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tuple[RunConfig, list[str]]:
@@ -61,8 +69,8 @@ def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tupl
     notices = _contradictions(config, latency, told)
     overrides |= {
         f"cluster.{key}": value
-        for key, value in told._asdict().items()
-        if value is not None and key not in config.cluster.model_fields_set
+        for key, value in _adoptable(config.cluster, told)
+        if key not in config.cluster.model_fields_set
     }
     config = load_config(config, overrides)
     return config, notices + _assumptions(config, latency) + [*_doubts(latency), *doubts]
@@ -109,7 +117,7 @@ def describe_cluster(config: RunConfig) -> str:
 def _describe(one: ReplicaConfig, config: RunConfig) -> str:
     cluster = config.cluster
     model = f" with {one.model}" if one.model is not None else ""
-    hardware = f"{one.tensor_parallel or cluster.tensor_parallel} {one.gpu or cluster.gpu}"
+    hardware = f"{cluster.sharing(one).num_gpus} {one.gpu or cluster.gpu}"
     return f"{_plural(one.count, 'replica')} of {hardware}{model}"
 
 
@@ -119,17 +127,31 @@ def _plural(num: int, what: str) -> str:
 
 def _told(latency: AnyLatency) -> _Hardware:
     if isinstance(latency, RooflineLatency):
-        if not _is_shipped(latency):
-            return _Hardware(None, None, latency.tensor_parallel)
-        return _Hardware(latency.model.name, latency.gpu.name, latency.tensor_parallel)
+        names = (latency.model.name, latency.gpu.name) if _is_shipped(latency) else (None, None)
+        return _Hardware(*names, **asdict(latency.sharing))
     details = latency.info.details
     gpu = known_gpu(str(details.get("gpu")))
-    memory_bytes, degree = details.get("memory_bytes"), details.get("tensor_parallel")
+    memory_bytes = details.get("memory_bytes")
     if gpu is not None and isinstance(memory_bytes, int | float):
         spec_bytes = load_gpu(gpu).memory_bytes
         gpu = gpu if abs(memory_bytes - spec_bytes) <= _SAME_MEMORY * spec_bytes else None
-    tensor_parallel = degree if isinstance(degree, int) and degree >= 1 else None
-    return _Hardware(known_model(str(details.get("model"))), gpu, tensor_parallel)
+    tensor, pipeline, _, expert = (
+        degree if isinstance(degree, int) and degree >= 1 else None for degree in map(details.get, _SHARING)
+    )
+    # Experts may be shared with other replicas, whose GPUs are not this one's.
+    expert = expert if expert == tensor else None
+    return _Hardware(known_model(str(details.get("model"))), gpu, tensor, pipeline, None, expert)
+
+
+def _adoptable(given: ClusterConfig | ReplicaConfig, told: _Hardware) -> Iterator[tuple[str, Any]]:
+    """What of it can stand beside the settings that are given: no part of another way to share a model."""
+    values = told._asdict()
+    differs = any(
+        key in given.model_fields_set and values[key] not in (None, getattr(given, key)) for key in _SHARING
+    )
+    for key, value in values.items():
+        if value is not None and not (differs and key in _SHARING):
+            yield key, value
 
 
 def _is_shipped(latency: RooflineLatency) -> bool:
@@ -144,8 +166,7 @@ def _adopted(one: ReplicaConfig) -> dict[str, Any]:
     given = one.model_dump(exclude_unset=True)
     if one.latency_file is None:
         return given
-    told = _told(load_latency(one.latency_file))._asdict()
-    return {**{key: value for key, value in told.items() if value is not None}, **given}
+    return {**dict(_adoptable(one, _told(load_latency(one.latency_file)))), **given}
 
 
 def _contradictions(config: RunConfig, latency: AnyLatency, told: _Hardware) -> list[str]:
