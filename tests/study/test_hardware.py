@@ -24,7 +24,7 @@ from batchsim.records import (
     PREEMPTION_COLUMNS,
     REQUEST_COLUMNS,
 )
-from batchsim.specs import Sharing, kv_capacity_tokens, load_gpu, load_model
+from batchsim.specs import Sharing, gpu_activation_bytes, kv_capacity_tokens, load_gpu, load_model
 from batchsim.study.capacity import find_capacity
 from batchsim.study.hardware import adopt_hardware, describe_cluster
 from tests.study.test_run import workload
@@ -141,7 +141,9 @@ def test_groups_with_attention_of_their_own_are_one_engine_with_the_seats_of_all
     assert (spans["decode_seqs"] + spans["prefill_seqs"]).max() == 12
     assert spans["prefill_tokens"].max() > 100
     model, gpu = load_model("qwen3-30b-a3b"), load_gpu("h200")
-    held = kv_capacity_tokens(model, gpu, 0.1, Sharing(data_parallel=4, expert_parallel=4))
+    sharing = Sharing(data_parallel=4, expert_parallel=4)
+    activations = gpu_activation_bytes(model, sharing, tokens=100, sequences=3)
+    held = kv_capacity_tokens(model, gpu, 0.1, sharing, activation_bytes=activations)
     assert result.records.kv_capacity_tokens == held // 16 * 16
 
 
@@ -230,7 +232,9 @@ def test_a_latency_file_brings_its_model_and_gpu(tmp_path: Path, is_file: bool) 
     result = batchsim.simulate(given, workload(50), latency=None if is_file else latency)
 
     model, gpu = load_model("llama-2-7b"), load_gpu("a100-80g")
-    tokens = (0.9 * 2 * gpu.memory_bytes - model.weight_bytes) // model.kv_bytes_per_token
+    sharing = Sharing(2)
+    activations = gpu_activation_bytes(model, sharing, tokens=2048, sequences=256)
+    tokens = kv_capacity_tokens(model, gpu, 0.1, sharing, activation_bytes=activations)
     assert result.records.kv_capacity_tokens == tokens // 16 * 16
     assert result.summary["cluster"] == "2 GPUs = 1 replica of 2"
     assert result.manifest["notices"] == []

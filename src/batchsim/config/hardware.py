@@ -159,7 +159,7 @@ class EngineConfig(Section):
         None, description="KV blocks per replica, instead of what the specs and gpu_memory_utilization give"
     )
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.9, description="share of GPU memory for weights and KV blocks"
+        0.9, description="share of GPU memory for weights, activations and KV blocks"
     )
     prefix_caching: bool | None = Field(
         None,

@@ -9,6 +9,13 @@ from batchsim.errors import ConfigError
 from batchsim.specs.gpu import GPUSpec
 from batchsim.specs.model import ModelSpec
 
+#: Of each logit, while vLLM draws tokens to see what it needs: as float32, sorted, its place, probabilities
+#: and their sums. Its logs tell of peaks of 1.2 to 1.4 GiB for 256 sequences and 128,000 to 152,000 tokens.
+LOGIT_BYTES = 32
+CUDA_BYTES = 2**30 / 10  # that PyTorch does not know of; 0.05 to 0.2 GiB in such logs
+#: Tokens whose experts vLLM works on at a time.
+_EXPERT_TOKENS = 32_768
+
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
@@ -117,14 +124,32 @@ def gpu_kv_bytes(model: ModelSpec, sharing: Sharing, tokens: int) -> float:
     return held_bytes * sharing.stage_share(model)
 
 
+def gpu_activation_bytes(model: ModelSpec, sharing: Sharing, tokens: int, sequences: int) -> int:
+    """Memory that vLLM keeps free on a GPU for its largest pass: so many tokens, of so many sequences.
+
+    In bf16 the residual, its norm, queries and what attention gives, and gate, product and activation of the
+    feed-forward block or of a token's experts, with what these give; then the logits of all sequences.
+    """
+    numbers = tokens * (4 * model.hidden_size + 3 * model.intermediate_size / sharing.tensor_parallel)
+    if model.num_experts:
+        slices = sharing.gpus_per_stage if sharing.expert_parallel == 1 else 1
+        width = 3 * model.expert_intermediate_size / slices + model.hidden_size
+        together = min(tokens * sharing.data_parallel, max(tokens, _EXPERT_TOKENS))
+        numbers = tokens * 4 * model.hidden_size + together * model.experts_per_token * width
+    return math.ceil(2 * numbers + sequences * model.vocab_size * LOGIT_BYTES + CUDA_BYTES)
+
+
 def kv_capacity_tokens(
     model: ModelSpec,
     gpu: GPUSpec,
     margin: float,
     sharing: Sharing = Sharing(),
     sequence_tokens: int | None = None,
+    activation_bytes: int = 0,
 ) -> int:
     """How many tokens of KV a replica holds beside the weights when the share ``margin`` of memory is free.
+
+    ``activation_bytes`` of each GPU are not for KV either, see `gpu_activation_bytes`.
 
     Windows and states of linear attention make a token of a long sequence cheaper than one of a short: as in
     vLLM's log, the number holds for sequences of ``sequence_tokens``, by default the longest.
@@ -141,13 +166,15 @@ def kv_capacity_tokens(
     weight_bytes = gpu_weight_bytes(model, sharing)
     length = sequence_tokens or model.max_model_len or 32_768
     per_token = gpu_kv_bytes(model, sharing, length) / length
-    tokens = math.floor(sharing.data_parallel * ((usable_bytes - weight_bytes) / per_token))
+    left_bytes = usable_bytes - weight_bytes - activation_bytes
+    tokens = math.floor(sharing.data_parallel * (left_bytes / per_token))
     if tokens < 1:
         together = gpu.name if sharing.num_gpus == 1 else f"{sharing.num_gpus} {gpu.name}"
         each = "" if sharing.num_gpus == 1 else " on each"
+        also = f" and its activations {activation_bytes / 2**30:.1f} GiB" if activation_bytes else ""
         raise ConfigError(
-            f"{model.name} does not fit {together}: its weights take {weight_bytes / 2**30:.1f} GiB{each}, a "
-            f"margin of {margin:.0%} leaves {usable_bytes / 2**30:.1f} GiB; more GPUs a replica "
+            f"{model.name} does not fit {together}: its weights take {weight_bytes / 2**30:.1f} GiB{each}"
+            f"{also}, a margin of {margin:.0%} leaves {usable_bytes / 2**30:.1f} GiB; more GPUs a replica "
             "(cluster.tensor_parallel), a GPU with more memory, a smaller model or an explicit KV capacity "
             "is needed"
         )

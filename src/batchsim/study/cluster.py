@@ -26,7 +26,15 @@ from batchsim.policies.sizing import FixedSize
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster
-from batchsim.specs import GPUSpec, ModelSpec, Sharing, kv_capacity_tokens, load_gpu, load_model
+from batchsim.specs import (
+    GPUSpec,
+    ModelSpec,
+    Sharing,
+    gpu_activation_bytes,
+    kv_capacity_tokens,
+    load_gpu,
+    load_model,
+)
 from batchsim.streams import stream
 from batchsim.study.hardware import AnyLatency
 from batchsim.workload.request import Workload
@@ -156,7 +164,7 @@ def _replica(config: RunConfig, given: ReplicaConfig, latency: AnyLatency | None
         gpu,
         latency or _latency(file, model, gpu, sharing),
         _merged(policy, sharing.data_parallel) if sharing.data_parallel > 1 else policy,
-        given.num_kv_blocks or _num_kv_blocks(config, model, gpu, sharing),
+        given.num_kv_blocks or _num_kv_blocks(config, model, gpu, sharing, policy),
         sharing,
     )
 
@@ -196,13 +204,18 @@ def _caches_prefixes(configured: bool | None, policy: PolicyConfig) -> bool:
     return rule.caches_prefixes if configured is None else configured
 
 
-def _num_kv_blocks(config: RunConfig, model: ModelSpec, gpu: GPUSpec, sharing: Sharing) -> int:
+def _num_kv_blocks(
+    config: RunConfig, model: ModelSpec, gpu: GPUSpec, sharing: Sharing, policy: PolicyConfig
+) -> int:
     engine, tokens = config.engine, config.cluster.kv_capacity_tokens
     if engine.num_kv_blocks is not None:
         return engine.num_kv_blocks
     if tokens is None:
         margin = 1 - engine.gpu_memory_utilization
-        tokens = kv_capacity_tokens(model, gpu, margin, sharing, engine.max_model_len)
+        built = presets.build(policy)
+        budget = getattr(built.batching, "max_num_batched_tokens", ChunkedPrefill().max_num_batched_tokens)
+        activations = gpu_activation_bytes(model, sharing, budget, built.sizing.max_batch_size)
+        tokens = kv_capacity_tokens(model, gpu, margin, sharing, engine.max_model_len, activations)
     if tokens < engine.block_size:
         raise ConfigError(
             f"engine.block_size is {engine.block_size}, but the KV cache holds {tokens} tokens; a smaller "

@@ -9,15 +9,12 @@ from typing import Any
 from batchsim.errors import ConfigError
 from batchsim.files import MAX_COUNT, read_json
 from batchsim.specs import ModelSpec, parse_spec
+from batchsim.specs.sharing import CUDA_BYTES, LOGIT_BYTES
 from batchsim.validation.fidelity.engine_run import GIB, EngineSettings
 
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 #: Of a card's memory, as engines see it: 79.14 of 80 GiB, 23.64 of 24.
 _SEEN = 0.985
-#: Of each logit, while vLLM draws tokens to see what it needs: as float32, sorted, its place, probabilities
-#: and their sums. Its logs tell of peaks of 1.2 to 1.4 GiB for 256 sequences and 128,000 to 152,000 tokens.
-_LOGIT_BYTES = 32
-_CUDA_BYTES = GIB / 10  # that PyTorch does not know of; 0.05 to 0.2 GiB in such logs
 
 
 def read_model_config(path: str | Path) -> dict[str, Any]:
@@ -59,9 +56,9 @@ def kv_blocks(settings: EngineSettings, model: Mapping[str, Any]) -> tuple[int, 
     else:
         width = 3 * _active_width(model) // settings.tensor_parallel
         activation_bytes = tokens * (4 * spec.hidden_size + width) * spec.bytes_per_kv
-        activation_bytes += sequences * spec.vocab_size * _LOGIT_BYTES
+        activation_bytes += sequences * spec.vocab_size * LOGIT_BYTES
         usable_bytes = _SEEN * settings.memory_bytes * settings.memory_utilization * settings.tensor_parallel
-        other_bytes = (activation_bytes + _CUDA_BYTES) * settings.tensor_parallel
+        other_bytes = (activation_bytes + CUDA_BYTES) * settings.tensor_parallel
         left_bytes = usable_bytes - spec.weight_bytes - other_bytes
     blocks = int(left_bytes // (spec.kv_bytes_per_token * settings.block_size))
     if blocks < 1:
