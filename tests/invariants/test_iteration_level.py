@@ -13,6 +13,7 @@ from batchsim.latency.base import IterationLatency
 from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
+from batchsim.latency.passes import PassTableLatency
 from batchsim.metrics.summary import laws
 from batchsim.policies.base import Step
 from batchsim.policies.continuous import StallFree
@@ -56,6 +57,12 @@ UNEVEN = OperatorTableLatency(
     ),
     decode_lag=Lag((2, 16), (0.5, 0.25)),
     mixed_lag=Lag((4,), (0.75,)),
+)
+PASSES = PassTableLatency(
+    by_tokens=OperatorTable(((1, 64),), (0.01, 0.07)),
+    by_decodes=OperatorTable(((1, 4, 32),), (0.008, 0.03, 0.04)),
+    prefill=OperatorTable(((1, 8), (1, 64), (0, 64)), tuple(0.001 * (1 + step) for step in range(8))),
+    decode=OperatorTable(((1, 32), (1, 8, 20, 60)), (0.001, 0.002, 0.006, 0.03, 0.004, 0.01, 0.05, 0.4)),
 )
 
 
@@ -130,7 +137,7 @@ def worlds(draw: st.DrawFn, presets: list[str] | None = None, *, is_plain: bool 
         "patience_s": None if is_plain else draw(st.sampled_from([None, None, 0.7])),
         "seed": draw(st.integers(0, 3)),
     }
-    latency: IterationLatency = draw(st.sampled_from([ON_GRID, OFF_GRID, TABLE, UNEVEN]))
+    latency: IterationLatency = draw(st.sampled_from([ON_GRID, OFF_GRID, TABLE, UNEVEN, PASSES]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     num = draw(st.integers(1, 40))
     gaps_s = rng.exponential(draw(st.sampled_from([0.01, 0.1, 0.5])), num)

@@ -25,6 +25,7 @@ from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LINEAR_COEFFICIENTS, LinearIterationLatency
 from batchsim.latency.noise import NoisyIterationLatency
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
+from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import DEFAULT_NAME, default_latency, load_latency, save_latency
 from batchsim.latency.table import read_calibration
@@ -63,6 +64,13 @@ MODELS = [
         OperatorTable(((1, 2), (0, 3)), (0.1, 0.2, 0.3, 0.4)),
         OperatorTable(((1, 2), (0, 3), (1, 2), (3, 4)), (0.1 / 3,) * 16),
         decode_lag=Lag((2, 3), (0.1, 0.5)),
+    ),
+    PassTableLatency(
+        OperatorTable(((1, 4),), (1.0, 2.0)),
+        OperatorTable(((1, 4),), (0.5, 1)),
+        OperatorTable(((1, 2), (1, 2), (0, 3)), (0.1 / 3,) * 8),
+        OperatorTable(((1, 2), (0, 3)), (0.1, 0.2, 0.3, 0.4)),
+        Domain((1, 4)),
     ),
 ]
 
@@ -212,7 +220,8 @@ def test_whole_batch_model_cannot_tell_the_time_of_an_iteration(model: BatchLate
 
     assert str(refusal.value) == (
         "latency model a model tells the time of whole batches only; this policy needs that of single "
-        "iterations: choose a model of one of the families roofline, linear, iteration_table, operators"
+        "iterations: choose a model of one of the families roofline, linear, iteration_table, operators, "
+        "passes"
     )
 
 

@@ -23,6 +23,7 @@ from batchsim.latency.grid import TableLatency
 from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import OperatorTableLatency
+from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.roofline import RooflineLatency
 
 FAMILIES: Mapping[str, type[BatchLatency]] = {
@@ -33,6 +34,7 @@ FAMILIES: Mapping[str, type[BatchLatency]] = {
     "linear": LinearIterationLatency,
     "iteration_table": TableIterationLatency,
     "operators": OperatorTableLatency,
+    "passes": PassTableLatency,
 }
 
 

@@ -101,7 +101,7 @@ class OperatorTableLatency:
 
     def __post_init__(self) -> None:
         for name in TABLES:
-            _check_table(name, getattr(self, name))
+            check_table(name, getattr(self, name), TABLES[name])
         for name in ("decode_lag", "mixed_lag"):
             shares = _shares(name, getattr(self, name))
             object.__setattr__(self, f"_{name.removesuffix('_lag')}_shares", shares)
@@ -160,13 +160,13 @@ class OperatorTableLatency:
         chunk = _one_chunk(prefill_tokens, prefill_pairs)
         time_s = self._beside_attention_s(prefill_tokens + decode_seqs, (prefill_seqs or 1) + decode_seqs)
         if not decode_seqs:
-            time_s += _interpolate(self.prefill, chunk)
+            time_s += look_up(self.prefill, chunk)
         else:
-            mean_s = _interpolate(self.mixed, (*chunk, decode_seqs, context_tokens / decode_seqs))
+            mean_s = look_up(self.mixed, (*chunk, decode_seqs, context_tokens / decode_seqs))
             time_s += mean_s
             share = self._mixed_shares[min(decode_seqs, len(self._mixed_shares) - 1)]
             if share and longest_tokens * decode_seqs > context_tokens:
-                time_s += share * (_interpolate(self.mixed, (*chunk, decode_seqs, longest_tokens)) - mean_s)
+                time_s += share * (look_up(self.mixed, (*chunk, decode_seqs, longest_tokens)) - mean_s)
         if time_s <= 0:
             raise self._too_far(shape, time_s)
         return time_s
@@ -214,10 +214,10 @@ class OperatorTableLatency:
             As `iteration_s`.
         """
         row = self._rows.get(decode_seqs) or self._row(decode_seqs)
-        first_s, slope_s, num_linear = _along(row, decode_seqs, context_tokens)
+        first_s, slope_s, num_linear = along(row, decode_seqs, context_tokens)
         share = self._decode_shares[min(decode_seqs, len(self._decode_shares) - 1)]
         if share and longest_tokens * decode_seqs > context_tokens:
-            longest_s, longest_slope_s, num = _along(row, decode_seqs, longest_tokens * decode_seqs)
+            longest_s, longest_slope_s, num = along(row, decode_seqs, longest_tokens * decode_seqs)
             first_s += share * (longest_s - first_s)
             slope_s += share * (longest_slope_s - slope_s)
             num_linear = min(num_linear, num)
@@ -232,16 +232,9 @@ class OperatorTableLatency:
         axes, seconds = self.decode
         beside_s = self._beside_attention_s(decode_seqs, decode_seqs)
         seqs = max(axes[0][0], decode_seqs)
-        knots = [
-            (decode_seqs * mean, beside_s + interpolate(axes, seconds, (seqs, mean))) for mean in axes[1]
-        ]
-        cells = [(0, knots[0][1], float(knots[0][0]), 0.0)]
-        cells += [
-            (start_tokens, start_s, float(end_tokens), (end_s - start_s) / (end_tokens - start_tokens))
-            for (start_tokens, start_s), (end_tokens, end_s) in pairwise(knots)
-        ]
-        cells[-1] = (*cells[-1][:2], math.inf, cells[-1][3])
-        row = self._rows[decode_seqs] = DecodeRow(tuple(tokens for tokens, _ in knots[:-1]), tuple(cells))
+        row = self._rows[decode_seqs] = decode_row(
+            [(decode_seqs * mean, beside_s + interpolate(axes, seconds, (seqs, mean))) for mean in axes[1]]
+        )
         return row
 
     def _beside_attention_s(self, tokens: int, sequences: int) -> float:
@@ -277,14 +270,25 @@ def _reaches(context: Sequence[int], context_tokens: int, decode_seqs: int, long
     return context_tokens <= context[-1] * decode_seqs and longest_tokens <= context[-1]
 
 
-def _along(row: DecodeRow, decode_seqs: int, context_tokens: int) -> tuple[float, float, float]:
+def decode_row(knots: Sequence[tuple[int, float]]) -> DecodeRow:
+    """Make a row of points, context of all sequences and seconds there; it is level before the first."""
+    cells = [(0, knots[0][1], float(knots[0][0]), 0.0)]
+    cells += [
+        (start_tokens, start_s, float(end_tokens), (end_s - start_s) / (end_tokens - start_tokens))
+        for (start_tokens, start_s), (end_tokens, end_s) in pairwise(knots)
+    ]
+    cells[-1] = (*cells[-1][:2], math.inf, cells[-1][3])
+    return DecodeRow(tuple(tokens for tokens, _ in knots[:-1]), tuple(cells))
+
+
+def along(row: DecodeRow, decode_seqs: int, context_tokens: int) -> tuple[float, float, float]:
     """Seconds at a context, their slope per token, and for how many iterations that holds."""
     start_tokens, start_s, end_tokens, slope_s = row.cells[bisect_right(row.inner_tokens, context_tokens)]
     num_linear = math.inf if end_tokens == math.inf else (end_tokens - context_tokens) // decode_seqs + 1
     return start_s + slope_s * (context_tokens - start_tokens), slope_s, num_linear
 
 
-def _interpolate(table: OperatorTable, position: Sequence[float]) -> float:
+def look_up(table: OperatorTable, position: Sequence[float]) -> float:
     """Look a place up, held at the first point of each axis."""
     axes, seconds = table
     return interpolate(
@@ -335,14 +339,15 @@ def _last_slope(times_s: Sequence[float]) -> float:
     return max(0.0, (times_s[last] - times_s[last // 2]) / (last - last // 2))
 
 
-def _check_table(name: str, table: OperatorTable) -> None:
+def check_table(name: str, table: OperatorTable, counted_by: Sequence[str]) -> None:
+    """Raise `ConfigError` if a table is no grid of seconds over axes that count this."""
     axes, seconds = table
-    if len(axes) != len(TABLES[name]):
+    if len(axes) != len(counted_by):
         raise ConfigError(
-            f"{name} has {len(axes)} axes; {len(TABLES[name])} are needed: {', '.join(TABLES[name])}"
+            f"{name} has {len(axes)} axes; {len(counted_by)} are needed: {', '.join(counted_by)}"
         )
-    most = MOST_LISTED if name in ("by_tokens", "by_sequences") else MAX_COUNT
-    for axis, counted in zip(axes, TABLES[name], strict=True):
+    most = MOST_LISTED if len(counted_by) == 1 else MAX_COUNT
+    for axis, counted in zip(axes, counted_by, strict=True):
         is_whole = all(type(value) is int and 0 <= value <= most for value in axis)
         if len(axis) < 2 or not is_whole or list(axis) != sorted(set(axis)):
             raise ConfigError(

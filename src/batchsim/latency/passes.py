@@ -1,0 +1,148 @@
+"""An iteration model of four tables that add up to the time of a forward pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from batchsim.errors import ConfigError
+from batchsim.latency.base import (
+    BatchShape,
+    BatchTime,
+    DecodeLine,
+    Domain,
+    IterationShape,
+    LatencyInfo,
+    padded_batch_time,
+)
+from batchsim.latency.iteration_grid import DecodeRow
+from batchsim.latency.operators import OperatorTable, along, check_table, decode_row, look_up
+
+#: The tables of the model, and what their axes count.
+PASS_TABLES = {
+    "by_tokens": ("tokens",),
+    "by_decodes": ("sequences",),
+    "prefill": ("prompts", "chunk", "tokens before it"),
+    "decode": ("sequences", "mean context"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PassTableLatency:
+    """What follows the tokens of a pass, plus attention of its prompts, plus attention of its decodes.
+
+    Seconds of whole passes, all layers together; linear between the points. Below the first point of an axis
+    the time is that of the first point, beyond the last the outer cells go on.
+
+    Attributes
+    ----------
+    by_tokens
+        All but attention, over prompt tokens and decodes, in a pass that has prompts.
+    by_decodes
+        The same in a pass of decodes alone, for which engines have other kernels.
+    prefill
+        Attention of prompts over their number, the tokens of each in the pass, and those before them. Chunks
+        that differ count as so many of their mean, after as many tokens as give them their pairs.
+    decode
+        Attention of decodes over their number and mean context.
+    domain
+        The range of whole batches; that of iterations is where all tables have points.
+    """
+
+    by_tokens: OperatorTable
+    by_decodes: OperatorTable
+    prefill: OperatorTable
+    decode: OperatorTable
+    domain: Domain = field(default_factory=Domain)
+    info: LatencyInfo = field(default_factory=lambda: LatencyInfo("passes", "derived"))
+    _rows: dict[int, DecodeRow] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, axes in PASS_TABLES.items():
+            check_table(name, getattr(self, name), axes)
+        if self.info.provenance == "measured":
+            raise ConfigError(
+                "a sum of tables is computed, not measured; its provenance must be derived or synthetic"
+            )
+
+    @property
+    def is_bounded(self) -> bool:
+        """Tables: they end somewhere."""
+        return True
+
+    def covers(self, shape: IterationShape) -> bool:
+        """Whether no axis of the tables that tell of the shape ends before it."""
+        prefill_tokens, decode_seqs, context_tokens = shape[:3]
+        seqs, context = self.decode.axes
+        if decode_seqs > seqs[-1] or context_tokens > context[-1] * decode_seqs:
+            return False
+        if not prefill_tokens:
+            return decode_seqs <= self.by_decodes.axes[0][-1]
+        is_inside = all(
+            value <= axis[-1] for value, axis in zip(_prompts(shape), self.prefill.axes, strict=True)
+        )
+        return is_inside and prefill_tokens + decode_seqs <= self.by_tokens.axes[0][-1]
+
+    def batch_time(self, shape: BatchShape) -> BatchTime:
+        """Seconds to the first token and to the end of the batch; its prefill is one pass, without chunks."""
+        return padded_batch_time(self, shape)
+
+    def iteration_s(self, shape: IterationShape) -> float:
+        """Seconds for one forward pass.
+
+        Raises
+        ------
+        ConfigError
+            Outside the tables, where their slope leads below zero.
+        """
+        prefill_tokens, decode_seqs, context_tokens = shape[:3]
+        if not prefill_tokens:
+            return self.decode_line(decode_seqs, context_tokens).first_s
+        time_s = look_up(self.by_tokens, (prefill_tokens + decode_seqs,))
+        time_s += look_up(self.prefill, _prompts(shape))
+        if decode_seqs:
+            time_s += look_up(self.decode, (decode_seqs, context_tokens / decode_seqs))
+        if time_s <= 0:
+            raise self._too_far(shape, time_s)
+        return time_s
+
+    def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
+        """Seconds of the following decode iterations, up to the next point of the mean context.
+
+        Raises
+        ------
+        ConfigError
+            As `iteration_s`.
+        """
+        row = self._rows.get(decode_seqs) or self._row(decode_seqs)
+        first_s, slope_s, num_linear = along(row, decode_seqs, context_tokens)
+        growth_s = slope_s * decode_seqs
+        if first_s <= 0:
+            raise self._too_far(IterationShape(0, decode_seqs, context_tokens), first_s)
+        if growth_s < 0:  # up to where it would reach zero
+            num_linear = min(num_linear, math.ceil(first_s / -growth_s))
+        return DecodeLine(first_s, growth_s, num_linear)
+
+    def _row(self, decode_seqs: int) -> DecodeRow:
+        beside_s = look_up(self.by_decodes, (decode_seqs,))
+        row = self._rows[decode_seqs] = decode_row(
+            [
+                (decode_seqs * mean, beside_s + look_up(self.decode, (decode_seqs, mean)))
+                for mean in self.decode.axes[1]
+            ]
+        )
+        return row
+
+    def _too_far(self, shape: IterationShape, time_s: float) -> ConfigError:
+        return ConfigError(
+            f"{self.info.name}: extrapolated to {time_s:.3g} s for {shape.prefill_tokens} prompt tokens, "
+            f"{shape.decode_seqs} decoding sequences and {shape.context_tokens} context tokens, too far from "
+            "the tables"
+        )
+
+
+def _prompts(shape: IterationShape) -> tuple[int, float, float]:
+    """Prompts of a pass, the mean of their chunks, and the tokens before them that give them their pairs."""
+    num_prompts = shape.prefill_seqs or 1
+    chunk = shape.prefill_tokens / num_prompts
+    return num_prompts, chunk, shape.prefill_pairs / shape.prefill_tokens - chunk / 2

@@ -1,0 +1,368 @@
+"""NVIDIA's measured operator times, by the package `aiconfigurator-core`, as tables of ours.
+
+The package adds up operators of one forward pass. In a pass with prompts they follow the tokens of prompts
+and decodes together, except attention, which it has apart for prompts and for decodes. Which operators are
+attention is told by what they follow: the tokens before a chunk, the context of decodes. Where attention
+and projections are one operator (MLA), the package leaves the decodes' context out of passes that also have
+prompts; here both count as they do in passes of their own. It knows neither how uneven contexts are nor
+CUDA graphs, and its energy is 0 in all tables that its release 0.12.0 has.
+
+It is an extra, `pip install 'batchsim[hardware]'`, and imported nowhere but in functions of this module.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from batchsim.errors import ConfigError, nearest
+from batchsim.latency.base import LatencyInfo
+from batchsim.latency.passes import PassTableLatency
+from batchsim.latency.profiles.pass_sampling import Range, sample_passes
+
+INSTALL = "aiconfigurator-core is not installed; `pip install 'batchsim[hardware]'` does so"
+_PACKAGE = "aiconfigurator_core"
+#: Sources of times that are tables of measurements, at least in part; all others are formulas.
+_MEASURED = ("silicon", "mixed")
+#: Share of a pass from which on times that nobody measured make the model doubtful.
+_DOUBTFUL_SHARE = 0.25
+#: Passes whose sources are told: tokens of a prompt; decodes and the context of each.
+_PROMPT_TOKENS, _DECODES, _CONTEXT = 2048, 64, 2048
+
+Operators = Sequence[tuple[str, float, float, str]]  # name, milliseconds, millijoules, source
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """What is estimated: a model, by its name on Hugging Face or a folder with its config.json, and on what.
+
+    Attributes
+    ----------
+    version
+        Of the backend: ``current``, ``previous``, or one of those that they stand for.
+    expert_parallel
+        GPUs that share out whole experts; the others hold slices of the same ones.
+    pipeline_parallel
+        Stages, which a pass goes through one after the other; other passes meanwhile are not thought of.
+    data_parallel
+        Groups of ``tensor_parallel`` GPUs with attention of their own that share the experts. The model is of
+        one of them, with all others as loaded as it is.
+    """
+
+    system: str
+    model: str
+    backend: str = "vllm"
+    version: str = "current"
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    expert_parallel: int = 1
+    data_parallel: int = 1
+
+
+class Known(NamedTuple):
+    """What the package has: versions by system and backend, newest last, and names of models."""
+
+    versions: Mapping[str, Mapping[str, Mapping[str, str]]]  # system, backend, slot: version
+    models: tuple[str, ...]
+
+
+def is_installed() -> bool:
+    """Whether the extra is there."""
+    return importlib.util.find_spec(_PACKAGE) is not None
+
+
+def package_version() -> str:
+    """Version of the package; `ConfigError` where it is not installed."""
+    if not is_installed():
+        raise ConfigError(INSTALL)
+    return version("aiconfigurator-core")
+
+
+@cache
+def known() -> Known:
+    """List what can be asked for; `ConfigError` where the package is not installed."""
+    package_version()
+    from aiconfigurator_core.sdk import common, perf_database
+
+    with _messages():
+        versions = {
+            system: {backend: perf_database.get_version_slots(system, backend) or {} for backend in backends}
+            for system, backends in sorted(perf_database.get_supported_databases().items())
+        }
+    return Known(versions, tuple(sorted(common.DefaultHFModels)))
+
+
+def support() -> list[Mapping[str, str]]:
+    """What the package's authors tried: rows with model, system, backend, version and `source` of the times.
+
+    ``measured``: tables of this very model's shapes and precisions; ``transferred``: some are scaled from
+    those of other precisions; ``none``: it cannot be estimated.
+    """
+    package_version()
+    from aiconfigurator_core.sdk import common
+
+    names = {"silicon": "measured", "": "measured"}
+    return [
+        {
+            "model": row["HuggingFaceID"],
+            "system": row["System"],
+            "backend": row["Backend"],
+            "version": row["Version"],
+            "source": names.get(row["Source"], "transferred") if "PASS" in row["Status"] else "none",
+        }
+        for row in common.get_support_matrix()
+        if row["Mode"] == "agg"
+    ]
+
+
+@cache
+def aiconfigurator_latency(set_up: SetUp, most: Range | None = None) -> PassTableLatency:
+    """Make the tables of a set-up, once in a process.
+
+    Raises
+    ------
+    ConfigError
+        If the package is not installed, or knows none of that name, or has no times of it.
+    """
+    release = package_version()
+    set_up = _checked(set_up)
+    with _messages() as messages:
+        try:
+            estimator, assumed = _estimator(set_up)
+            low_fidelity = assumed + estimator.doubts() + _fallbacks(messages, estimator.words)
+            details = _details(set_up, release, estimator, low_fidelity)
+            info = LatencyInfo(_name(set_up), "derived", details)
+            return sample_passes(estimator, most or Range(), info)
+        except (ValueError, LookupError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(
+                f"aiconfigurator-core has no times of {_name(set_up)}: {reason:.200}"
+            ) from error
+
+
+def _checked(set_up: SetUp) -> SetUp:
+    """The set-up with a version and the model's folder; `ConfigError` for what the package does not know."""
+    versions, models = known()
+    if set_up.system not in versions:
+        raise ConfigError(
+            f"aiconfigurator-core knows no system {set_up.system!r}; {nearest(set_up.system, versions)}"
+        )
+    backends = versions[set_up.system]
+    if set_up.backend not in backends:
+        raise ConfigError(
+            f"aiconfigurator-core knows no backend {set_up.backend!r} on {set_up.system}; "
+            f"{nearest(set_up.backend, backends)}"
+        )
+    slots = backends[set_up.backend]
+    literal = slots.get(set_up.version, set_up.version)
+    if literal not in slots.values():
+        told = ", ".join(f"{slot} ({number})" for slot, number in slots.items())
+        raise ConfigError(
+            f"aiconfigurator-core has no version {set_up.version!r} of {set_up.backend} on {set_up.system}; "
+            f"known: {told}"
+        )
+    model = _model_folder(set_up.model)
+    if model is None and set_up.model not in models:
+        raise ConfigError(
+            f"aiconfigurator-core knows no model {set_up.model!r}; {nearest(set_up.model, models)} or give a "
+            "folder that holds its config.json"
+        )
+    gpus = set_up.tensor_parallel * set_up.data_parallel
+    if gpus % set_up.expert_parallel:
+        raise ConfigError(
+            f"expert_parallel is {set_up.expert_parallel}; it must divide the {gpus} GPUs of tensor_parallel "
+            "and data_parallel"
+        )
+    return SetUp(**(asdict(set_up) | {"version": literal, "model": model or set_up.model}))
+
+
+def _model_folder(model: str) -> str | None:
+    path = Path(model)
+    folder = path.parent if path.name == "config.json" else path
+    return str(folder.absolute()) if (folder / "config.json").is_file() else None
+
+
+def _estimator(set_up: SetUp) -> tuple[_Estimator, list[str]]:
+    """The estimator, and what had to be assumed for it."""
+    from aiconfigurator_core.sdk.errors import PerfDataNotAvailableError
+
+    assumed = ["passes of one pipeline stage do not overlap"] if set_up.pipeline_parallel > 1 else []
+    try:
+        return _Estimator(_engine(set_up)), assumed
+    except PerfDataNotAvailableError:  # engines without attention in 8 bits run it in 16
+        assumed.append("attention of prompts is that in 16 bits, as there are no times in fewer")
+        return _Estimator(_engine(set_up, fmha_quant_mode="bfloat16")), assumed
+
+
+def _engine(set_up: SetUp, **quantisation: str) -> Any:
+    from aiconfigurator_core.sdk.engine import EngineHandle
+
+    return EngineHandle.compile(
+        set_up.model,
+        set_up.system,
+        set_up.backend,
+        backend_version=set_up.version,
+        tp_size=set_up.tensor_parallel,
+        pp_size=set_up.pipeline_parallel,
+        attention_dp_size=set_up.data_parallel,
+        moe_tp_size=set_up.tensor_parallel * set_up.data_parallel // set_up.expert_parallel,
+        moe_ep_size=set_up.expert_parallel,
+        **quantisation,
+    )
+
+
+class _Estimator:
+    """Parts of a pass, from the operators that the package's engine tells; see `PassEstimator`."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        prompt, after = self._prompt(1, _PROMPT_TOKENS, 0), self._prompt(1, _PROMPT_TOKENS, _CONTEXT)
+        decode, longer = self._decode(_DECODES, _CONTEXT), self._decode(_DECODES, 4 * _CONTEXT)
+        self.prefill_attention = _differing(prompt, after)
+        self.decode_attention = _differing(decode, longer)
+        self._passes = {"prompt pass": prompt, "decode pass": decode}
+        names = [name for operators in self._passes.values() for name, *_ in operators]
+        self.words = {word for name in names for word in name.split("_")}
+
+    def tokens_s(self, tokens: int) -> float:
+        return _seconds(self._prompt(1, tokens, 0), without=self.prefill_attention)
+
+    def decodes_s(self, decode_seqs: int) -> float:
+        return _seconds(self._decode(decode_seqs, _CONTEXT), without=self.decode_attention)
+
+    def prefill_s(self, num_prompts: int, chunk: int, before: int) -> float:
+        return _seconds(self._prompt(num_prompts, chunk, before), only=self.prefill_attention)
+
+    def decode_s(self, decode_seqs: int, context: int) -> float:
+        return _seconds(self._decode(decode_seqs, context), only=self.decode_attention)
+
+    def sources(self) -> dict[str, dict[str, float]]:
+        """Share of the time of a pass by where it comes from."""
+        return {name: _shares(operators, 3) for name, operators in self._passes.items()}
+
+    def gives_energy(self) -> bool:
+        """Whether any operator has an energy; tables without a column of power have none."""
+        return any(energy for operators in self._passes.values() for _, _, energy, _ in operators)
+
+    def doubts(self) -> list[str]:
+        """A sentence on each pass that formulas tell rather than measurements."""
+        return [
+            f"{share:.0%} of a {name} is estimated, not measured"
+            for name, shares in self.sources().items()
+            if (share := sum(one for source, one in shares.items() if source not in _MEASURED))
+            >= _DOUBTFUL_SHARE
+        ]
+
+    def _prompt(self, num_prompts: int, chunk: int, before: int) -> Operators:
+        operators: tuple[Operators, Operators] = self._engine.run_static_per_op(
+            batch_size=num_prompts, isl=before + chunk, osl=1, prefix=before, mode="static_ctx"
+        )
+        return operators[0]
+
+    def _decode(self, decode_seqs: int, context: int) -> Operators:
+        # An answer of no tokens: the token that is decoded comes after all of the prompt's.
+        operators: Operators = self._engine.decode_step_per_op(decode_seqs, max(1, context - 1), 0)
+        return operators
+
+
+def _differing(one: Operators, other: Operators) -> frozenset[str]:
+    times_ms = {name: time_ms for name, time_ms, *_ in one}
+    return frozenset(name for name, time_ms, *_ in other if times_ms[name] != time_ms)
+
+
+def _seconds(
+    operators: Operators, only: frozenset[str] | None = None, without: frozenset[str] = frozenset()
+) -> float:
+    return (
+        sum(
+            time_ms
+            for name, time_ms, *_ in operators
+            if (only is None or name in only) and name not in without
+        )
+        / 1000
+    )
+
+
+def _shares(operators: Operators, which: int) -> dict[str, float]:
+    times_ms: Counter[str] = Counter()
+    for operator in operators:
+        times_ms[str(operator[which])] += operator[1]  # type: ignore[assignment]
+    total_ms = sum(times_ms.values())
+    return {name: round(time_ms / total_ms, 3) for name, time_ms in times_ms.most_common()}
+
+
+def _details(
+    set_up: SetUp, release: str, estimator: _Estimator, low_fidelity: list[str]
+) -> dict[str, object]:
+    return {
+        "gpu": set_up.system,
+        "model": set_up.model,
+        "engine": f"{set_up.backend} {set_up.version}",
+        "tensor_parallel": set_up.tensor_parallel,
+        "pipeline_parallel": set_up.pipeline_parallel,
+        "expert_parallel": set_up.expert_parallel,
+        "data_parallel": set_up.data_parallel,
+        "imported_as": "aiconfigurator",
+        "package": f"aiconfigurator-core {release}",
+        "attention": {
+            "prompts": sorted(estimator.prefill_attention),
+            "decodes": sorted(estimator.decode_attention),
+        },
+        "sources": estimator.sources(),
+        "energy": "given by the package, not kept"
+        if estimator.gives_energy()
+        else "not given by the package",
+        "low_fidelity": low_fidelity,
+    }
+
+
+def _name(set_up: SetUp) -> str:
+    sizes = {
+        "tp": set_up.tensor_parallel,
+        "pp": set_up.pipeline_parallel,
+        "ep": set_up.expert_parallel,
+        "dp": set_up.data_parallel,
+    }
+    parallel = "".join(f" {name}{size}" for name, size in sizes.items() if size > 1)
+    return f"{Path(set_up.model).name} on {set_up.system}{parallel}, {set_up.backend} {set_up.version}"
+
+
+def _fallbacks(messages: Sequence[str], words: set[str]) -> list[str]:
+    """Tables of other backends that stand in for this one's, as far as this model's operators use them."""
+    tables = [
+        message.split(" for ", 1)[1].split(" from ", 1)[0].removesuffix(".parquet")
+        for message in messages
+        if message.startswith("Loading low-fidelity fallback rows for ")
+    ]
+    return [
+        f"{table} comes in part from another backend"
+        for table in dict.fromkeys(tables)
+        if table.split("_")[0] in words
+    ]
+
+
+@contextmanager
+def _messages() -> Iterator[list[str]]:
+    """Collect what the package logs, instead of letting it on the user's screen."""
+    collected: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            collected.append(record.getMessage())
+
+    logger, handler = logging.getLogger(_PACKAGE), Collector()
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield collected
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagates
