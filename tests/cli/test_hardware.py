@@ -1,11 +1,17 @@
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from batchsim.cli import main
+from batchsim.latency.profiles import aiconfigurator
 from batchsim.specs import load_gpu, load_model
 from batchsim.specs.names import shipped
+
+needs_package = pytest.mark.skipif(
+    not aiconfigurator.is_installed(), reason="aiconfigurator-core is not installed"
+)
 
 
 def batchsim(*words: str) -> Result:
@@ -49,3 +55,30 @@ def test_a_run_understands_the_names_of_publishers_and_drivers() -> None:
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["latency_model"] == "roofline of llama-3.1-8b on h100"
+
+
+def test_without_the_extra_a_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiconfigurator, "is_installed", lambda: False)
+
+    result = batchsim("hardware")
+
+    assert result.exit_code == 0
+    assert "pip install 'batchsim[hardware]'" in result.stdout
+
+
+@needs_package
+def test_extra_s_systems_and_models_are_listed() -> None:
+    table, tree = batchsim("hardware"), json.loads(batchsim("hardware", "--json").stdout)
+
+    assert "b200_sxm" in table.stdout
+    assert "current" in tree["aiconfigurator"]["versions"]["h200_sxm"]["vllm"]
+    assert "deepseek-ai/DeepSeek-V3" in tree["aiconfigurator"]["models"]
+
+
+@needs_package
+def test_it_is_told_where_a_model_was_measured() -> None:
+    rows = json.loads(batchsim("hardware", "--measured", "deepseek-ai/DeepSeek-V3", "--json").stdout)["tried"]
+
+    assert {row["source"] for row in rows} >= {"measured"}
+    assert {row["system"] for row in rows} >= {"h200_sxm", "l40s"}
+    assert "did you mean deepseek-ai/DeepSeek" in batchsim("hardware", "--measured", "deepseek-ai/V3").stderr

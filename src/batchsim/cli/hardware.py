@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchsim.cli.output import echo_json, echo_table
+from batchsim.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from batchsim.specs import GPUSpec, ModelSpec
@@ -15,16 +17,25 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False, metavar="[NAME_OR_FILE]")
+@click.option(
+    "--measured", metavar="MODEL", help="List where aiconfigurator-core has measured times of a model."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def hardware(name: str | None, as_json: bool) -> None:
+def hardware(name: str | None, measured: str | None, as_json: bool) -> None:
     """List the GPUs and models that are known; or print one in full, as the JSON file that describes it.
 
     So `batchsim hardware h100 > mine.json` begins a GPU of your own, for --set cluster.gpu=mine.json.
     NAME_OR_FILE may be a name of Hugging Face or of a driver, or a config.json of Hugging Face.
+
+    Then what NVIDIA measured, by the extra that latency.family = "aiconfigurator" takes its times from.
     """
+    from batchsim.latency.profiles.aiconfigurator import is_installed
     from batchsim.specs import load_gpu, load_model, load_spec
     from batchsim.specs.names import shipped
 
+    if measured is not None:
+        _echo_measured(measured, as_json)
+        return
     if name is not None:
         echo_json(_fields(load_spec(name)))
         return
@@ -34,11 +45,63 @@ def hardware(name: str | None, as_json: bool) -> None:
             {
                 "gpus": {one.name: _fields(one) for one in gpus},
                 "models": {one.name: _fields(one) | _derived(one) for one in models},
+                **({"aiconfigurator": _of_package()} if is_installed() else {}),
             }
         )
         return
     echo_table("GPUs (cluster.gpu)", _GPU_COLUMNS, [_gpu_row(one) for one in gpus])
     echo_table("Models (cluster.model)", _MODEL_COLUMNS, [_model_row(one) for one in models])
+    _echo_package()
+
+
+def _echo_package() -> None:
+    from batchsim.latency.profiles.aiconfigurator import (
+        INSTALL,
+        is_installed,
+        known,
+        package_version,
+        support,
+    )
+
+    if not is_installed():
+        click.echo(f"Measured operators of more GPUs and models: {INSTALL}.")
+        return
+    tried = Counter((row["system"], row["backend"], row["version"], row["source"]) for row in support())
+    rows = [
+        (
+            system,
+            backend,
+            f"{number} ({slot})",
+            *(f"{tried[system, backend, number, source] or '-'}" for source in _SOURCES),
+        )
+        for system, backends in known().versions.items()
+        for backend, slots in backends.items()
+        for slot, number in slots.items()
+    ]
+    echo_table(f"aiconfigurator-core {package_version()} (latency.system, .backend, .version)", _TRIED, rows)
+    click.echo(f"latency.model: {', '.join(known().models)}")
+
+
+def _echo_measured(model: str, as_json: bool) -> None:
+    from batchsim.latency.profiles.aiconfigurator import support
+
+    rows = [row for row in support() if row["model"] == model]
+    if not rows:
+        raise ConfigError(
+            f"aiconfigurator-core's authors tried no model {model!r}; "
+            f"{nearest(model, sorted({row['model'] for row in support()}))}"
+        )
+    if as_json:
+        echo_json({"model": model, "tried": [dict(row) for row in rows]})
+        return
+    columns = ("system", "backend", "version", "source")
+    echo_table(f"{model}: times are", columns, [tuple(row[name] for name in columns) for row in rows])
+
+
+def _of_package() -> dict[str, Any]:
+    from batchsim.latency.profiles.aiconfigurator import known, package_version
+
+    return {"version": package_version(), **known()._asdict()}
 
 
 def _fields(spec: GPUSpec | ModelSpec) -> dict[str, Any]:
@@ -58,6 +121,8 @@ def _derived(model: ModelSpec) -> dict[str, int]:
     }
 
 
+_SOURCES = ("measured", "transferred", "none")
+_TRIED = ("system", "backend", "version", *(f"models {source}" for source in _SOURCES))
 _GPU_COLUMNS = (
     "name",
     "memory (GiB)",

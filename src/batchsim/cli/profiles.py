@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="import-profile")
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("source", type=click.Path(path_type=Path, exists=True), required=False)
 @click.option("-o", "--output-file", type=OUTPUT_PATH, default=Path("latency.json"), show_default=True)
 @click.option(
     "--kind", type=click.Choice(get_args(ProfileKind)), help="Left out: by what the source looks like."
@@ -27,6 +27,23 @@ if TYPE_CHECKING:
 @click.option("--hardware", metavar="NAME", help="Which hardware of the file.")
 @click.option("--tensor-parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N")
 @click.option("--expert-parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N")
+@click.option("--pipeline-parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N")
+@click.option("--data-parallel", type=click.IntRange(1), default=1, show_default=True, metavar="N")
+@click.option("--system", metavar="NAME", help="GPU as aiconfigurator-core names it, e.g. h200_sxm.")
+@click.option(
+    "--backend",
+    default="vllm",
+    show_default=True,
+    metavar="NAME",
+    help="vllm, sglang or trtllm, of the same.",
+)
+@click.option(
+    "--backend-version",
+    default="current",
+    show_default=True,
+    metavar="V",
+    help="current, previous, next, or one.",
+)
 @click.option("--link-bytes-per-s", type=float, metavar="X", help="Rate of the link between the GPUs.")
 @click.option("--link-latency-s", type=float, default=0.0, show_default=True, metavar="S")
 @click.option(
@@ -38,7 +55,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_profile(
-    source: Path,
+    source: Path | None,
     output_file: Path,
     kind: ProfileKind | None,
     model_config: Path | None,
@@ -46,13 +63,22 @@ def import_profile(
     hardware: str | None,
     tensor_parallel: int,
     expert_parallel: int,
+    pipeline_parallel: int,
+    data_parallel: int,
+    system: str | None,
+    backend: str,
+    backend_version: str,
     link_bytes_per_s: float | None,
     link_latency_s: float,
     family: Family,
     as_json: bool,
 ) -> None:
-    """Make a latency file of an operator profile, of DistServe's coefficients or of splitwise-sim's table."""
+    """Make a latency file of an operator profile, of DistServe's coefficients or of splitwise-sim's table.
+
+    Or, with --kind aiconfigurator and no SOURCE, of what NVIDIA measured of a --model on a --system.
+    """
     from batchsim.files import check_file
+    from batchsim.latency.profiles.aiconfigurator import SetUp, aiconfigurator_latency
     from batchsim.latency.profiles.importing import (
         Wanted,
         import_distserve,
@@ -63,10 +89,24 @@ def import_profile(
     from batchsim.latency.store import save_latency
 
     check_file(output_file, inputs=[source, model_config])
-    kind = kind or kind_of(source)
+    if kind != "aiconfigurator" and source is None:
+        raise ConfigError("a folder or file with a profile is needed, or --kind aiconfigurator")
     wanted = Wanted(model, hardware, tensor_parallel)
     imported: Model
-    if kind == "operators":
+    if source is None:
+        imported = aiconfigurator_latency(
+            SetUp(
+                _needed("--system", system),
+                _needed("--model", model),
+                backend,
+                backend_version,
+                tensor_parallel,
+                pipeline_parallel,
+                expert_parallel,
+                data_parallel,
+            )
+        )
+    elif (kind := kind or kind_of(source)) == "operators":
         imported = import_operators(
             source,
             model_config,
@@ -83,13 +123,19 @@ def import_profile(
         imported = import_splitwise(source, wanted, family)
     save_latency(imported, output_file)
     info = imported.info
-    notices = info.details.get("notices") or info.details.get("warnings") or []
+    notices = [info.details.get(name) for name in ("notices", "warnings", "low_fidelity")]
     if as_json:
         echo_json({"name": info.name, "provenance": info.provenance, "details": info.details})
     else:
         shown = ("gpu", "model", "engine", "tensor_parallel", "expert_parallel", "num_layers")
         rows = [(key.replace("_", " "), str(info.details[key])) for key in shown if info.details.get(key)]
         echo_table(f"{info.name} ({info.provenance})", ("", "value"), rows)
-    for sentence in notices if isinstance(notices, list) else []:
+    for sentence in (one for some in notices if isinstance(some, list) for one in some):
         warn(sentence)
     click.echo(f"written: {output_file}", err=True)
+
+
+def _needed(option: str, value: str | None) -> str:
+    if value is None:
+        raise ConfigError(f"--kind aiconfigurator needs {option}")
+    return value

@@ -184,7 +184,44 @@ class LatencyConfig(Section):
     file: str | None = Field(
         None, description="latency.json; left out: a roofline of cluster.model on cluster.gpu, derived"
     )
+    family: Literal["aiconfigurator"] | None = Field(
+        None, description="instead of a file: made of NVIDIA's measured operators for the settings below"
+    )
+    system: str | None = Field(None, description="GPU as aiconfigurator-core names it, e.g. h200_sxm")
+    backend: str = Field("vllm", description="engine whose operators count: vllm, sglang, trtllm")
+    version: str = Field("current", description="of the backend: current, previous, next, or a number")
+    model: str | None = Field(
+        None, description="name on Hugging Face that the package has, or a folder with a config.json"
+    )
+    tensor_parallel: NumGPUs | None = Field(None, description="left out: cluster.tensor_parallel")
+    expert_parallel: NumGPUs | None = Field(
+        None, description="GPUs that share out whole experts; left out: cluster.expert_parallel"
+    )
+    pipeline_parallel: NumGPUs | None = Field(
+        None, description="stages that a pass goes through; left out: cluster.pipeline_parallel"
+    )
+    data_parallel: NumGPUs = Field(
+        1, description="groups of tensor_parallel GPUs that share the experts; each is a replica"
+    )
     outside: Literal["refuse", "extrapolate"] = Field("refuse", description="beyond the calibrated range")
     noise: Annotated[float, Field(ge=0, le=3)] = Field(
         0.0, description="sigma of a lognormal factor with mean 1"
     )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> LatencyConfig:
+        if self.family is None:
+            made = self.model_fields_set - {"file", "family", "outside", "noise"}
+            if made and self != LatencyConfig(file=self.file, outside=self.outside, noise=self.noise):
+                raise ValueError(f'latency.{min(made)} needs latency.family = "aiconfigurator"')
+        elif self.file is not None:
+            raise ValueError("give latency.file or latency.family, not both")
+        elif self.system is None or self.model is None:
+            absent = "system" if self.system is None else "model"
+            raise ValueError(f"latency.family = {self.family!r} needs latency.{absent}")
+        return self
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it names a model, instead of leaving it to the specs."""
+        return self.file is not None or self.family is not None

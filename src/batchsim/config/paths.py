@@ -32,7 +32,9 @@ def anchored(key: str, value: Any, folder: Path) -> Any:
             for replica in value
         ]
     is_file = isinstance(value, str) and (
-        key in _FILE_KEYS or (key in _SPEC_KEYS and _is_spec_file(value, _SPEC_KEYS[key], folder))
+        key in _FILE_KEYS
+        or (key == "latency.model" and is_there(folder / value / "config.json"))
+        or (key in _SPEC_KEYS and _is_spec_file(value, _SPEC_KEYS[key], folder))
     )
     return str(folder / value) if is_file else value
 

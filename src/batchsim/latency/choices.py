@@ -12,7 +12,7 @@ TableLength = Literal["output", "prompt+output", "prompt,output"]
 Clock = Literal["wall_s", "cuda_s", "cpu_s"]
 
 #: Forms of profiles and of models of others that can be imported.
-ProfileKind = Literal["operators", "distserve", "splitwise"]
+ProfileKind = Literal["operators", "distserve", "splitwise", "aiconfigurator"]
 
 #: What a replay of a measured engine takes times from: sums of operators, or a linear model fitted to them.
 ReplayFamily = Literal["operator", "linear"]

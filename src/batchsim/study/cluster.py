@@ -36,7 +36,7 @@ from batchsim.specs import (
     load_model,
 )
 from batchsim.streams import stream
-from batchsim.study.hardware import AnyLatency
+from batchsim.study.hardware import AnyLatency, given_latency
 from batchsim.workload.request import Workload
 
 GIB = 2**30
@@ -66,7 +66,9 @@ def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
     capacity = cluster.kv_capacity_tokens or kv_capacity_tokens(
         model, gpu, cluster.memory_margin, sharing, config.engine.max_model_len
     )
-    known = as_batch_latency(latency or _latency(config.latency.file, model, gpu, sharing))
+    known = as_batch_latency(
+        latency or given_latency(config.latency, sharing) or default_latency(model, gpu, sharing=sharing)
+    )
     return Cluster(
         cluster.num_gpus // sharing.num_gpus,
         KVMemory(capacity, cluster.kv_layout),
@@ -157,12 +159,11 @@ def _replica(config: RunConfig, given: ReplicaConfig, latency: AnyLatency | None
     cluster = config.cluster
     model, gpu = load_model(given.model or cluster.model), load_gpu(given.gpu or cluster.gpu)
     sharing = cluster.sharing(given)
-    file = given.latency_file or config.latency.file
     policy = _replica_policy(config.policy, given, gpu)
     return Replica(
         model,
         gpu,
-        latency or _latency(file, model, gpu, sharing),
+        latency or _latency(config, given.latency_file, model, gpu, sharing),
         _merged(policy, sharing.data_parallel) if sharing.data_parallel > 1 else policy,
         given.num_kv_blocks or _num_kv_blocks(config, model, gpu, sharing, policy),
         sharing,
@@ -224,9 +225,13 @@ def _num_kv_blocks(
     return tokens // engine.block_size
 
 
-def _latency(file: str | None, model: ModelSpec, gpu: GPUSpec, sharing: Sharing) -> AnyLatency:
-    """The file that is named, or a derived model of the GPU whose memory counts."""
-    return default_latency(model, gpu, sharing=sharing) if file is None else load_latency(file)
+def _latency(
+    config: RunConfig, own_file: str | None, model: ModelSpec, gpu: GPUSpec, sharing: Sharing
+) -> AnyLatency:
+    """The replica's own file, the run's model, or a derived model of the GPU whose memory counts."""
+    if own_file is not None:
+        return load_latency(own_file)
+    return given_latency(config.latency, sharing) or default_latency(model, gpu, sharing=sharing)
 
 
 def _noisy(latency: IterationLatency, sigma: float, rng: np.random.Generator) -> IterationLatency:

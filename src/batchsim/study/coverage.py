@@ -8,11 +8,10 @@ from shlex import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from batchsim.config import RunConfig
+from batchsim.config import ReplicaConfig, RunConfig
 from batchsim.errors import ConfigError
 from batchsim.latency.base import Domain, IterationLatency, IterationShape
-from batchsim.latency.store import load_latency
-from batchsim.study.hardware import AnyLatency
+from batchsim.study.hardware import AnyLatency, given_latency
 from batchsim.workload.load import EMBEDDED_TRACE
 from batchsim.workload.request import Workload
 
@@ -59,9 +58,9 @@ def outside_advice(config: RunConfig, workload: Workload, latency: AnyLatency | 
     latency
         Used instead of the file that the configuration names.
     """
-    if latency is None and config.latency.file is None:
+    latency = latency or given_latency(config.latency, config.cluster.sharing(ReplicaConfig()))
+    if latency is None:
         return ""  # replicas with models of their own: each has another range
-    latency = latency or load_latency(config.latency.file)
     inside = _any_batch(workload, latency)
     if inside.all():
         return ""

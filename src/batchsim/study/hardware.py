@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from batchsim.config import ClusterConfig, ReplicaConfig, RunConfig, load_config
+from batchsim.config import ClusterConfig, LatencyConfig, ReplicaConfig, RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchLatency, IterationLatency
+from batchsim.latency.profiles.aiconfigurator import SetUp, aiconfigurator_latency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import load_latency
-from batchsim.specs import load_gpu, load_model
+from batchsim.specs import Sharing, load_gpu, load_model
 from batchsim.specs.names import known_gpu, known_model
 
 AnyLatency = BatchLatency | IterationLatency
@@ -61,8 +62,8 @@ def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tupl
         overrides["cluster.replicas"] = [_adopted(one) for one in config.cluster.replicas]
         own = dict.fromkeys(one.latency_file for one in config.cluster.replicas if one.latency_file)
         doubts += [doubt for file in own for doubt in _doubts(load_latency(file))]
-    if latency is None and config.latency.file is not None:
-        latency = load_latency(config.latency.file)
+    if latency is None:
+        latency = given_latency(config.latency, config.cluster.sharing(ReplicaConfig()))
     if latency is None:
         return (load_config(config, overrides) if overrides else config), doubts
     told = _told(latency)
@@ -74,6 +75,37 @@ def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tupl
     }
     config = load_config(config, overrides)
     return config, notices + _assumptions(config, latency) + [*_doubts(latency), *doubts]
+
+
+def given_latency(latency: LatencyConfig, sharing: Sharing) -> AnyLatency | None:
+    """The model that a configuration names, shared by GPUs as given where it leaves that open; None: no model.
+
+    Raises
+    ------
+    ConfigError
+        Of a model of one group among several (``latency.data_parallel``), if a replica is to hold several.
+    """
+    if latency.file is not None:
+        return load_latency(latency.file)
+    if latency.system is None or latency.model is None:
+        return None
+    if sharing.data_parallel > 1:
+        raise ConfigError(
+            f"cluster.data_parallel is {sharing.data_parallel}, but latency.family = {latency.family!r} tells "
+            "the time of one group of GPUs: give latency.data_parallel, and cluster.num_replicas for the groups"
+        )
+    return aiconfigurator_latency(
+        SetUp(
+            latency.system,
+            latency.model,
+            latency.backend,
+            latency.version,
+            latency.tensor_parallel or sharing.tensor_parallel,
+            latency.pipeline_parallel or sharing.pipeline_parallel,
+            latency.expert_parallel or sharing.expert_parallel,
+            latency.data_parallel,
+        )
+    )
 
 
 def hardware_notices(configs: Iterable[RunConfig]) -> list[str]:
@@ -94,7 +126,7 @@ def max_model_len(config: RunConfig, latency: AnyLatency | None = None) -> int |
     cluster = config.cluster
     if config.engine.max_model_len is not None:
         return config.engine.max_model_len
-    is_default = latency is not None or config.latency.file is not None
+    is_default = latency is not None or config.latency.is_given
     if is_default and "model" not in cluster.model_fields_set:
         return None  # the latency model may be of any
     names = {one.model or cluster.model for one in cluster.replicas} or {cluster.model}
@@ -208,6 +240,8 @@ def _doubts(latency: AnyLatency) -> list[str]:
         said.append(f"the machine's speed drifted by {drift:.0%} while it was measured")
     if spread > _DOUBTFUL_SPREAD:
         said.append(f"the trials of a point spread by {spread:.0%}")
+    low_fidelity = details.get("low_fidelity")
+    said += map(str, low_fidelity if isinstance(low_fidelity, list) else [])
     return [f"latency model {latency.info.name} is doubtful: {'; '.join(said)}"] if said else []
 
 

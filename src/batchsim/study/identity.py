@@ -19,6 +19,7 @@ import batchsim
 from batchsim._version import __version__
 from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
+from batchsim.latency.profiles.aiconfigurator import model_folder, package_version
 from batchsim.results.store import run_id
 from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model
 from batchsim.specs.names import known_name
@@ -69,6 +70,10 @@ def identify(config: RunConfig) -> Identity:
     if workload["generator"] is None:
         trace = content(workload["trace"] if workload["trace"] is not None else embedded_trace())
     workload["trace"] = None
+    if latency["family"] is not None:
+        latency["package"] = package_version()
+        if (folder := model_folder(latency["model"])) is not None:
+            latency["model"] = [Path(folder).name, content(Path(folder) / "config.json")]
     for table, name in [(latency, "file"), *((one, "latency_file") for one in cluster["replicas"])]:
         table[name] = None if table[name] is None else content(table[name])
     for table in (cluster, *cluster["replicas"]):

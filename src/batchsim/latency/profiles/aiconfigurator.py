@@ -169,7 +169,7 @@ def _checked(set_up: SetUp) -> SetUp:
             f"aiconfigurator-core has no version {set_up.version!r} of {set_up.backend} on {set_up.system}; "
             f"known: {told}"
         )
-    model = _model_folder(set_up.model)
+    model = model_folder(set_up.model)
     if model is None and set_up.model not in models:
         raise ConfigError(
             f"aiconfigurator-core knows no model {set_up.model!r}; {nearest(set_up.model, models)} or give a "
@@ -184,7 +184,8 @@ def _checked(set_up: SetUp) -> SetUp:
     return SetUp(**(asdict(set_up) | {"version": literal, "model": model or set_up.model}))
 
 
-def _model_folder(model: str) -> str | None:
+def model_folder(model: str) -> str | None:
+    """The folder that a model's name is, with its config.json; None where it is a name on Hugging Face."""
     path = Path(model)
     folder = path.parent if path.name == "config.json" else path
     return str(folder.absolute()) if (folder / "config.json").is_file() else None

@@ -4,6 +4,8 @@
 - ``distserve``: DistServe's JSON of fitted coefficients, by model and tensor-parallel degree (arXiv
   2401.09670);
 - ``splitwise``: splitwise-sim's table of prompt phases and decode steps (arXiv 2311.18677).
+
+What has no file, but is a package, is in `profiles.aiconfigurator`.
 """
 
 from __future__ import annotations

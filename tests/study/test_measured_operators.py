@@ -1,0 +1,104 @@
+"""Runs whose times come from `aiconfigurator-core`, of which a stand-in is enough here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchsim.config import load_config
+from batchsim.errors import ConfigError
+from batchsim.latency.base import Domain, LatencyInfo
+from batchsim.latency.operators import OperatorTable
+from batchsim.latency.passes import PassTableLatency
+from batchsim.latency.profiles.aiconfigurator import SetUp
+from batchsim.study import hardware, identity
+from batchsim.study.run import simulate
+
+LATENCY = {"family": "aiconfigurator", "system": "h200_sxm", "model": "meta-llama/Meta-Llama-3.1-8B"}
+CONFIG: dict[str, Any] = {
+    "policy": {"preset": "vllm_v1"},
+    "workload": {"num_requests": 20},
+    "cluster": {"model": "llama-3.1-8b", "num_gpus": 4},
+    "latency": {**LATENCY, "tensor_parallel": 2},
+}
+
+
+def made(set_up: SetUp) -> PassTableLatency:
+    """A table whose every pass takes 40 ms."""
+    details = {
+        "gpu": set_up.system,
+        "model": set_up.model,
+        "tensor_parallel": set_up.tensor_parallel,
+        "low_fidelity": ["half of a pass is estimated, not measured"],
+    }
+    flat = OperatorTable(((1, 2**15),), (0.01, 0.01))
+    return PassTableLatency(
+        flat,
+        flat,
+        OperatorTable(((1, 1024), (1, 2**15), (0, 2**17)), (0.01,) * 8),
+        OperatorTable(((1, 1024), (1, 2**17)), (0.01,) * 4),
+        Domain(),
+        LatencyInfo("made up", "derived", details),
+    )
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "aiconfigurator_latency", made)
+    monkeypatch.setattr(identity, "package_version", lambda: "0.12.0")
+
+
+def test_run_takes_times_and_hardware_from_it() -> None:
+    result = simulate(CONFIG)
+
+    cluster = result.manifest["config"]["cluster"]
+    assert (cluster["gpu"], cluster["tensor_parallel"]) == ("h200", 2)
+    assert result.summary["latency_model"] == "made up"
+    assert result.summary["ttft_mean_s"] == pytest.approx(0.02, rel=0.5)
+
+
+def test_what_is_estimated_is_said_before_the_run() -> None:
+    _, notices = hardware.adopt_hardware(load_config(CONFIG))
+
+    assert notices == ["latency model made up is doubtful: half of a pass is estimated, not measured"]
+
+
+def test_gpus_of_a_replica_are_those_of_the_cluster_where_left_open() -> None:
+    config = load_config({**CONFIG, "latency": LATENCY}, {"cluster.tensor_parallel": 4})
+
+    latency = hardware.given_latency(config.latency, config.cluster.tensor_parallel)
+
+    assert latency is not None
+    assert latency.info.details["tensor_parallel"] == 4
+
+
+def test_run_is_named_after_the_package_s_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity.identify(load_config(CONFIG))
+    monkeypatch.setattr(identity, "package_version", lambda: "0.13.0")
+    after = identity.identify(load_config(CONFIG))
+
+    assert before.key == after.key
+    assert before.run_id != after.run_id
+
+
+def test_folder_with_a_config_counts_by_its_content(tmp_path: Path) -> None:
+    config = load_config(CONFIG, {"latency.model": str(tmp_path)})
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    before = identity.identify(config)
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 1}', encoding="utf-8")
+
+    assert identity.identify(config).run_id != before.run_id
+
+
+@pytest.mark.parametrize(
+    ("latency", "message"),
+    [
+        ({"family": "aiconfigurator", "model": "x"}, "needs latency.system"),
+        ({"family": "aiconfigurator", "system": "x"}, "needs latency.model"),
+        ({**LATENCY, "file": "latency.json"}, "give latency.file or latency.family, not both"),
+        ({"system": "h200_sxm"}, 'latency.system needs latency.family = "aiconfigurator"'),
+    ],
+)
+def test_settings_that_make_no_set_up_are_refused(latency: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config({"latency": latency})
