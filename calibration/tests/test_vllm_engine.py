@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.latency.vllm_log import read_vllm_log
+from batchsim.latency.fitting.vllm_log import read_vllm_log
 from batchsim.records import ITERATION_COLUMNS
 from batchsim.workload.request import Workload
 from batchsim_calibration.measuring.grid import Extent, Point, chunks_of, extent_of

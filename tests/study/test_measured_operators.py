@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batchsim.config import load_config
+from batchsim.config import ReplicaConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.base import Domain, LatencyInfo
 from batchsim.latency.operators import OperatorTable
@@ -57,6 +57,11 @@ def test_run_takes_times_and_hardware_from_it() -> None:
     assert result.summary["ttft_mean_s"] == pytest.approx(0.02, rel=0.5)
 
 
+def test_a_replica_of_several_groups_is_not_what_it_tells_the_time_of() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.data_parallel is 2, but .* one group of GPUs"):
+        simulate({**CONFIG, "cluster": {**CONFIG["cluster"], "data_parallel": 2}})
+
+
 def test_what_is_estimated_is_said_before_the_run() -> None:
     _, notices = hardware.adopt_hardware(load_config(CONFIG))
 
@@ -66,7 +71,7 @@ def test_what_is_estimated_is_said_before_the_run() -> None:
 def test_gpus_of_a_replica_are_those_of_the_cluster_where_left_open() -> None:
     config = load_config({**CONFIG, "latency": LATENCY}, {"cluster.tensor_parallel": 4})
 
-    latency = hardware.given_latency(config.latency, config.cluster.tensor_parallel)
+    latency = hardware.given_latency(config.latency, config.cluster.sharing(ReplicaConfig()))
 
     assert latency is not None
     assert latency.info.details["tensor_parallel"] == 4

@@ -120,8 +120,8 @@ def _fit_calibration(
 def _fit_log(log: Path, output_file: Path, family: Family, as_json: bool) -> None:
     from batchsim.files import check_file
     from batchsim.latency.fitting.logs import fit_log
+    from batchsim.latency.fitting.vllm_log import read_vllm_log
     from batchsim.latency.store import save_latency
-    from batchsim.latency.vllm_log import read_vllm_log
 
     if family not in ("auto", "auto-iteration", "linear"):
         raise ConfigError(f"--family {family}: a log tells a linear model of iterations alone; leave it out")

@@ -78,7 +78,7 @@ def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tupl
 
 
 def given_latency(latency: LatencyConfig, sharing: Sharing) -> AnyLatency | None:
-    """The model that a configuration names, shared by GPUs as given where it leaves that open; None: no model.
+    """The model that a configuration names, shared as given where it leaves that open; None if none is named.
 
     Raises
     ------
@@ -91,8 +91,8 @@ def given_latency(latency: LatencyConfig, sharing: Sharing) -> AnyLatency | None
         return None
     if sharing.data_parallel > 1:
         raise ConfigError(
-            f"cluster.data_parallel is {sharing.data_parallel}, but latency.family = {latency.family!r} tells "
-            "the time of one group of GPUs: give latency.data_parallel, and cluster.num_replicas for the groups"
+            f"cluster.data_parallel is {sharing.data_parallel}, but a model of {latency.family} tells the time "
+            "of one group of GPUs: give latency.data_parallel, and the groups as cluster.num_replicas"
         )
     return aiconfigurator_latency(
         SetUp(

@@ -8,8 +8,8 @@ from batchsim.errors import ConfigError
 from batchsim.latency.base import RECORDED_FIELDS, IterationShape
 from batchsim.latency.families import as_iteration_latency
 from batchsim.latency.fitting.logs import fit_log
+from batchsim.latency.fitting.vllm_log import UNTOLD, EngineLog
 from batchsim.latency.linear import LinearIterationLatency
-from batchsim.latency.vllm_log import UNTOLD, EngineLog
 
 BLIND = LinearIterationLatency(5e-3, 5e-5, 0.0, 2e-4, 0.0, 4e-4, if_several_tokens_s=1e-3)
 SEEING = LinearIterationLatency(5e-3, 5e-5, 2e-8, 2e-4, 4e-7, 4e-4)

@@ -12,13 +12,13 @@ from batchsim.errors import ConfigError
 from batchsim.latency.base import RECORDED_FIELDS, Domain, Floats, IterationDomain, LatencyInfo
 from batchsim.latency.fitting.regression import Mask, Regime, intervals_of, qualities_of
 from batchsim.latency.fitting.report import FitReport, column, held_out_warnings, known
+from batchsim.latency.fitting.vllm_log import EngineLog
 from batchsim.latency.linear import (
     IF_SEVERAL_TOKENS,
     LINEAR_COEFFICIENTS,
     PER_PREFILL_SEQ,
     LinearIterationLatency,
 )
-from batchsim.latency.vllm_log import EngineLog
 
 #: Shapes that are fitted; of a log with more, so many passes spread over it.
 MOST_SHAPES = 20_000

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from batchsim.errors import TraceError
-from batchsim.latency.vllm_log import UNTOLD, read_vllm_log
+from batchsim.latency.fitting.vllm_log import UNTOLD, read_vllm_log
 
 OLD = "(EngineCore pid=7) INFO 11-30 04:02:23 [core.py:359] "
 NEW = "(APIServer pid=7) INFO 11-30 04:02:23 [loggers.py:199] Engine 000: "
