@@ -395,6 +395,7 @@ def test_gpu_file_with_a_wrong_value_is_refused(
         ({"memory_bytes": 81_920}, "memory_bytes is 81920; it is measured in bytes"),
         ({"memory_bytes_per_s": 768}, "memory_bytes_per_s is 768; it is measured in bytes per second"),
         ({"memory_bytes_per_s": 3.35}, "memory_bytes_per_s is 3.35; it is measured in bytes per second"),
+        ({"power_watts": 0.7}, "power_watts is 0.7; it is measured in watts"),
         ({"flop_per_s": 154.8}, "flop_per_s is 154.8; it is measured in FLOP per second"),
         ({"flop_per_s": 154_800}, "flop_per_s is 154800; it is measured in FLOP per second"),
         ({"fp8_flop_per_s": 1978.9}, "fp8_flop_per_s is 1978.9; it is measured in FLOP per second"),

@@ -16,6 +16,7 @@ _MAGNITUDES = {
     "memory_bytes_per_s": ("bytes per second", 1e9, 1e18),
     "link_bytes_per_s": ("bytes per second", 1e6, 1e18),
     "link_latency_s": ("seconds", 1e-9, 5e-3),
+    "power_watts": ("watts", 5, 1e4),
     "bytes_per_weight": ("bytes", 0.05, 4),
     "bytes_per_attention_weight": ("bytes", 0.05, 4),
     "bytes_per_expert_weight": ("bytes", 0.05, 4),

@@ -24,6 +24,8 @@ class GPUSpec:
         Seconds of an all-reduce between these GPUs besides its transfers.
     fp8_flop_per_s, fp4_flop_per_s
         Peaks of dense fp8 and fp4 products; ``None``: it has none, or not known.
+    power_watts
+        Most that it draws for long (TDP), memory included; ``None``: not known, or its maker's to choose.
     source
         Where the numbers come from, and which of them nobody has confirmed.
     """
@@ -37,6 +39,7 @@ class GPUSpec:
     link_latency_s: float | None = None
     fp8_flop_per_s: float | None = None
     fp4_flop_per_s: float | None = None
+    power_watts: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
