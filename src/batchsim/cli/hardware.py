@@ -13,6 +13,7 @@ from batchsim.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from batchsim.specs import GPUSpec, ModelSpec
+    from batchsim.specs.prices import ListPrice
 
 
 @click.command()
@@ -32,6 +33,7 @@ def hardware(name: str | None, measured: str | None, as_json: bool) -> None:
     from batchsim.latency.profiles.aiconfigurator import is_installed
     from batchsim.specs import load_gpu, load_model, load_spec
     from batchsim.specs.names import shipped
+    from batchsim.specs.prices import list_prices
 
     if measured is not None:
         _echo_measured(measured, as_json)
@@ -40,16 +42,20 @@ def hardware(name: str | None, measured: str | None, as_json: bool) -> None:
         echo_json(_fields(load_spec(name)))
         return
     gpus, models = [load_gpu(one) for one in shipped("gpus")], [load_model(one) for one in shipped("models")]
+    prices = list_prices()
     if as_json:
         echo_json(
             {
                 "gpus": {one.name: _fields(one) for one in gpus},
+                "prices": {name: one._asdict() for name, one in prices.items()},
                 "models": {one.name: _fields(one) | _derived(one) for one in models},
                 **({"aiconfigurator": _of_package()} if is_installed() else {}),
             }
         )
         return
-    echo_table("GPUs (cluster.gpu)", _GPU_COLUMNS, [_gpu_row(one) for one in gpus])
+    echo_table("GPUs (cluster.gpu)", _GPU_COLUMNS, [_gpu_row(one, prices.get(one.name)) for one in gpus])
+    sellers = dict.fromkeys(f"{one.seller}, {one.date}" for one in prices.values())
+    click.echo(f"list prices: {'; '.join(sellers)} (--json says where they were read)")
     echo_table("Models (cluster.model)", _MODEL_COLUMNS, [_model_row(one) for one in models])
     _echo_package()
 
@@ -131,6 +137,8 @@ _GPU_COLUMNS = (
     "fp8 (TFLOP/s)",
     "fp4 (TFLOP/s)",
     "link (GB/s)",
+    "power (W)",
+    "list price (USD/hour)",
 )
 _MODEL_COLUMNS = (
     "name",
@@ -143,7 +151,7 @@ _MODEL_COLUMNS = (
 )
 
 
-def _gpu_row(gpu: GPUSpec) -> tuple[str, ...]:
+def _gpu_row(gpu: GPUSpec, price: ListPrice | None) -> tuple[str, ...]:
     return (
         gpu.name,
         _in(gpu.memory_bytes, 2**30, 1),
@@ -152,6 +160,8 @@ def _gpu_row(gpu: GPUSpec) -> tuple[str, ...]:
         _in(gpu.fp8_flop_per_s, 1e12, 1),
         _in(gpu.fp4_flop_per_s, 1e12, 1),
         _in(gpu.link_bytes_per_s, 1e9, 0),
+        _in(gpu.power_watts, 1, 0),
+        "-" if price is None else f"{price.usd_per_gpu_hour:g}",
     )
 
 

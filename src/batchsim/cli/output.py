@@ -43,6 +43,10 @@ ROWS: Sequence[_Row] = (
     ("Worst gap P99", "worst_gap_p99_s", 1000, None, "ms"),
     ("SLO attainment", "slo_attainment", 100, 2, "%"),
     ("Goodput", "goodput_requests_per_s", 1, 3, "requests/s"),
+    ("Cost", "usd_per_million_output_tokens", 1, 3, "USD/million output tokens"),
+    ("Cost of the run", "usd_total", 1, 2, "USD"),
+    ("Energy", "joules_per_output_token", 1, 3, "J/output token"),
+    ("Energy, at most", "joules_per_output_token_at_most", 1, 3, "J/output token"),
     ("GPU busy fraction", "busy_fraction", 100, 1, "%"),
     ("Batch size mean", "batch_size_mean", 1, 2, "requests"),
     ("Batch fill", "batch_fill", 100, 1, "%"),
@@ -61,7 +65,7 @@ ROWS: Sequence[_Row] = (
 _WHOLE_RUN_ROWS = tuple(
     (f"Whole run: {title.lower()}", f"whole_run_{key}", factor, digits, unit)
     for title, key, factor, digits, unit in ROWS
-    if key.endswith("_per_s")
+    if key.endswith("_per_s") or key.startswith(("usd_per_", "joules_per_"))
 )
 
 #: What stands behind a statistic that an SLO has a limit on.
@@ -211,6 +215,8 @@ def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         if summary["e2e_mean_ci95_low_s"] is None:
             reason = "is saturated" if summary["saturated"] else "has too few independent stretches"
             line += f"; no interval of the mean: the run {reason}"
+        if summary["prices"] is not None:
+            line += f"; cost with {summary['prices']}"
         lines.setdefault(line, []).append(name)
     return "\n".join(
         plain(line if len(lines) == 1 else f"{', '.join(names)}: {line}") for line, names in lines.items()

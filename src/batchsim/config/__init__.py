@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchsim._lazy import lazy
 
 if TYPE_CHECKING:
+    from batchsim.config.cost import CostConfig
     from batchsim.config.dotted import flat, set_dotted
     from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
     from batchsim.config.load import load_config, read_toml, validate
@@ -27,6 +28,7 @@ else:
 __all__ = [
     "ClientsConfig",
     "ClusterConfig",
+    "CostConfig",
     "EngineConfig",
     "GridConfig",
     "LatencyConfig",

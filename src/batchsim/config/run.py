@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
+from batchsim.config.cost import CostConfig
 from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
 from batchsim.config.section import Count, Finite, Fraction, Rate, Section
 from batchsim.errors import nearest
@@ -207,6 +208,7 @@ class RunConfig(Section):
     predictor: PredictorConfig = PredictorConfig()
     slo: SloConfig = SloConfig()
     metrics: MetricsConfig = MetricsConfig()
+    cost: CostConfig = CostConfig()
     clients: ClientsConfig = ClientsConfig()
     patience_s: PositiveFloat | None = Field(
         None, description="a request still waiting after this long is abandoned"

@@ -37,6 +37,7 @@ QUANTITIES = {
     "whole_run_request_throughput_per_s": Quantity("Throughput, whole run (1/s)"),
     "output_tokens_per_gpu_per_s": Quantity("Output tokens (1/s per GPU)"),
     "throughput_per_gpu_per_s": Quantity("Throughput (1/s per GPU)"),
+    "usd_per_million_output_tokens": Quantity("Cost (USD per million output tokens)", "log"),
     "busy_fraction": Quantity("GPU busy fraction", "share"),
     "batch_size_mean": Quantity("Mean batch size (requests)", "log"),
     "padding_waste_output": Quantity("Padding (share of output slots)", "share"),

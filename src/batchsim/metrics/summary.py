@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from batchsim.config import SloConfig
 from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
+from batchsim.metrics.cost import Expense, cost_of_run, cost_of_tokens
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
 from batchsim.metrics.filling import Filling, filling, num_settling
@@ -29,6 +31,7 @@ def summarise(
     slo: SloConfig,
     warmup: Literal["auto", "mser5"] | float | int,
     hardware: Hardware | None = None,
+    expenses: Sequence[Expense] = (),
 ) -> dict[str, Any]:
     """Summarise a run as a flat dict, JSON-ready: seconds as ``_s``, None for what cannot be told.
 
@@ -44,6 +47,8 @@ def summarise(
         start and makes means too low; a fraction: that share of the requests; a whole number: so many.
     hardware
         Of the replicas, for ``mfu`` and ``mbu`` at the iteration level.
+    expenses
+        What each replica costs and draws, in the order of their numbers; none: not known.
 
     Returns
     -------
@@ -83,7 +88,8 @@ def summarise(
         "window_end_s": window.end_s,
         "makespan_s": run.end_s - run.start_s,
         "service_mean_s": filled.service_mean_s,
-        **_rates(records, requests, slo, steady, run),
+        **_rates(records, requests, slo, expenses, steady, run),
+        **cost_of_run(expenses, run.end_s - run.start_s),
         **_times(finished),
         **_interval(finished, is_saturated=judged.name == "saturated"),
         **_slo(covered, slo),
@@ -197,17 +203,25 @@ def _counts(requests: Arrays) -> dict[str, Any]:
 
 
 def _rates(
-    records: Records, requests: Arrays, slo: SloConfig, steady: Window | None, run: Window
+    records: Records,
+    requests: Arrays,
+    slo: SloConfig,
+    expenses: Sequence[Expense],
+    steady: Window | None,
+    run: Window,
 ) -> dict[str, float]:
-    """Of the steady window, None where there is none, and of the whole run."""
-    of_run = _rates_in(run, records, requests, slo)
-    of_steady = (
-        dict.fromkeys(of_run, math.nan) if steady is None else _rates_in(steady, records, requests, slo)
-    )
+    """Of the steady window, None where there is none, and of the whole run; and what tokens cost in each."""
+    of_run = _rates_in(run, records, requests, slo, expenses)
+    if steady is None:
+        of_steady = dict.fromkeys(of_run, math.nan)
+    else:
+        of_steady = _rates_in(steady, records, requests, slo, expenses)
     return {**of_steady, **{f"whole_run_{name}": rate for name, rate in of_run.items()}}
 
 
-def _rates_in(window: Window, records: Records, requests: Arrays, slo: SloConfig) -> dict[str, float]:
+def _rates_in(
+    window: Window, records: Records, requests: Arrays, slo: SloConfig, expenses: Sequence[Expense]
+) -> dict[str, float]:
     done = system.throughput(requests, window)
     if records.is_iteration_level:
         tables = (requests, records.iterations, records.preemptions)
@@ -217,6 +231,7 @@ def _rates_in(window: Window, records: Records, requests: Arrays, slo: SloConfig
         "output_throughput_tokens_per_s": done.output_tokens_per_s,
         "total_throughput_tokens_per_s": done.total_tokens_per_s,
         "goodput_requests_per_s": system.goodput_requests_per_s(requests, slo, window),
+        **cost_of_tokens(expenses, records, done, window),
     }
 
 

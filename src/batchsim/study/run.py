@@ -19,6 +19,7 @@ from batchsim._version import __version__
 from batchsim.config import ClientsConfig, PolicyConfig, RunConfig, WorkloadConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.base import LatencyInfo, OutsideRangeError
+from batchsim.metrics.cost import Expense
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
@@ -28,6 +29,7 @@ from batchsim.results.store import ITERATION_TABLES, TABLES, save_run
 from batchsim.sim.client import make_clients
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.simulation import run_replicas, run_simulation
+from batchsim.specs import load_gpu
 from batchsim.streams import stream
 from batchsim.study.cluster import (
     batch_cluster,
@@ -37,6 +39,7 @@ from batchsim.study.cluster import (
     replicas,
     with_noise,
 )
+from batchsim.study.cost import describe_prices, expenses
 from batchsim.study.coverage import outside_advice
 from batchsim.study.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
 from batchsim.workload.load import prepare
@@ -73,6 +76,8 @@ class SimulationResult:
         Configuration, versions, seed, hashes and provenance: what it takes to repeat the run.
     hardware
         What the replicas of an iteration-level run are, if they are alike.
+    expenses
+        What each replica costs and draws.
     """
 
     config: RunConfig
@@ -80,6 +85,7 @@ class SimulationResult:
     records: Records
     manifest: Mapping[str, Any]
     hardware: Hardware | None = None
+    expenses: Sequence[Expense] = ()
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -116,7 +122,7 @@ class SimulationResult:
         """Summarise again with this many requests cut as warm-up."""
         if num_requests == self.summary["num_warmup"]:
             return replace(self, summary={**self.summary, "warmup_rule": num_requests})
-        numbers = summarise(self.records, self.config.slo, num_requests, self.hardware)
+        numbers = summarise(self.records, self.config.slo, num_requests, self.hardware, self.expenses)
         return replace(self, summary={**self.summary, **numbers})
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
@@ -178,16 +184,15 @@ def simulate(
     done = done._replace(records=_with_replayed(done.records, evaluated))
     summary = {
         **_conditions(config, done, training, evaluated),
-        **summarise(done.records, config.slo, config.metrics.warmup, done.hardware),
+        **summarise(done.records, config.slo, config.metrics.warmup, done.hardware, done.expenses),
         **prediction_quality(
             done.records.requests["output_tokens"].to_numpy(),
             done.records.requests["predicted_output_tokens"].to_numpy(),
             np.asarray(done.policy.queueing.edges, dtype=np.float64),
         ),
     }
-    return SimulationResult(
-        config, summary, done.records, _manifest(config, done, evaluated, notices), done.hardware
-    )
+    manifest = _manifest(config, done, evaluated, notices)
+    return SimulationResult(config, summary, done.records, manifest, done.hardware, done.expenses)
 
 
 def paced(config: RunConfig, workload: Workload | None, latency: AnyLatency | None) -> RunConfig:
@@ -247,6 +252,7 @@ class _Done(NamedTuple):
     records: Records
     policy: Policy
     latencies: Sequence[LatencyInfo]
+    expenses: Sequence[Expense]
     hardware: Hardware | None = None
 
 
@@ -260,6 +266,8 @@ def _run_batches(
 ) -> _Done:
     """Batches that run to completion: one central queue, or one for each GPU where the policy routes."""
     cluster = batch_cluster(config, latency)
+    info = cluster.latency.info
+    taken = expenses(config.cost, [(load_gpu(config.cluster.gpu), config.cluster.gpus_per_replica, info)])
     is_central = presets.build(config.policy).routing is None
     queues = 1 if is_central else cluster.num_gpus  # of replicas
     policies = prepare_policies(
@@ -275,7 +283,7 @@ def _run_batches(
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
         max_model_len(config, latency),
     )
-    return _Done(records, policies[0], [cluster.latency.info])
+    return _Done(records, policies[0], [info], taken * cluster.num_gpus)
 
 
 def _run_engines(
@@ -288,6 +296,7 @@ def _run_engines(
 ) -> _Done:
     """Engines that batch at every iteration."""
     cluster = replicas(config, latency)
+    taken = expenses(config.cost, ((one.gpu, one.sharing.num_gpus, one.latency.info) for one in cluster))
     capacities = [replica.num_kv_blocks * config.engine.block_size for replica in cluster]
     policies = prepare_policies(config, [replica.policy for replica in cluster], capacities, training)
     records = run_replicas(
@@ -304,7 +313,7 @@ def _run_engines(
     for replica in cluster:
         if replica.latency.info not in infos:
             infos.append(replica.latency.info)
-    return _Done(records, policies[0], infos, hardware(config, cluster))
+    return _Done(records, policies[0], infos, taken, hardware(config, cluster))
 
 
 def _with_replayed(records: Records, workload: Workload) -> Records:
@@ -341,6 +350,7 @@ def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: W
         "predictor": config.predictor.kind,
         "cluster": describe_cluster(config),
         "num_gpus": config.cluster.num_gpus,
+        "prices": describe_prices(config.cost, (one.gpu for one in done.expenses)),
         "latency_model": " + ".join(dict.fromkeys(one.name for one in done.latencies)),
         "latency_provenance": " + ".join(dict.fromkeys(one.provenance for one in done.latencies)),
         "workload": source.name,
