@@ -176,6 +176,48 @@ def test_splitwise_rows_are_fitted_by_phases(splitwise: Path) -> None:
     assert model.info.name == "llama on a100"
 
 
+def with_power(splitwise: Path, average: list[float], hardware: str = "a100-80gb") -> Path:
+    """Three prompts each of 1, 2, 4 and 8 sequences have this mean power."""
+    frame = pd.read_csv(splitwise).assign(hardware=hardware, peak_power=1.0)
+    frame.assign(average_power=3 * average).to_csv(splitwise, index=False)
+    return splitwise
+
+
+def test_splitwise_power_of_the_rows_that_have_it_becomes_watts(splitwise: Path) -> None:
+    file = with_power(splitwise, [0.0, 0.6, 0.5, 0.2])
+
+    details = import_splitwise(file, Wanted(tensor_parallel=8)).info.details
+
+    # The median of 0.6, 0.5 and 0.2, three of each, of the 400 W of an A100.
+    assert details["power_watts"] == {"prefill": 200.0, "decode": 200.0, "idle": None}
+    assert details["power_share_of_tdp"] == {"average": 0.5, "peak": 1.0, "num_rows": 9}
+    assert any(
+        "power is 50% of TDP, the median over 9 rows (20% to 60%)" in one for one in details["warnings"]
+    )
+
+
+def test_splitwise_power_of_an_unknown_gpu_stays_a_share(splitwise: Path) -> None:
+    details = import_splitwise(
+        with_power(splitwise, [0.5] * 4, "a100"), Wanted(tensor_parallel=8)
+    ).info.details
+
+    assert "power_watts" not in details
+    assert details["power_share_of_tdp"]["average"] == 0.5
+
+
+def test_splitwise_rows_without_power_have_none(splitwise: Path) -> None:
+    plain = import_splitwise(splitwise, Wanted(tensor_parallel=8)).info.details
+    zeros = import_splitwise(with_power(splitwise, [0.0] * 4), Wanted(tensor_parallel=8)).info.details
+
+    assert not {"power_watts", "power_share_of_tdp"} & {*plain, *zeros}
+    assert any("no power of these rows" in one for one in zeros["warnings"])
+
+
+def test_splitwise_power_in_watts_is_refused_by_line(splitwise: Path) -> None:
+    with pytest.raises(TraceError, match=r"average_power is '?300.*from 0 to 2"):
+        import_splitwise(with_power(splitwise, [300.0] * 4), Wanted(tensor_parallel=8))
+
+
 def test_splitwise_table_with_a_blank_time_is_refused_by_line(splitwise: Path) -> None:
     frame = pd.read_csv(splitwise)
     frame.loc[2, "token_time"] = None

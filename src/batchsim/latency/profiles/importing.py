@@ -28,6 +28,8 @@ from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import OperatorTableLatency
 from batchsim.latency.profiles.operator_profile import read_operator_profile
 from batchsim.latency.table import MAX_BATCH_SIZE, Calibration
+from batchsim.specs import load_gpu
+from batchsim.specs.names import known_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,8 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
     """Fit a family to splitwise-sim's rows, as `fit` does to a calibration; return the model.
 
     ``prompt_time`` is that of a prefill; ``token_time`` that of a decode at the context in the middle of the
-    answer. Repeated rows are trials of one point.
+    answer. Repeated rows are trials of one point. Power, where the table has it, stays in the details, see
+    `_power`.
     """
     table = read_csv(source)
     words, times_ms = ("model", "hardware"), ("prompt_time", "token_time")
@@ -152,6 +155,7 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
             **{name: table.words(name) for name in words},
             **{name: table.counts(name, most=MAX_BATCH_SIZE).astype("int64") for name in counts},
             **{name: table.times(name, 1e-3) for name in times_ms},
+            **{name: table.numbers(name, 0, _MOST_OF_TDP) for name in _POWER if name in table.frame},
         }
     )
     model = _only(source, "model", frame["model"].unique(), wanted.model)
@@ -165,6 +169,7 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
             f"{source}: {model} on {hardware} has no tensor_parallel {wanted.tensor_parallel}; known: "
             f"{', '.join(map(str, degrees))}"
         )
+    power, notices = _power(frame, hardware)
     calibration = Calibration(
         name=source.name,
         points=_splitwise_points(frame),
@@ -174,16 +179,51 @@ def import_splitwise(source: Path, wanted: Wanted, family: Family = "phase") -> 
             "gpu": hardware,
             "tensor_parallel": wanted.tensor_parallel,
             "imported_as": "splitwise",
+            **power,
         },
         is_raw=False,
         sha256=table.sha256,
         dropped={},
-        notices=(),
+        notices=notices,
     )
     try:
         return fit(calibration, family).model
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+#: Columns of power as a share of TDP, which a GPU leaves for moments only.
+_POWER = ("average_power", "peak_power")
+_MOST_OF_TDP = 2.0
+
+
+def _power(frame: pd.DataFrame, hardware: str) -> tuple[dict[str, object], tuple[str, ...]]:
+    """Power in the rows that have it (elsewhere it is 0), for the details, and what to know of it.
+
+    ``average_power`` is the mean over a whole request, prompt and answer, and does not tell them apart: where
+    the share of the prompt changes, so do batch and memory use. Both phases are given the median over the
+    rows, in watts where a spec of the GPU has its TDP.
+    """
+    if not set(_POWER) <= set(frame):
+        return {}, ()
+    told = frame[frame["average_power"] > 0]
+    if told.empty:
+        return {}, ("the table has no power of these rows: no energy can be told",)
+    average, peak = told["average_power"], told["peak_power"]
+    share = float(average.median())
+    details: dict[str, object] = {
+        "power_share_of_tdp": {"average": share, "peak": float(peak.median()), "num_rows": len(told)}
+    }
+    gpu = known_gpu(hardware)
+    tdp_watts = None if gpu is None else load_gpu(gpu).power_watts
+    if tdp_watts is not None:
+        watts = share * tdp_watts
+        details["power_watts"] = {"prefill": watts, "decode": watts, "idle": None}
+    return details, (
+        f"power is {share:.0%} of TDP, the median over {len(told)} rows ({average.min():.0%} to "
+        f"{average.max():.0%}) of means over whole requests: prompts are taken to draw as much as answers, "
+        f"although the peak is {peak.median():.0%}",
+    )
 
 
 def _splitwise_points(frame: pd.DataFrame) -> pd.DataFrame:
