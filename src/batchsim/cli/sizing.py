@@ -1,15 +1,16 @@
-"""``batchsim capacity``: how much a cluster can take, or how many GPUs a rate needs."""
+"""``batchsim capacity``: how much a cluster can take, how many GPUs a rate needs, and of which kind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from batchsim.cli.options import overrides, run_options
 from batchsim.cli.output import echo_json, echo_table, notice, plain, stderr, warn
+from batchsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from batchsim.config import RunConfig
@@ -17,9 +18,26 @@ if TYPE_CHECKING:
     from batchsim.study.trials import Trial
 
 
+class _Case(NamedTuple):
+    """A policy, on a kind of GPU where kinds are compared."""
+
+    policy: str
+    gpu: str | None
+
+    def __str__(self) -> str:
+        return self.policy if self.gpu is None else f"{self.policy} on {self.gpu}"
+
+
 @click.command()
 @run_options
 @click.option("--policy", "policies", multiple=True, metavar="NAME", help="Repeat or separate by commas.")
+@click.option(
+    "--gpu",
+    "gpus",
+    multiple=True,
+    metavar="NAME",
+    help="Kinds of GPU to compare by cost; repeat or separate by commas.",
+)
 @click.option(
     "--attainment",
     "share",
@@ -43,6 +61,7 @@ def capacity(
     as_json: bool,
     verbose: bool,
     policies: tuple[str, ...],
+    gpus: tuple[str, ...],
     share: float,
     parts: int,
     tolerance: float,
@@ -50,7 +69,8 @@ def capacity(
 ) -> None:
     """Find the highest request rate that attains an SLO; with --request-rate, the fewest GPUs for it.
 
-    All policies meet the same requests, paced to the rate that is tried. At least one --slo is needed.
+    All policies meet the same requests, paced to the rate that is tried. At least one --slo is needed. With
+    --gpu h100,l40s each kind of GPU is tried, and the one that serves a request for least is named.
     """
     import pandas as pd
 
@@ -58,68 +78,116 @@ def capacity(
     from batchsim.files import json_text, write_whole
     from batchsim.files.tables import csv_text
     from batchsim.results.store import check_vacant
-    from batchsim.study.capacity import find_capacity
+    from batchsim.study.cheapest import cheapest, for_gpus
     from batchsim.study.compare import for_policies
 
     base = load_config(config_file, overrides(given))
     names = [name for given_names in policies for name in given_names.split(",")] or [base.policy.preset]
+    kinds = [kind for given_kinds in gpus for kind in given_kinds.split(",")]
     if output_dir is not None:
         check_vacant(output_dir, overwrite=overwrite, inputs=(config_file, *base.files))
-    found: dict[str, Capacity] = {}
-    with stderr().status("") as status:
-        for name, config in for_policies(base, names).items():
-
-            def show(trial: Trial, name: str = name) -> None:
-                status.update(
-                    f"{plain(name)}: {trial.request_rate_per_s:.4g} requests/s on {trial.num_gpus} GPUs "
-                    f"{'attain' if trial.attains else 'miss'} the SLO ({trial.num_requests:,} requests)"
-                )
-
-            found[name] = find_capacity(
-                config, share=share, num_parts=parts, tolerance=tolerance, on_trial=show
-            )
+    of_kinds = [*for_gpus(base, kinds).items()] if kinds else [(None, base)]
+    cases = {
+        _Case(name, gpu): config
+        for gpu, of_kind in of_kinds
+        for name, config in for_policies(of_kind, names).items()
+    }
+    found, failures = _search(cases, share=share, num_parts=parts, tolerance=tolerance)
+    best = cheapest(found) if kinds else None
     for sentence in dict.fromkeys(said for one in found.values() for said in one.assumptions):
         notice(sentence)
-    results = {name: _as_json(one) for name, one in found.items()}
+    results = {str(case): _as_json(case, one, is_cheapest=case == best) for case, one in found.items()}
+    results |= {str(case): {**_named(case), "failure": said} for case, said in failures.items()}
     if output_dir is not None:
         write_whole(output_dir / "capacity.json", json_text(results))
-        trials = [pd.DataFrame(one.trials).assign(policy=name) for name, one in found.items()]
+        trials = [pd.DataFrame(one.trials).assign(**_named(case)) for case, one in found.items()]
         write_whole(output_dir / "trials.csv", csv_text(pd.concat(trials, ignore_index=True)))
     if as_json:
         echo_json(results)
         return
     if verbose:
-        for name, one in found.items():
-            click.echo(f"{name}: {len(one.trials)} simulations", err=True)
+        for case, one in found.items():
+            click.echo(f"{case}: {len(one.trials)} simulations", err=True)
     _echo(base, found, share)
-    for name, one in found.items():
-        for sentence in one.cautions:
-            warn(f"{name}: {sentence}")
+    if best is not None:
+        _echo_cheapest(best, found[best])
+    for case, one in found.items():
+        for sentence in [*one.cautions, *(_unpriced(case, one) if kinds else ())]:
+            warn(f"{case}: {sentence}")
+    for case, said in failures.items():
+        warn(f"{case}: {said}")
 
 
-def _echo(config: RunConfig, found: Mapping[str, Capacity], share: float) -> None:
+def _search(
+    cases: Mapping[_Case, RunConfig], **options: Any
+) -> tuple[dict[_Case, Capacity], dict[_Case, str]]:
+    """What each case can take, or why that cannot be told of one kind of GPU while it can of another."""
+    from batchsim.study.capacity import find_capacity
+
+    found: dict[_Case, Capacity] = {}
+    failures: dict[_Case, str] = {}
+    with stderr().status("") as status:
+        for case, config in cases.items():
+
+            def show(trial: Trial, case: _Case = case) -> None:
+                status.update(
+                    f"{plain(str(case))}: {trial.request_rate_per_s:.4g} requests/s on {trial.num_gpus} GPUs "
+                    f"{'attain' if trial.attains else 'miss'} the SLO ({trial.num_requests:,} requests)"
+                )
+
+            try:
+                found[case] = find_capacity(config, on_trial=show, **options)
+            except ConfigError as error:
+                failures[case] = str(error)
+                if case.gpu is None or len(failures) == len(cases):
+                    raise
+    return found, failures
+
+
+def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> None:
     is_asked = config.workload.request_rate is not None
-    rows = [
-        (
-            name,
-            f"{one.num_gpus}",
-            _rate(one),
-            "-" if is_asked else _bracket(one),
-            one.binding or "-",
-            "-" if one.best.slo_attainment is None else f"{one.best.slo_attainment:.2%}",
-        )
-        for name, one in found.items()
-    ]
+    columns: dict[str, Callable[[_Case, Capacity], str]] = {
+        "policy": lambda case, one: case.policy,
+        "GPU": lambda case, one: str(case.gpu),
+        "GPUs": lambda case, one: f"{one.num_gpus}",
+        "requests/s": lambda case, one: _rate(one),
+        "attains, misses": lambda case, one: "-" if is_asked else _bracket(one),
+        "bounded by": lambda case, one: one.binding or "-",
+        "good": lambda case, one: _known(one.best.slo_attainment, ".2%"),
+        "USD/hour": lambda case, one: _known(one.best.usd_per_hour, ",.2f"),
+        "USD/million output tokens": lambda case, one: _known(one.usd_per_million_output_tokens, ",.3f"),
+    }
+    if all(case.gpu is None for case in found):
+        del columns["GPU"]
+    if all(one.best.usd_per_hour is None for one in found.values()):
+        del columns["USD/hour"], columns["USD/million output tokens"]
     echo_table(
         f"{'Fewest GPUs' if is_asked else 'Highest rate'} with {_limits(config, share)}",
-        ("policy", "GPUs", "requests/s", "attains, misses", "bounded by", "good"),
-        rows,
+        list(columns),
+        [[cell(case, one) for cell in columns.values()] for case, one in found.items()],
     )
-    for name, one in found.items():
+    for case, one in found.items():
         click.echo(
-            f"{name}: {one.best.num_requests:,} requests of {one.best.workload} on {one.best.latency}"
+            f"{case}: {one.best.num_requests:,} requests of {one.best.workload} on {one.best.latency}"
             + ("" if one.half_width_per_s is None else "; ± is the 95 % interval of the rate over the parts")
+            + ("" if one.best.prices is None else f"; {one.best.prices}")
         )
+
+
+def _echo_cheapest(case: _Case, one: Capacity) -> None:
+    assert one.usd_per_request is not None, "a cheapest one has a price"
+    click.echo(
+        f"cheapest: {case}, {one.num_gpus} GPUs at {one.best.usd_per_hour:,.2f} USD/hour for "
+        f"{one.request_rate_per_s:.4g} requests/s, {1000 * one.usd_per_request:.4g} USD per 1,000 requests"
+    )
+
+
+def _unpriced(case: _Case, one: Capacity) -> list[str]:
+    if one.best.usd_per_hour is not None:
+        return []
+    return [
+        f"no price is known, so that its cost is not compared; cost.usd_per_gpu_hour.{case.gpu} gives one"
+    ]
 
 
 def _limits(config: RunConfig, share: float) -> str:
@@ -140,8 +208,19 @@ def _bracket(one: Capacity) -> str:
     return "-" if one.is_unbounded else f"{one.request_rate_per_s:.4g}, {one.missed_per_s:.4g}"
 
 
-def _as_json(found: Capacity) -> dict[str, Any]:
+def _known(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def _named(case: _Case) -> dict[str, str]:
+    """What a result is of, besides where it stands."""
+    return {"policy": case.policy} if case.gpu is None else {"policy": case.policy, "gpu": case.gpu}
+
+
+def _as_json(case: _Case, found: Capacity, *, is_cheapest: bool) -> dict[str, Any]:
+    compared = {} if case.gpu is None else {**_named(case), "is_cheapest": is_cheapest}
     return {
+        **compared,
         "num_gpus": found.num_gpus,
         "request_rate_per_s": found.request_rate_per_s,
         "request_rate_ci95_per_s": found.half_width_per_s,
@@ -154,5 +233,9 @@ def _as_json(found: Capacity) -> dict[str, Any]:
         "latency_model": found.best.latency,
         "num_requests": found.best.num_requests,
         "num_simulations": len(found.trials),
+        "usd_per_hour": found.best.usd_per_hour,
+        "usd_per_request": found.usd_per_request,
+        "usd_per_million_output_tokens": found.usd_per_million_output_tokens,
+        "prices": found.best.prices,
         "notices": found.notices,
     }

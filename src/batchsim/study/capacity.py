@@ -74,6 +74,19 @@ class Capacity:
         return math.isinf(self.missed_per_s)
 
     @property
+    def usd_per_request(self) -> float | None:
+        """What a request costs at this rate on these GPUs; None where none attains, or a price is unknown."""
+        if not self.request_rate_per_s or self.best.usd_per_hour is None:
+            return None
+        return self.best.usd_per_hour / (3600 * self.request_rate_per_s)
+
+    @property
+    def usd_per_million_output_tokens(self) -> float | None:
+        """The same of the output tokens that are asked for at this rate."""
+        per_request = self.usd_per_request
+        return None if per_request is None else 1e6 * per_request / self.best.mean_output_tokens
+
+    @property
     def notices(self) -> list[str]:
         """What a reader should know beside the numbers, in sentences; those on the search come last."""
         return [*self.assumptions, *self.cautions]

@@ -29,11 +29,16 @@ def expenses(cost: CostConfig, replicas: Iterable[tuple[GPUSpec, int, LatencyInf
         Expense(gpu.name, num_gpus, price(cost, gpu.name), _power(latency), gpu.power_watts)
         for gpu, num_gpus, latency in replicas
     ]
-    known = [*shipped("gpus"), *(one.gpu for one in taken)]
+    check_priced(cost, [one.gpu for one in taken])
+    return taken
+
+
+def check_priced(cost: CostConfig, gpus: Iterable[str]) -> None:
+    """Raise `ConfigError` for a price of a GPU that neither ships nor is one of these."""
+    known = [*shipped("gpus"), *gpus]
     for name in cost.usd_per_gpu_hour if isinstance(cost.usd_per_gpu_hour, Mapping) else ():
         if name not in known:
             raise ConfigError(f"cost.usd_per_gpu_hour: unknown GPU {name!r:.60}; {nearest(name[:60], known)}")
-    return taken
 
 
 def price(cost: CostConfig, gpu: str) -> float | None:

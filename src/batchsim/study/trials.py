@@ -51,6 +51,10 @@ class Trial(NamedTuple):
         Margin of each part.
     workload, latency
         Their names, and whether they were measured, derived or made up.
+    mean_output_tokens
+        Of a request.
+    usd_per_hour, prices
+        What the GPUs cost, None where a price is not known; what each kind does, and who says so.
     """
 
     request_rate_per_s: float
@@ -66,6 +70,9 @@ class Trial(NamedTuple):
     by_part: tuple[float, ...]
     workload: str
     latency: str
+    mean_output_tokens: float
+    usd_per_hour: float | None
+    prices: str | None
 
     @property
     def attains(self) -> bool:
@@ -181,6 +188,9 @@ class Trials:
             tuple(by_part),
             f"{summary['workload']} ({summary['workload_kind']})",
             f"{summary['latency_model']} ({summary['latency_provenance']})",
+            float(result.requests["output_tokens"].mean()),
+            summary["usd_per_hour"],
+            summary["prices"],
         )
         self.done.append(trial)
         if self._on_trial is not None:
