@@ -91,8 +91,8 @@ def given_latency(latency: LatencyConfig, sharing: Sharing) -> AnyLatency | None
         return None
     if sharing.data_parallel > 1:
         raise ConfigError(
-            f"cluster.data_parallel is {sharing.data_parallel}, but a model of {latency.family} tells the time "
-            "of one group of GPUs: give latency.data_parallel, and the groups as cluster.num_replicas"
+            f"cluster.data_parallel is {sharing.data_parallel}, but a model of {latency.family} tells the "
+            "time of one group of GPUs: give latency.data_parallel, and the groups as cluster.num_replicas"
         )
     return aiconfigurator_latency(
         SetUp(
