@@ -16,6 +16,7 @@ def test_longest_is_the_one_with_most_tokens_whoever_leaves_and_comes_back(
     stored: dict[Request, int] = {}
     for number, (tokens, num_left, steps, comes_back) in enumerate(joins):
         request = Request(env, number, 0.0, tokens, 1)
+        request.admission = number
         request.blocks = -(-tokens // 4)
         decoding.join(request, tokens, num_left)
         stored[request] = tokens
@@ -38,7 +39,7 @@ def test_longest_is_the_one_with_most_tokens_whoever_leaves_and_comes_back(
 def test_longest_is_kept_only_where_somebody_asks() -> None:
     decoding = Decoding(4)
     request = Request(simpy.Environment(), 0, 0.0, 8, 1)
-    request.blocks = 2
+    request.admission, request.blocks = 0, 2
 
     decoding.join(request, 8, 3)
 

@@ -146,7 +146,7 @@ def test_what_is_given_first_is_taken_first() -> None:
     kv = kv_cache(4, blocks_per_id=1)
     kv.take(3)
     kv.release(computed(kv, [1]))
-    kv.give_first(3)
+    kv.give(3, 3)
 
     kv.take(3)
 
@@ -301,7 +301,7 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
     def finish(self, data: st.DataObject) -> None:
         holder = data.draw(st.sampled_from(self.holders))
         num_first = data.draw(st.integers(0, holder.private))
-        self.kv.give_first(num_first)
+        self.kv.give(num_first, num_first)
         self.line = [FREE] * num_first + self.line
         self.kv.give(holder.private - num_first)
         self.line += [FREE] * (holder.private - num_first)

@@ -266,6 +266,10 @@ class Step(Protocol):
         """All running requests, in order of admission."""
 
     @property
+    def growing(self) -> Sequence[RunningRequest]:
+        """Those whose prompt is not complete, and those that take a KV block to decode; in one order."""
+
+    @property
     def holding(self) -> Sequence[RunningRequest]:
         """Those, and others that hold blocks until the engine knows of their last token; in one order."""
 
@@ -276,8 +280,11 @@ class Step(Protocol):
     def next_waiting(self) -> RunningRequest | None:
         """The waiting request whose turn it is, as the queue discipline has it."""
 
-    def uncached_tokens(self, request: RunningRequest) -> int:
-        """Tokens of a waiting request that the prefix cache does not hold; at least 1."""
+    def uncached_tokens(self, request: RunningRequest, *, after_growth: bool = False) -> int:
+        """Tokens of a waiting request that the prefix cache does not hold; at least 1.
+
+        `after_growth`: once the decodes have taken their blocks, which may have held some of them.
+        """
 
     def last_running(self) -> RunningRequest:
         """The last of those that hold blocks."""
@@ -310,9 +317,6 @@ class Step(Protocol):
 
     def take(self, request: RunningRequest, num_tokens: int) -> bool:
         """Let a running request take its blocks now, if they can be had: of a chunk, or to decode into."""
-
-    def lacking_blocks(self, request: RunningRequest, num_tokens: int) -> int:
-        """KV blocks that lack for a chunk of a running request beside the decodes; at most 0 if none."""
 
     def prefill(self, request: RunningRequest, num_tokens: int) -> None:
         """Process another chunk of a running request."""

@@ -6,6 +6,7 @@ Each says which engine it follows and where it departs. None chunks, admits or p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -143,11 +144,13 @@ class ChunkedPrefill(PlainRule):
 
     def plan(self, step: Step) -> None:
         """Decode and go on, then admit."""
-        budget, largest = self._budget(step), self.max_num_batched_tokens
+        budget = largest = self.max_num_batched_tokens
+        if self.chunk is not None:
+            # One token beyond the decodes at least, or prompts would starve.
+            budget = min(budget, max(self.chunk.batch_size(0), step.num_decoding + 1))
         if self.long_prefill_threshold and not self._is_spared(step):
             largest = self.long_prefill_threshold
-        chunks, left = [], budget - step.num_decoding
-        blocks = step.growth_blocks
+        chunks, left, blocks = [], budget - step.num_decoding, step.growth_blocks
         for request in step.prefilling:
             tokens = min(request.remaining_tokens, largest, left)
             if tokens <= 0:
@@ -155,20 +158,16 @@ class ChunkedPrefill(PlainRule):
             chunks.append((request, tokens))
             blocks += -(-tokens // step.block_size)
             left -= tokens
-        if blocks > step.free_blocks and (chunks or self.preempt == "priority"):
-            self._go_on_in_turn(step, budget, largest)
-        elif blocks:
+        if blocks <= step.free_blocks:
             for request, tokens in chunks:
                 step.prefill(request, tokens)
-            if step.num_waiting or blocks > step.free_blocks:
-                self._grow(step)
+        elif chunks or self.preempt == "priority":
+            self._go_on_in_turn(step, budget, largest)
+        else:
+            while step.grow():  # those before the last have theirs before it gives way
+                step.preempt(step.last_running())
         if not step.num_preempted:
             self._admit(step, left, largest)
-
-    def _grow(self, step: Step) -> None:
-        """Decode; where the last gives way, those before it have taken all blocks before that."""
-        while step.grow():
-            step.preempt(step.last_running())
 
     def _go_on_in_turn(self, step: Step, budget: int, largest: int) -> None:
         """Decode and go on, one after the other; whoever lacks blocks has others give way.
@@ -176,8 +175,7 @@ class ChunkedPrefill(PlainRule):
         Who has to give way itself ends it: those behind sit the iteration out, with or without blocks.
         """
         chunks = {request.request_id: 0 for request in step.prefilling}
-        running = step.running
-        for position, request in enumerate(running, 1):
+        for request in step.growing:
             id_ = request.request_id
             tokens = 1
             if id_ in chunks:
@@ -187,33 +185,30 @@ class ChunkedPrefill(PlainRule):
                 continue  # gave way to one before it
             while not step.take(request, tokens):
                 victim = self._victim(step)
+                behind = _behind(step, request) if victim is request else ()
                 step.preempt(victim)
                 chunks.pop(victim.request_id, None)
                 if victim is request:
-                    for one_behind in running[position:]:
-                        step.sit_out(one_behind)
+                    for one in behind:
+                        step.sit_out(one)
                     return
             if id_ in chunks:
                 step.prefill(request, tokens)
                 chunks[id_] = tokens
 
     def _admit(self, step: Step, budget: int, largest: int) -> None:
-        while budget > 0 and step.num_running < step.max_running and (request := step.next_waiting()):
-            wanted = step.uncached_tokens(request)
+        seats = step.max_running - step.num_running
+        while budget > 0 and seats > 0 and (request := step.next_waiting()):
+            wanted = step.uncached_tokens(request, after_growth=True)
             tokens = min(wanted, largest, budget)
             whole = request.remaining_tokens if self._rules.checks_whole_prompt else 0
-            if not step.admit(request, tokens, room_for_tokens=whole):
+            if not step.admit(request, tokens, room_for_tokens=whole, keep_free_blocks=step.growth_blocks):
                 break
             budget -= tokens
+            seats -= 1
 
     def _is_spared(self, step: Step) -> bool:
         return self._rules.spares_single and step.num_running + step.num_waiting == 1
-
-    def _budget(self, step: Step) -> int:
-        if self.chunk is None:
-            return self.max_num_batched_tokens
-        # One token beyond the decodes at least, or prompts would starve.
-        return min(self.max_num_batched_tokens, max(self.chunk.batch_size(0), step.num_decoding + 1))
 
     def _victim(self, step: Step) -> RunningRequest:
         if self.preempt == "last":
@@ -300,6 +295,14 @@ class ReserveWhole(PlainRule):
         if self.reserve == "max":
             return self.max_tokens
         return predicted if self.reserve == "predicted" else 1 << (predicted - 1).bit_length()
+
+
+def _behind(step: Step, request: RunningRequest) -> Sequence[RunningRequest]:
+    """Those admitted after one that runs."""
+    if request is step.last_running():
+        return ()
+    running = step.running
+    return running[running.index(request) + 1 :]
 
 
 def _check_budget(value: object) -> None:

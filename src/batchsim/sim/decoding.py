@@ -8,8 +8,6 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from math import sqrt
 
-from batchsim.errors import PlanError
-from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.request import Request
 
 
@@ -24,6 +22,8 @@ class Decoding:
     ----------
     num, context_tokens
         Sequences, and the tokens they have stored together.
+    taken
+        KV blocks that they need for the next iteration and hold already.
     next_end
         No sequence ends before this step.
     """
@@ -35,10 +35,12 @@ class Decoding:
         "_longest",
         "_num_growing",
         "_outgrow",
+        "_took",
         "context_tokens",
         "next_end",
         "num",
         "step",
+        "taken",
     )
 
     def __init__(self, block_size: int, *, follows_longest: bool = False) -> None:
@@ -48,8 +50,10 @@ class Decoding:
         self._num_growing = 0
         self._finishes: list[tuple[int, int, Request]] = []
         self._outgrow: list[tuple[int, int, Request]] = []
+        self._took: set[int] = set()  # those who hold theirs of `taken` by themselves
         self.num = 0
         self.context_tokens = 0
+        self.taken = 0
         self.step = 0
         self.next_end = 0
 
@@ -58,7 +62,7 @@ class Decoding:
         step, block_size = self.step, self._block_size
         request.offset = offset = stored_tokens - step
         request.finish_step = finish_step = step + num_left
-        heappush(self._finishes, (finish_step, request.request_id, request))
+        heappush(self._finishes, (finish_step, request.admission, request))
         if not self.num or finish_step < self.next_end:
             self.next_end = finish_step
         self.num += 1
@@ -79,15 +83,19 @@ class Decoding:
         self.num -= 1
         self.context_tokens -= stored_tokens
         if request.is_growing:
+            request.blocks = -(-stored_tokens // self._block_size)
+            if self.taken and self.has_taken(request):
+                request.blocks += 1
+                self.taken -= 1
+                self._took.discard(request.request_id)
             request.is_growing = False
             self._growing[request.offset % self._block_size] -= 1
             self._num_growing -= 1
-            request.blocks = -(-stored_tokens // self._block_size)
         request.finish_step = -1
         return stored_tokens
 
     def take_finished(self) -> list[Request]:
-        """Take out the sequences that have decoded their last token."""
+        """Take out the sequences that have decoded their last token, in order of admission."""
         finishes, step = self._finishes, self.step
         finished: list[Request] = []
         while finishes and finishes[0][0] <= step:
@@ -117,21 +125,29 @@ class Decoding:
         return 0
 
     def growth(self) -> int:
-        """Blocks that the next iteration takes."""
-        return self._growing[-self.step % self._block_size]
+        """Blocks that the next iteration is still to take."""
+        return self._growing[-self.step % self._block_size] - self.taken
 
-    def grows(self, request: Request) -> bool:
-        """Whether the next iteration takes a block for a sequence."""
+    def take(self, request: Request) -> None:
+        """Let a sequence hold the block now that it needs for the next iteration."""
+        self.taken += 1
+        self._took.add(request.request_id)
+
+    def needs_block(self, request: Request) -> bool:
+        """Whether the next iteration takes a block for a sequence, or has taken it."""
         return request.is_growing and (request.offset + self.step) % self._block_size == 0
+
+    def has_taken(self, request: Request) -> bool:
+        """Whether a sequence holds the block already that it needs for the next iteration."""
+        return self.needs_block(request) and (request.request_id in self._took or not self.growth())
 
     def iterations_to_growth(self) -> int:
         """Until the next iteration but one or later takes blocks, counted from the next; at most a cycle."""
-        growing, size = self._growing, self._block_size
-        first = -self.step % size
-        for num in range(1, size):
-            if growing[first - num]:
-                return num
-        return size
+        growing, first = self._growing, -self.step % self._block_size
+        num = 1
+        while num < self._block_size and not growing[first - num]:
+            num += 1
+        return num
 
     def _growth_over(self, num_iterations: int) -> int:
         """Blocks that the next iterations take."""
@@ -144,6 +160,7 @@ class Decoding:
 
     def iterations_within(self, num_blocks: int, num_iterations: int) -> int:
         """How many of the next iterations so many free blocks last for."""
+        num_blocks += self.taken
         if self._num_growing * (num_iterations // self._block_size + 1) <= num_blocks:
             return num_iterations
         if self._growth_over(num_iterations) <= num_blocks:
@@ -158,9 +175,16 @@ class Decoding:
         return num
 
     def advance(self, num_iterations: int) -> int:
-        """Every sequence decodes so many tokens more; return the blocks that takes."""
+        """Every sequence decodes so many tokens more; return the blocks that are still to be taken."""
         step = self.step
-        blocks = self.growth() if num_iterations == 1 else self._growth_over(num_iterations)
+        if num_iterations == 1:
+            blocks = self._growing[-step % self._block_size]
+        else:
+            blocks = self._growth_over(num_iterations)
+        if self.taken:
+            blocks -= self.taken
+            self.taken = 0
+            self._took.clear()
         self.step = step = step + num_iterations
         self.context_tokens += num_iterations * self.num
         outgrow = self._outgrow
@@ -173,78 +197,6 @@ class Decoding:
                 self._growing[request.offset % self._block_size] += 1
                 self._num_growing += 1
         return blocks
-
-
-class Growth:
-    """What the decodes of one iteration take: as it is put together, if a rule says so, else as it ends.
-
-    Attributes
-    ----------
-    wanted, taken
-        Blocks that they are still to take in it, and those that they have.
-    """
-
-    __slots__ = ("_decoding", "_kv", "_who", "taken", "wanted")
-
-    def __init__(self, decoding: Decoding, kv: KVCache) -> None:
-        self._decoding = decoding
-        self._kv = kv
-        self._who: set[int] = set()  # took theirs one by one
-        self.wanted = self.taken = 0
-
-    def start(self) -> None:
-        """Another iteration begins."""
-        self.wanted = self._decoding.growth() - self.taken
-        if self._who:
-            self._who = set()
-
-    def take_all(self) -> int:
-        """Take as many as can be had; return how many lack."""
-        if wanted := self.wanted:
-            blocks = min(wanted, self._kv.available)
-            self._kv.take(blocks)
-            self.taken += blocks
-            self.wanted = wanted - blocks
-        return self.wanted
-
-    def take(self, request: Request) -> bool:
-        """Take what one of them needs, if it can be had."""
-        if not self.wanted or not self._decoding.grows(request) or request.request_id in self._who:
-            return True
-        if not self._kv.available:
-            return False
-        self._kv.take(1)
-        self._who.add(request.request_id)
-        self.taken += 1
-        self.wanted -= 1
-        return True
-
-    def sit_out(self, request: Request) -> None:
-        """One of them does not decode now."""
-        if not self._decoding.grows(request):
-            return
-        if not self.wanted or request.request_id in self._who:
-            raise PlanError(
-                f"request {request.request_id} was to sit an iteration out that it has taken a block for"
-            )
-        self.wanted -= 1
-
-    def leave(self, request: Request) -> None:
-        """One that was to take a block has stopped decoding; it holds what it has taken."""
-        if self.wanted and request.request_id not in self._who:
-            self.wanted -= 1
-        else:
-            self._who.discard(request.request_id)
-            self.taken -= 1
-            request.blocks += 1
-
-    def recount(self) -> None:
-        """Others decode now."""
-        self.wanted = self._decoding.growth() - self.taken
-
-    def iterations_to_more(self) -> int:
-        """After how many more decode iterations blocks will have been taken, at least 1."""
-        return 1 if self.wanted else self._decoding.iterations_to_growth()
 
 
 def iterations_by(elapsed_s: float, first_s: float, growth_s: float) -> int:

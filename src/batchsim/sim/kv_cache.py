@@ -32,7 +32,7 @@ class KVCache(simpy.Container):
     without users stand in one line, whatever they hold, and are taken from its front, as in vLLM V1: those
     never used, then in the order in which they were given back, of each request the last first. Until then an
     id stays cached, and so do the blocks that a preempted request left (`give_kept`), which only it can use.
-    Later versions put those that are not full in front (`give_first`).
+    Later versions put those that are not full in front.
     Departs from vLLM, which finds the blocks of finished answers again, too, and loses and copies the blocks
     of an id that has several one by one.
 
@@ -103,21 +103,18 @@ class KVCache(simpy.Container):
         if self.line_blocks > level:
             self._evict()
 
-    def give(self, num_blocks: int) -> None:
-        """Give blocks back; `PlanError` if nobody holds so many."""
-        self._raise_level(num_blocks)
-        if self._line and num_blocks:  # else they stand in front
+    def give(self, num_blocks: int, num_first: int = 0) -> None:
+        """Give blocks back, `num_first` of them to be taken next; `PlanError` if nobody holds so many."""
+        level = self.available + num_blocks
+        if level > self.num_blocks:
+            raise PlanError(f"{num_blocks} KV blocks were given back where {self.used} are in use")
+        self.available = level
+        if self._line and num_blocks > num_first:  # else they stand in front
             if self._last_given is None:
                 self._last_given = object()
                 self._line[self._last_given] = 0
-            self._line[self._last_given] += num_blocks
-            self.line_blocks += num_blocks
-        if self.get_queue:
-            self._trigger_get(None)
-
-    def give_first(self, num_blocks: int) -> None:
-        """Give blocks back that are the next to be taken."""
-        self._raise_level(num_blocks)
+            self._line[self._last_given] += num_blocks - num_first
+            self.line_blocks += num_blocks - num_first
         if self.get_queue:
             self._trigger_get(None)
 
@@ -211,12 +208,6 @@ class KVCache(simpy.Container):
             copies.remove(key)  # type: ignore[arg-type]
             if not copies or copies == [id_]:
                 del self._copies[id_]
-
-    def _raise_level(self, num_blocks: int) -> None:
-        level = self.available + num_blocks
-        if level > self.num_blocks:
-            raise PlanError(f"{num_blocks} KV blocks were given back where {self.used} are in use")
-        self.available = level
 
     def _evict(self) -> None:
         """Forget what stands in front of the line, as far as blocks from there were taken."""

@@ -202,8 +202,8 @@ class Replica:
             self._is_stale = False
         if self._is_async:
             self._is_stale = self._is_stale or bool(running.retired or self.inbox.items)
-            if running.retired:
-                step.take_growth()
+            if running.retired and self._kv.line_blocks:
+                step.grow()  # before blocks come back that would be taken instead
             running.free_retired()
 
     def _start_iteration(self) -> None:
@@ -267,24 +267,26 @@ class Replica:
         """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
         if self._engine.is_exact or self._is_stale:
             return 1
-        decoding = self._running.decoding
+        decoding, waiting, step = self._running.decoding, self._waiting, self._step
+        if step.may_fit_later and waiting.num:
+            to_growth = 1 if step.growth_blocks else decoding.iterations_to_growth()
+            if to_growth == 1:
+                return 1
+            num_linear = min(num_linear, to_growth)
         num = decoding.iterations_to_change()
         if num_linear < num:
             num = int(num_linear)
         for controller in self._controllers:
             num = min(num, max(1, int(min(num, controller.iterations_to_decision()))))
-        num = decoding.iterations_within(self._kv.available + self._step.growth.taken, num)
+        num = decoding.iterations_within(self._kv.available, num)
         if num < 1:
             raise PlanError(
                 f"policy {self._policy_name}: {kind_of(self._rule)}.plan left {decoding.num} decoding "
                 "sequences without KV blocks; it has to preempt"
             )
-        waiting = self._waiting
-        if waiting.num and self._step.may_fit_later:
-            num = min(num, self._step.growth.iterations_to_more())
-        if self._replans and (waiting.num or self._step.is_undecided):
+        if self._replans and (waiting.num or step.is_undecided):
             # The rule names only requests it was shown, so that this is a `Step` for it.
-            left = self._rule.iterations_to_decision(self._step)  # type: ignore[arg-type]
+            left = self._rule.iterations_to_decision(step)  # type: ignore[arg-type]
             num = max(1, int(min(num, left)))
         if not waiting.num:
             return num
@@ -316,17 +318,11 @@ class Replica:
         step.now_s = now_s
         num_running = running.num
         if shape[1] and (new_blocks := decoding.advance(num)):
-            if taken := step.growth.taken:
-                new_blocks -= taken
-                step.growth.taken = 0
-            if new_blocks:
-                kv.take(new_blocks)
+            kv.take(new_blocks)
         used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
-        if step.completing:
-            finished += running.complete_prompts(step.completing, now_s)
-        if len(finished) > 1:
-            finished.sort(key=_ADMISSION)
+        if step.completing and (at_once := running.complete_prompts(step.completing, now_s)):
+            finished = sorted(finished + at_once, key=_ADMISSION)
         for request in finished:
             running.retire(request, is_known=not self._is_async)
             recorder.finish(request, self._replica_id, now_s)

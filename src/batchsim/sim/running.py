@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batchsim.errors import PlanError
 from batchsim.sim.decoding import Decoding
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.request import Request
@@ -84,16 +85,18 @@ class RunningSet:
             most_tokens = self._most_cached(wanted_tokens)
             request.num_hits = kv.match(ids, -(-most_tokens // kv.tokens_per_id))
         if request.kept is not None:
-            request.num_kept = 0
-            if request.num_hits == len(ids):
-                room = self._most_cached(wanted_tokens) - request.num_hits * kv.tokens_per_id
-                request.num_kept = max(0, min(kv.num_kept(request.kept), room // self._block_size))
+            num_kept = kv.num_kept(request.kept) if request.num_hits == len(ids) else 0
+            if num_kept:
+                most_blocks = (wanted_tokens - 1) // self._block_size
+                num_kept = max(0, min(num_kept, most_blocks - request.num_hits * kv.blocks_per_id))
+            request.num_kept = num_kept
         return self.cached_tokens(request, wanted_tokens)
 
     def cached_tokens(self, request: Request, wanted_tokens: int) -> int:
         """Tokens that need not be computed of so many, by what the cache had when last looked up."""
         tokens = request.num_hits * self._kv.tokens_per_id + request.num_kept * self._block_size
-        return min(tokens, self._most_cached(wanted_tokens))
+        most_tokens = (wanted_tokens - 1) // self._block_size * self._block_size
+        return tokens if tokens < most_tokens else most_tokens
 
     def seat(self, request: Request, blocks: int, cached_tokens: int = 0) -> None:
         """Let a request run with so many blocks, those included that the cache has for it."""
@@ -116,6 +119,27 @@ class RunningSet:
         if blocks > request.blocks:
             self._kv.take(blocks - request.blocks)
             request.blocks = blocks
+
+    def grows(self, request: Request) -> bool:
+        """Whether one that holds blocks wants more: for its prompt, or to decode into."""
+        if request.finish_step < 0:
+            return request.request_id not in self.retired
+        return self.decoding.needs_block(request)
+
+    def try_grow(self, request: Request, num_tokens: int) -> bool:
+        """Take the blocks that a request lacks to store so many tokens more, if they can be had."""
+        decoding, kv = self.decoding, self._kv
+        if request.finish_step < 0:
+            tokens = request.computed_tokens + num_tokens
+            if -(-tokens // self._block_size) - request.blocks > kv.available:
+                return False
+            self.grow(request, tokens)
+        elif decoding.needs_block(request) and not decoding.has_taken(request):
+            if not kv.available:
+                return False
+            kv.take(1)
+            decoding.take(request)
+        return True
 
     def share(self, request: Request, tokens: int) -> None:
         """Let the cache have the blocks that so many tokens fill."""
@@ -148,11 +172,10 @@ class RunningSet:
 
     def free_retired(self) -> None:
         """The host learns who has finished."""
-        if self.retired:
-            for request in self.retired.values():
-                del self.requests[request.request_id]
-                self._free(request)
-            self.retired = {}
+        for request in self.retired.values():
+            del self.requests[request.request_id]
+            self._free(request)
+        self.retired = {}
 
     def stop_decoding(self, request: Request) -> int:
         """Let a request decode no more; return the tokens that it has stored."""
@@ -162,6 +185,10 @@ class RunningSet:
 
     def sit_out(self, request: Request) -> None:
         """Let one that decodes wait for the next iteration, with its blocks."""
+        if self.decoding.has_taken(request):
+            raise PlanError(
+                f"request {request.request_id} was to sit an iteration out that it has taken a block for"
+            )
         self.sitting_out[request] = request.finish_step - self.decoding.step
         request.computed_tokens = self.stop_decoding(request)
 
@@ -236,21 +263,18 @@ class RunningSet:
         request.is_running = False
         if request.shared:
             blocks -= len(request.shared) * kv.blocks_per_id
+        num_partial = num_kept = 0
         if self._frees_partial_first and kv.line_blocks:  # else all that is free is alike
             if known_tokens < 0:
                 known_tokens = self._final_tokens(request)
             num_partial = request.blocks - known_tokens // self._block_size
-            if num_partial > 0:
-                kv.give_first(num_partial)
-                blocks -= num_partial
-        num_kept = 0
         if is_kept and self._is_caching:
             num_kept = known_tokens // self._block_size - len(request.prefix_ids) * kv.blocks_per_id
         if num_kept > 0:
-            kv.give(blocks - num_kept)
+            kv.give(blocks - num_kept, num_partial)
             request.kept = kv.give_kept(num_kept)
         else:
-            kv.give(blocks)
+            kv.give(blocks, num_partial)
         if request.shared:
             kv.release(request.shared)
             request.shared = ()

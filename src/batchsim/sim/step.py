@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
-from batchsim.sim.decoding import Growth
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
@@ -32,8 +31,8 @@ class NextIteration:
         The time of the iteration boundary, and what the sizer allows to run; set by the replica.
     completing
         Those whose prompt the iteration completes.
-    growth
-        KV blocks that the decoding sequences take in it.
+    growth_blocks
+        KV blocks that the decoding sequences are still to take in it.
     num_preempted, swap_blocks
         Requests preempted for it, and KV blocks copied between GPU and host before it.
     may_fit_later
@@ -57,7 +56,7 @@ class NextIteration:
         "_waiting",
         "block_size",
         "completing",
-        "growth",
+        "growth_blocks",
         "max_running",
         "may_fit_later",
         "now_s",
@@ -93,8 +92,7 @@ class NextIteration:
         self.now_s = 0.0
         self.max_running = 0
         self.completing: list[Request] = []
-        self.growth = Growth(running.decoding, kv)
-        self.num_preempted = self.swap_blocks = 0
+        self.growth_blocks = self.num_preempted = self.swap_blocks = 0
         self.may_fit_later = False
         self.prefill_tokens = self.prefill_seqs = 0
         self.prefill_pairs = 0.0
@@ -105,18 +103,12 @@ class NextIteration:
         self.may_fit_later = self._holds_decodes = False
         self._num_asked = 0
         self._lacking = None
-        self.growth.start()
+        self.growth_blocks = self._running.decoding.growth()
         if self.prefill_seqs:
             self._number += 1
             self.prefill_tokens = self.prefill_seqs = 0
             self.prefill_pairs = 0.0
             self.completing = []
-
-    def take_growth(self) -> None:
-        """Let the decodes have their blocks now, before some come back that would be taken instead."""
-        if not self._holds_decodes:
-            self.growth.recount()
-            self.growth.take_all()
 
     @property
     def is_undecided(self) -> bool:
@@ -145,11 +137,6 @@ class NextIteration:
         return self._kv.available
 
     @property
-    def growth_blocks(self) -> int:
-        """Blocks that the decodes are still to take."""
-        return self.growth.wanted
-
-    @property
     def num_decoding(self) -> int:
         """Requests that decode."""
         return self._running.decoding.num
@@ -174,6 +161,12 @@ class NextIteration:
         """All that run."""
         retired = self._running.retired
         return tuple(one for one in self.holding if one.request_id not in retired)
+
+    @property
+    def growing(self) -> Sequence[Request]:
+        """All that want blocks."""
+        running = self._running
+        return tuple(running.show(one) for one in running.requests.values() if running.grows(one))
 
     @property
     def holding(self) -> Sequence[Request]:
@@ -202,10 +195,12 @@ class NextIteration:
         """The one admitted last."""
         return self._running.show(next(reversed(self._running.requests.values())))
 
-    def uncached_tokens(self, request: Request) -> int:
+    def uncached_tokens(self, request: Request, *, after_growth: bool = False) -> int:
         """Tokens still to compute, prefix hits taken off."""
         wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
         if self._is_caching and (request.prefix_ids or request.kept is not None):
+            if after_growth and self.growth_blocks:
+                self.grow()
             return wanted - self._running.find_cached(request, wanted)
         return wanted
 
@@ -234,7 +229,7 @@ class NextIteration:
             tokens = blocks_for_tokens
         blocks = -(-tokens // self.block_size)
         pinned = -(-room_for_tokens // self.block_size) if room_for_tokens > tokens else blocks
-        if cached_tokens:
+        if num_hits:
             pinned -= num_hits * kv.blocks_per_id
             pinned += kv.num_newly_pinned(request.prefix_ids[:num_hits])
         if pinned > kv.available - keep_free_blocks:
@@ -258,25 +253,23 @@ class NextIteration:
 
     def grow(self) -> int:
         """Take the blocks of the decodes, as many as can be had."""
-        return self.growth.take_all()
+        if self._holds_decodes:
+            return 0
+        decoding, kv = self._running.decoding, self._kv
+        wanted = decoding.growth()
+        blocks = wanted if wanted <= kv.available else kv.available
+        kv.take(blocks)
+        decoding.taken += blocks
+        self.growth_blocks = wanted - blocks
+        return wanted - blocks
 
     def take(self, request: Request, num_tokens: int) -> bool:
         """Take the blocks of one."""
-        if request.finish_step >= 0:
-            if self.growth.take(request):
-                return True
-        else:
-            tokens = request.computed_tokens + num_tokens
-            if -(-tokens // self.block_size) - request.blocks <= self._kv.available:
-                self._running.grow(request, tokens)
-                return True
-        self._lacking = request
-        return False
-
-    def lacking_blocks(self, request: Request, num_tokens: int) -> int:
-        """Blocks that lack for a chunk."""
-        blocks = -(-(request.computed_tokens + num_tokens) // self.block_size)
-        return max(blocks - request.blocks, 0) + self.growth.wanted - self._kv.available
+        has_taken = self._running.try_grow(request, num_tokens)
+        self.growth_blocks = self._running.decoding.growth()
+        if not has_taken:
+            self._lacking = request
+        return has_taken
 
     def prefill(self, request: Request, num_tokens: int) -> None:
         """Add a chunk."""
@@ -295,16 +288,13 @@ class NextIteration:
         self._check_preemption(request, swap=swap)
         if request in running.sitting_out:
             running.go_on(self.now_s)
-            self.growth.recount()
         if request.request_id in running.retired:
             running.drop_retired(request, self.now_s)
             self._count_preemption(request, decode_start_s, 0, "recompute")
             return
         if request.finish_step >= 0:
-            grows = running.decoding.grows(request)
             stored_tokens = running.stop_decoding(request)
-            if grows:
-                self.growth.leave(request)
+            self.growth_blocks = running.decoding.growth()
             decode_start_s = request.decode_start_s
             kept_tokens = running.known_tokens(stored_tokens, has_decoded=self._has_decoded(request))
         else:
@@ -329,23 +319,23 @@ class NextIteration:
                 f"request {request.request_id} was swapped in beside {running.num} running ones; "
                 f"{self.max_running} may run"
             )
-        blocks = running.swap_in(request, self.growth.wanted, self.now_s)
+        blocks = running.swap_in(request, self.growth_blocks, self.now_s)
         if blocks:
             self.swap_blocks += blocks
-            self.growth.recount()
+            self.growth_blocks = running.decoding.growth()
         return blocks > 0
 
     def sit_out(self, request: Request) -> None:
         """Let one decode not now."""
         if request.finish_step < 0:
             return
-        self.growth.sit_out(request)
         self._running.sit_out(request)
+        self.growth_blocks = self._running.decoding.growth()
         self._recorder.preempt(request, self._replica_id, self.now_s, request.decode_start_s, 0, "pause")
 
     def hold_decodes(self) -> None:
         """Let the decodes sit out."""
-        if self.growth.taken:
+        if self._running.decoding.taken:
             raise PlanError("the decodes were to sit an iteration out that they have taken blocks for")
         self._holds_decodes = True
 

@@ -146,6 +146,11 @@ class NextIteration:
         return tuple(self._running)
 
     @property
+    def growing(self) -> Sequence[Request]:
+        """All that want blocks."""
+        return [one for one in self._running if not one.decodes or self._lacking(one, one.stored_tokens + 1)]
+
+    @property
     def holding(self) -> Sequence[Request]:
         """All that run: of each, the last token is known at once."""
         return self.running
@@ -163,7 +168,7 @@ class NextIteration:
         self._head = head, bin_
         return head  # type: ignore[return-value]  # a queue hands back the requests it was given
 
-    def uncached_tokens(self, request: Request) -> int:
+    def uncached_tokens(self, request: Request, *, after_growth: bool = False) -> int:
         """All that remain: no prefix is kept."""
         return request.remaining_tokens
 
@@ -210,11 +215,6 @@ class NextIteration:
             return False
         self._grow(request, tokens)
         return True
-
-    def lacking_blocks(self, request: Request, num_tokens: int) -> int:
-        """Blocks that lack for a chunk beside the decodes."""
-        wanted = self._lacking(request, request.stored_tokens + num_tokens)
-        return wanted + self.growth_blocks - self.free_blocks
 
     def prefill(self, request: Request, num_tokens: int) -> None:
         """Add a chunk."""
