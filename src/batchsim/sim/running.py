@@ -172,10 +172,11 @@ class RunningSet:
 
     def free_retired(self) -> None:
         """The host learns who has finished."""
-        for request in self.retired.values():
-            del self.requests[request.request_id]
-            self._free(request)
-        self.retired = {}
+        if self.retired:
+            for request in self.retired.values():
+                del self.requests[request.request_id]
+                self._free(request)
+            self.retired = {}
 
     def stop_decoding(self, request: Request) -> int:
         """Let a request decode no more; return the tokens that it has stored."""
