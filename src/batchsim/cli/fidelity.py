@@ -20,7 +20,12 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--profile", type=_FOLDER, required=True, help="Operator profile of its GPU and model.")
 @click.option("--workload", type=INPUT_FILE, required=True, help="The requests that were sent.")
 @click.option("--model-config", type=INPUT_FILE, required=True, help="The model's config.json.")
-@click.option("--num-kv-blocks", type=click.IntRange(1), metavar="N", help="KV blocks of a replica.")
+@click.option(
+    "--num-kv-blocks",
+    type=click.IntRange(2),
+    metavar="N",
+    help="KV blocks of a replica, vLLM's null block included.",
+)
 @click.option("--max-num-seqs", type=click.IntRange(1), metavar="N", help="Running requests at most.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), metavar="N", help="Tokens per iteration.")
 @click.option(

@@ -37,17 +37,25 @@ RULES = {
 
 #: The last version that was looked at.
 NEWEST = "0.32.0"
+_FIRST, _LAST = min(RULES), tuple(map(int, NEWEST.split(".")[:2]))
 
 
 def rules_of(version: str) -> EngineRules:
     """What a version does; `ConfigError` for one that is not known."""
     match = re.fullmatch(r"v?(\d{1,4})\.(\d{1,4})(\.\w+)*", version)
     release = tuple(map(int, match.groups()[:2])) if match else ()
-    newest = tuple(map(int, NEWEST.split(".")[:2]))
-    first = min(RULES)
-    if not first <= release <= newest:
+    if not _FIRST <= release <= _LAST:
         raise ConfigError(
-            f"engine_version is {version!r}; a version of vLLM from {first[0]}.{first[1]}.0 to {NEWEST}, the "
-            "last that is known, is needed"
+            f"engine_version is {version!r}; a version of vLLM from {_FIRST[0]}.{_FIRST[1]}.0 to {NEWEST}, "
+            "the last that is known, is needed"
         )
     return RULES[max(since for since in RULES if since <= release)]
+
+
+def closest_known(version: str) -> str:
+    """The version to follow for one that an engine told of itself; the newest if it is no version."""
+    match = re.match(r"v?(\d{1,4})\.(\d{1,4})(?!\d)", version)
+    if match is None:
+        return NEWEST
+    major, minor = min(max(tuple(map(int, match.groups())), _FIRST), _LAST)
+    return f"{major}.{minor}.0"

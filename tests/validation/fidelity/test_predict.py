@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from batchsim.errors import ConfigError, TraceError
+from batchsim.policies.engine_versions import NEWEST
 from batchsim.specs import load_gpu
 from batchsim.validation.fidelity.engine_run import GIB, EngineSettings, MeasuredRun, read_measured_run
 from batchsim.validation.fidelity.errors import AGGREGATES, aggregates, compare_with_measured
@@ -22,7 +23,7 @@ from batchsim.validation.fidelity.predict import (
 )
 from batchsim.validation.fidelity.report import find_cases, write_fidelity_report
 from tests.shared_data import shared_path
-from tests.validation.fidelity.fidelity_worlds import MODEL, write_world
+from tests.validation.fidelity.fidelity_worlds import META, MODEL, write_world
 
 
 def predict_world(root: Path, run: MeasuredRun, **settings: Any) -> Prediction:
@@ -158,6 +159,7 @@ def test_settings_are_found_wherever_and_however_they_are_spelt(tmp_path: Path) 
         memory_bytes=load_gpu("rtx4090").memory_bytes,
         prefix_caching=False,
         async_scheduling=False,
+        engine_version="0.11.0",
         link_bytes_per_s=16e9,
         link_latency_s=pytest.approx(20e-6),
     )
@@ -170,6 +172,7 @@ def test_what_nobody_recorded_is_vllms_default_and_said_so(tmp_path: Path) -> No
     assert [notice.split()[0] for notice in run.settings.notices] == [
         "max_num_seqs",
         "max_num_batched_tokens",
+        "version",
     ]
 
 
@@ -224,6 +227,46 @@ def test_resolved_settings_of_the_engine_are_found_below_those_that_were_asked_f
     assert (settings.num_kv_blocks, settings.max_num_seqs, settings.max_num_batched_tokens) == (321, 64, 512)
     assert (settings.prefix_caching, settings.async_scheduling, settings.data_parallel) == (False, False, 2)
     assert (run.model, run.gpu) == ("m/n", "NVIDIA GeForce RTX 4090")
+
+
+@pytest.mark.parametrize(("num_kv_blocks", "num_served"), [(3, 0), (4, 2)])
+def test_one_of_the_blocks_that_vllm_counts_is_never_given_out(
+    tmp_path: Path, num_kv_blocks: int, num_served: int
+) -> None:
+    meta = {**META, "num_gpu_blocks": num_kv_blocks}  # and either request comes to hold three
+    run = read_measured_run(write_world(tmp_path, meta=meta))
+
+    prediction = predict_world(tmp_path, run)
+
+    assert len(prediction.requests) == num_served
+
+
+def test_the_null_block_alone_is_too_little(tmp_path: Path) -> None:
+    run = read_measured_run(write_world(tmp_path))
+
+    with pytest.raises(ConfigError, match="num_kv_blocks is 1; at least 2 are needed"):
+        predict_world(tmp_path, run, num_kv_blocks=1)
+
+
+@pytest.mark.parametrize(
+    ("told", "followed", "said"),
+    [
+        ("0.18.1", "0.18.0", []),
+        ("v0.19.0rc2", "0.19.0", []),
+        ("0.7.3", "0.8.0", ["version '0.7.3' is not known; the rules of 0.8.0 are followed"]),
+        ("1.2", NEWEST, [f"version '1.2' is not known; the rules of {NEWEST} are followed"]),
+        ("main", NEWEST, [f"version 'main' is not known; the rules of {NEWEST} are followed"]),
+    ],
+)
+def test_the_rules_are_those_of_the_version_that_ran_or_the_closest(
+    tmp_path: Path, told: str, followed: str, said: list[str]
+) -> None:
+    run = read_measured_run(write_world(tmp_path, meta={**META, "vllm_version": told}))
+
+    prediction = predict_world(tmp_path, run)
+
+    assert [one for one in prediction.settings.notices if one.startswith("version")] == said
+    assert prediction.result.config.policy.batching["engine_version"] == followed
 
 
 def test_kv_blocks_of_unknown_memory_are_asked_for() -> None:

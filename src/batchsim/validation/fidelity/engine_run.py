@@ -15,6 +15,7 @@ from batchsim.errors import ConfigError, TraceError
 from batchsim.files import MAX_COUNT, read_json, resolved
 from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.profiles.operator_profile import KERNEL_GAP_S
+from batchsim.policies.engine_versions import NEWEST, closest_known
 from batchsim.specs import load_gpu
 
 GIB = 2**30
@@ -79,7 +80,8 @@ class EngineSettings:
     Attributes
     ----------
     num_kv_blocks
-        Of each replica; ``None``: not recorded.
+        Of each replica, as vLLM counts them: one of them is its null block, which nobody gets. ``None``: not
+        recorded.
     memory_utilization
         Share of a GPU's memory that the engine may use for all it does.
     weights_and_kv_share
@@ -92,8 +94,10 @@ class EngineSettings:
         Whether replicas share the experts of a mixture, whole ones or slices.
     async_scheduling
         The default of vLLM from 0.14 on.
+    engine_version
+        The version of vLLM whose rules are followed.
     allocate
-        ``prompt``: a request is admitted only if blocks for its whole prompt are there, as vLLM does.
+        What must fit for an admission, if not what the version asks for.
     uneven_contexts
         Whether attention takes longer where contexts differ, as far as the profile has it.
     kernel_gap_s
@@ -120,7 +124,8 @@ class EngineSettings:
     async_scheduling: bool = True
     link_bytes_per_s: float | None = None
     link_latency_s: float = 0.0
-    allocate: Literal["prompt", "chunk"] = "prompt"
+    engine_version: str = NEWEST
+    allocate: Literal["prompt", "chunk"] | None = None
     uneven_contexts: bool = True
     kernel_gap_s: float = KERNEL_GAP_S
     extra_s: float = 0.0
@@ -263,6 +268,12 @@ def _settings(found: _Found) -> EngineSettings:
         limits[name] = found.whole(name) or default
         if found.whole(name) is None:
             notices.append(f"{name} is not recorded; vLLM's default of {default} is taken")
+    version = found.text("version")
+    engine_version = closest_known(version or "")
+    if version is None:
+        notices.append(f"version is not recorded; the rules of vLLM {engine_version} are followed")
+    elif not version.lstrip("v").startswith(engine_version.removesuffix(".0")):
+        notices.append(f"version {version!r:.60} is not known; the rules of {engine_version} are followed")
     prefix_caching, is_async = found.flag("prefix_caching"), found.flag("async_scheduling")
     block_size = found.whole("block_size") or 16
     num_kv_blocks, kv_tokens = found.whole("num_kv_blocks"), found.whole("kv_tokens")
@@ -283,7 +294,8 @@ def _settings(found: _Found) -> EngineSettings:
         weights_and_kv_share=share if share and share != _UTILIZATION and not utilization else None,
         memory_bytes_per_s=(found.number("memory_gb_per_s") or 0.0) * 1e9 or None,
         prefix_caching=True if prefix_caching is None else prefix_caching,
-        async_scheduling=_is_async_by_default(found.text("version")) if is_async is None else is_async,
+        async_scheduling=_is_async_by_default(version) if is_async is None else is_async,
+        engine_version=engine_version,
         link_bytes_per_s=link_gb_per_s * 1e9 if link_gb_per_s else None,
         link_latency_s=(link_latency_ns or 0.0) * 1e-9,
         notices=tuple(notices),

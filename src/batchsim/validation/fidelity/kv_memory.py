@@ -61,7 +61,7 @@ def kv_blocks(settings: EngineSettings, model: Mapping[str, Any]) -> tuple[int, 
         other_bytes = (activation_bytes + CUDA_BYTES) * settings.tensor_parallel
         left_bytes = usable_bytes - spec.weight_bytes - other_bytes
     blocks = int(left_bytes // (spec.kv_bytes_per_token * settings.block_size))
-    if blocks < 1:
+    if blocks < 2:  # one is the null block
         raise ConfigError(
             f"{usable_bytes / GIB:.1f} GiB of GPU memory leave no KV block beside "
             f"{spec.weight_bytes / GIB:.1f} GiB of weights; name --num-kv-blocks or more tensor parallelism"

@@ -166,6 +166,11 @@ def _filled(settings: EngineSettings, model: Mapping[str, Any], workload: Worklo
         blocks, notice = kv_blocks(settings, model)
         settings = replace(settings, num_kv_blocks=blocks)
         notices.append(notice)
+    elif settings.num_kv_blocks < 2:
+        raise ConfigError(
+            f"num_kv_blocks is {settings.num_kv_blocks}; at least 2 are needed, as vLLM keeps one as its "
+            "null block"
+        )
     if settings.prefix_caching and prefix_ids(workload) is None:
         notices.append(
             f"{workload.source.name} has no block hashes: of prompts, only those of preempted requests are "
@@ -220,13 +225,14 @@ def _config(settings: EngineSettings) -> dict[str, Any]:
             "batching": {
                 "max_num_batched_tokens": together * settings.max_num_batched_tokens,
                 "long_prefill_threshold": settings.max_num_batched_tokens if together > 1 else 0,
-                "allocate": settings.allocate,
+                "engine_version": settings.engine_version,
+                **({"allocate": settings.allocate} if settings.allocate else {}),
             },
         },
         "cluster": {"num_replicas": settings.data_parallel // together},
         "engine": {
             "block_size": settings.block_size,
-            "num_kv_blocks": together * settings.num_kv_blocks,
+            "num_kv_blocks": together * (settings.num_kv_blocks - 1),  # but for the null block
             "prefix_caching": settings.prefix_caching,
             "async_scheduling": settings.async_scheduling,
         },
