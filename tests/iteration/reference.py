@@ -154,7 +154,7 @@ def final_blocks(state: State, request: Request) -> int:
 
 @dataclass(frozen=True)
 class VllmV0:
-    """Prompts alone first; else all decodes, at the cost of the latest arrival.
+    """Prompts alone first; else all decodes, each if a block is free, at the cost of the latest arrival.
 
     With `swap_s_per_block`, half of which is due each way, preempted requests go to the host. They come back
     in order of arrival when nothing was preempted and they can decode at once, which may take another block.
@@ -190,18 +190,22 @@ class VllmV0:
 
     def _decode(self, state: State, plan: Plan) -> None:
         for request in list(state.running):
-            while request in state.running and not state.grow(request, request.stored + 1):
+            while request in state.running and not self._can_append(state, request):
                 self._preempt(state, state.running[-1], plan)
             if request in state.running:
+                state.grow(request, request.stored + 1)
                 plan.decodes.append(request.id)
         while not plan.preempted and state.swapped and state.has_seat:
             request = state.swapped[0]
-            if state.free < state.blocks_for(request.stored + 1):
+            if state.free - state.blocks_for(request.stored + 1) < self._kept_free(state):
                 return
             state.running.append(state.swapped.pop(0))
             plan.swap_s += self._one_way_s(request)
             state.grow(request, request.stored + 1)
             plan.decodes.append(request.id)
+
+    def _can_append(self, state: State, request: Request) -> bool:
+        return state.free >= 1 or state.running == [request]
 
     def _preempt(self, state: State, victim: Request, plan: Plan) -> None:
         if self.swap_s_per_block is None:

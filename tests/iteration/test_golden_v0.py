@@ -120,3 +120,23 @@ def test_reference_runs_the_same_v0_iterations(
     log = simulate(rule, TRACE, num_blocks=6, block_size=2, max_num_seqs=3, latency=LATENCY)
 
     assert log == golden
+
+
+@pytest.mark.parametrize(
+    ("prompts", "num_blocks", "num_preemptions"),
+    [
+        pytest.param([3, 3], 4, [0, 1], id="nobody takes a block, and none is free"),
+        pytest.param([3, 3], 5, [0, 0], id="one is free"),
+        pytest.param([4, 3], 5, [0, 1], id="the first takes the only one"),
+        pytest.param([3, 4], 5, [0, 0], id="the last takes the only one"),
+        pytest.param([5], 3, [0], id="who is alone goes on"),
+    ],
+)
+def test_v0_asks_for_a_free_block_for_each_that_decodes_as_its_turn_comes(
+    prompts: list[int], num_blocks: int, num_preemptions: list[int]
+) -> None:
+    trace = [(0.0, prompt, 2) for prompt in prompts]
+
+    records = run(requests_of(trace), LATENCY, {"preset": "vllm_v0"}, num_kv_blocks=num_blocks, block_size=2)
+
+    assert records.requests["num_preemptions"].tolist() == num_preemptions

@@ -65,6 +65,12 @@ CASES = {
     "v0-swap": Case(
         "vllm_v0_swap", lambda budget: VllmV0(budget, swap_s_per_block=0.5), {}, swap_block_s=0.25
     ),
+    "v0-swap-watermark": Case(
+        "vllm_v0_swap",
+        lambda budget: VllmV0(budget, watermark=0.2, swap_s_per_block=0.5),
+        {"watermark": 0.2},
+        swap_block_s=0.25,
+    ),
     "v1": Case("vllm_v1", VllmV1, {}),
     "v1-threshold": Case(
         "vllm_v1",

@@ -324,8 +324,11 @@ class Step(Protocol):
     def preempt(self, request: RunningRequest, *, swap: bool = False) -> None:
         """Take a running request's KV away, drop it or copy it to the host, and let it wait at the head."""
 
-    def swap_in(self, request: RunningRequest) -> bool:
-        """Bring a swapped request back if its blocks can be had; it decodes in this iteration."""
+    def swap_in(self, request: RunningRequest, *, keep_free_blocks: int = 0) -> bool:
+        """Bring a swapped request back if its blocks can be had; it decodes in this iteration.
+
+        `keep_free_blocks`: so many must stay free.
+        """
 
     def sit_out(self, request: RunningRequest) -> None:
         """Let a running request, if it decodes, sit this iteration out."""
@@ -352,6 +355,10 @@ class IterationRule(Protocol):
     @property
     def frees_partial_first(self) -> bool:
         """Whether KV blocks that come back before they are full are the next to be taken."""
+
+    @property
+    def spare_blocks(self) -> int:
+        """KV blocks that must be left for the decodes beyond what they take, else the rule is asked."""
 
     def plan(self, step: Step) -> None:
         """Put the iteration together."""

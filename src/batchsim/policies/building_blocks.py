@@ -175,6 +175,11 @@ class PlainRule(Answer):
         """They wait in line as all others."""
         return False
 
+    @property
+    def spare_blocks(self) -> int:
+        """None."""
+        return 0
+
     def usable_blocks(self, num_blocks: int) -> int:
         """All."""
         return num_blocks

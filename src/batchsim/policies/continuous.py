@@ -21,9 +21,10 @@ class PrefillFirst(PlainRule):
     """Whole prompts first, in iterations of their own, while the decoding sequences stall: vLLM V0.
 
     Requests are admitted as long as their prompts fit the token budget and leave the watermark free; else all
-    decode. Out of blocks, the request that arrived last gives way. Departs from vLLM: a prompt longer than
-    the budget runs alone (vLLM raises the budget to the model's length), and a sequence that decodes
-    or is swapped in needs a free block only when its last one is full (vLLM always asks for one).
+    decode. Out of blocks, the request that arrived last gives way; that is so where one of several finds
+    no free block as its turn comes, though its last one may have room. Departs from vLLM: a prompt longer
+    than the budget runs alone (vLLM raises the budget to the model's length), and so does a sequence that
+    holds all blocks (vLLM would compute it again for ever).
 
     Attributes
     ----------
@@ -51,11 +52,15 @@ class PrefillFirst(PlainRule):
         if not step.swapped and self._admit(step):
             step.hold_decodes()
             return
-        while step.growth_blocks > step.free_blocks:
-            victim = max(step.running, key=arrival_order)
+        while (victim := self._victim(step)) is not None:
             step.preempt(victim, swap=self.preemption == "swap")
         if not step.num_preempted:
             self._swap_in(step)
+
+    @property
+    def spare_blocks(self) -> int:
+        """One, as each asks for one."""
+        return 1
 
     def usable_blocks(self, num_blocks: int) -> int:
         """All but the watermark."""
@@ -74,9 +79,19 @@ class PrefillFirst(PlainRule):
         return has_admitted
 
     def _swap_in(self, step: Step) -> None:
+        kept = self._kept_blocks(step.num_blocks)
         for request in sorted(step.swapped, key=arrival_order):
-            if step.num_running >= step.max_running or not step.swap_in(request):
+            if step.num_running >= step.max_running or not step.swap_in(request, keep_free_blocks=kept):
                 break
+
+    def _victim(self, step: Step) -> RunningRequest | None:
+        """Who has to give way, if anybody: the last, unless all find a free block as their turn comes."""
+        left = step.free_blocks - step.growth_blocks
+        if left > 0 or (not left and step.num_running < 2):
+            return None
+        last = max(step.running, key=arrival_order)
+        # What is left for the last, it may take itself.
+        return None if not left and last in step.growing else last
 
     def _kept_blocks(self, num_blocks: int) -> int:
         return int(self.watermark * num_blocks)

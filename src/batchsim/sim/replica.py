@@ -77,7 +77,8 @@ class Replica:
             is_async=engine.is_async,
             frees_partial_first=self._rule.frees_partial_first,
         )
-        self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder)
+        self._spare_blocks = self._rule.spare_blocks
+        self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder, self._spare_blocks)
         self.inbox = Mailbox(env)
         self.inbox.alert = self._notice
         self.num_requests = 0
@@ -284,6 +285,9 @@ class Replica:
                 f"policy {self._policy_name}: {kind_of(self._rule)}.plan left {decoding.num} decoding "
                 "sequences without KV blocks; it has to preempt"
             )
+        if self._spare_blocks and num > 1:
+            spare = self._kv.available - self._spare_blocks
+            num = max(1, decoding.iterations_within(spare, num)) if spare >= 0 else 1
         if self._replans and (waiting.num or step.is_undecided):
             # The rule names only requests it was shown, so that this is a `Step` for it.
             left = self._rule.iterations_to_decision(step)  # type: ignore[arg-type]

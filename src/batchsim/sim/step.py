@@ -53,6 +53,7 @@ class NextIteration:
         "_recorder",
         "_replica_id",
         "_running",
+        "_spare_blocks",
         "_waiting",
         "block_size",
         "completing",
@@ -75,12 +76,14 @@ class NextIteration:
         running: RunningSet,
         kv: KVCache,
         recorder: IterationRecorder,
+        spare_blocks: int = 0,
     ) -> None:
         self._replica_id = replica_id
         self._waiting = waiting
         self._running = running
         self._kv = kv
         self._recorder = recorder
+        self._spare_blocks = spare_blocks
         self._is_caching = kv.is_caching
         self._number = 0  # of the iteration
         self._num_asked = 0  # how often, for who is next, since anybody was admitted
@@ -116,7 +119,7 @@ class NextIteration:
         running = self._running
         if self._prefilling or running.swapped:
             return True
-        decoding, available = running.decoding, self._kv.available
+        decoding, available = running.decoding, self._kv.available - self._spare_blocks
         return decoding.num > available and decoding.growth() > available
 
     @property
@@ -309,7 +312,7 @@ class NextIteration:
             self._waiting.push_back(request)
         self._count_preemption(request, decode_start_s, lost_tokens, "swap" if swap else "recompute")
 
-    def swap_in(self, request: Request) -> bool:
+    def swap_in(self, request: Request, *, keep_free_blocks: int = 0) -> bool:
         """Bring a request back if its blocks can be had."""
         running = self._running
         if running.swapped.get(request.request_id) is not request:
@@ -319,7 +322,7 @@ class NextIteration:
                 f"request {request.request_id} was swapped in beside {running.num} running ones; "
                 f"{self.max_running} may run"
             )
-        blocks = running.swap_in(request, self.growth_blocks, self.now_s)
+        blocks = running.swap_in(request, self.growth_blocks + keep_free_blocks, self.now_s)
         if blocks:
             self.swap_blocks += blocks
             self.growth_blocks = running.decoding.growth()

@@ -243,7 +243,7 @@ class NextIteration:
         request.num_preemptions += 1
         self._queue.push_back(request, request.bin)
 
-    def swap_in(self, request: Request) -> bool:
+    def swap_in(self, request: Request, *, keep_free_blocks: int = 0) -> bool:
         """Nobody is ever swapped out."""
         raise PlanError(f"request {request.request_id} was to be swapped in; a replay can only recompute")
 

@@ -280,7 +280,7 @@ class LaunchRuleGuard(Guard):
 class IterationRuleGuard(Guard):
     """Puts the name of a rule before what a step refuses, and asks it always unless it says when."""
 
-    OPTIONAL = ("replans", "iterations_to_decision", "frees_partial_first")
+    OPTIONAL = ("replans", "iterations_to_decision", "frees_partial_first", "spare_blocks")
 
     @property
     def caches_prefixes(self) -> bool:
@@ -293,6 +293,13 @@ class IterationRuleGuard(Guard):
         if not hasattr(self.guarded, "frees_partial_first"):
             return False
         return bool(self._read("frees_partial_first", is_bool, "True or False"))
+
+    @property
+    def spare_blocks(self) -> int:
+        """A number; 0 where it says nothing."""
+        if not hasattr(self.guarded, "spare_blocks"):
+            return 0
+        return int(self._read("spare_blocks", lambda num: is_whole(num, 0), "a whole number >= 0"))
 
     @property
     def replans(self) -> bool:
