@@ -46,6 +46,15 @@ class Replica:
         Requests routed here that have not ended.
     """
 
+    # Without slots, so many attributes would all be looked up in a dictionary.
+    __slots__ = (
+        "_controllers", "_end", "_engine", "_env", "_first_s", "_follows_longest", "_growth_s",
+        "_host_growth_s", "_host_s", "_is_async", "_is_bounded", "_is_first", "_is_stale", "_is_watching",
+        "_known_until_s", "_kv", "_num", "_policy_name", "_recorder", "_replans", "_replica_id", "_rule",
+        "_running", "_shape", "_sizer", "_spare_blocks", "_start_s", "_step", "_true_output_tokens",
+        "_usable_tokens", "_waiting", "inbox", "num_requests",
+    )  # fmt: skip
+
     def __init__(
         self,
         env: simpy.Environment,
