@@ -156,7 +156,7 @@ class LoggedReplica(Replica):
         """Count what the iteration has left; decodes may take theirs only as it ends."""
         free = self._kv.available - self._running.num_freed
         if self._shape[1]:
-            free -= self._running.decoding.growth() - self._step.growth.taken
+            free -= self._running.decoding.growth()
         return free
 
     def _tokens(self) -> Iterator[tuple[int, int]]:

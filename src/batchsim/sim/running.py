@@ -9,6 +9,9 @@ from batchsim.sim.decoding import Decoding
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.request import Request
 
+#: What no plan needs: a rule that preempts one request so often would go on for ever.
+MOST_PREEMPTIONS = 100_000
+
 
 class RunningSet:
     """The running requests of a replica with their seats and KV blocks, and those that are swapped out.
@@ -203,6 +206,20 @@ class RunningSet:
     def known_tokens(self, stored_tokens: int, *, has_decoded: bool) -> int:
         """Those of them that the host can tell: not the last, if it was decoded while the host planned."""
         return stored_tokens - 1 if self._is_async and has_decoded else stored_tokens
+
+    def check_preemption(self, request: Request, *, swap: bool) -> None:
+        """Raise `PlanError` if a request cannot give way, or has done so without end."""
+        if self.requests.get(request.request_id) is not request:
+            raise PlanError(f"request {request.request_id} was preempted, but it does not run")
+        if swap and request.finish_step < 0:
+            raise PlanError(
+                f"request {request.request_id} was to be swapped out before its prompt is complete; such a "
+                "one can only be dropped"
+            )
+        if request.num_preemptions >= MOST_PREEMPTIONS:
+            raise PlanError(
+                f"request {request.request_id} was preempted {MOST_PREEMPTIONS} times; it gets nowhere"
+            )
 
     def drop_retired(self, request: Request, now_s: float) -> None:
         """Take seat and blocks away from a request whose end the host does not know of."""

@@ -13,9 +13,8 @@ from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.waiting import WaitingLine
 
-#: What no plan needs: a rule that asks, or preempts one request, so often would go on for ever.
+#: What no plan needs: a rule that asks so often would go on for ever.
 MOST_ASKED = 100_000
-MOST_PREEMPTIONS = 100_000
 
 
 class NextIteration:
@@ -288,7 +287,7 @@ class NextIteration:
     def preempt(self, request: Request, *, swap: bool = False) -> None:
         """Take a request's blocks away."""
         running, decode_start_s = self._running, math.nan
-        self._check_preemption(request, swap=swap)
+        running.check_preemption(request, swap=swap)
         if request in running.sitting_out:
             running.go_on(self.now_s)
         if request.request_id in running.retired:
@@ -352,19 +351,6 @@ class NextIteration:
         lacking = self._lacking
         is_in_this = lacking is not None and request.admission < lacking.admission
         return request.decode_start_s < self.now_s and not is_in_this
-
-    def _check_preemption(self, request: Request, *, swap: bool) -> None:
-        if self._running.requests.get(request.request_id) is not request:
-            raise PlanError(f"request {request.request_id} was preempted, but it does not run")
-        if swap and request.finish_step < 0:
-            raise PlanError(
-                f"request {request.request_id} was to be swapped out before its prompt is complete; such a "
-                "one can only be dropped"
-            )
-        if request.num_preemptions >= MOST_PREEMPTIONS:
-            raise PlanError(
-                f"request {request.request_id} was preempted {MOST_PREEMPTIONS} times; it gets nowhere"
-            )
 
     def _add_chunk(self, request: Request, num_tokens: int) -> None:
         """Count in a chunk whose blocks are there."""
