@@ -87,6 +87,8 @@ def make_workload(case: Case) -> Workload:
         for number, request in enumerate(requests):
             hashes[number] = list(_hashes(prompt_ids(request, number), block_size, numbers))
         extra[f"hash_ids_{block_size}"] = hashes
+    if any("session" in one for one in requests):
+        extra["session_id"] = np.array([one.get("session", -1) for one in requests])
     return Workload(
         np.arange(len(requests)),
         np.array([one["arrival_s"] for one in requests]),

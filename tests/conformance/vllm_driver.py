@@ -32,10 +32,8 @@ with redirect_stdout(sys.stderr):  # where vLLM logs to; standard output is for 
     from vllm.v1.outputs import ModelRunnerOutput
     from vllm.v1.request import Request
 
-from tests.conformance.workloads import most_iterations, most_tokens, prompt_ids
+from tests.conformance.workloads import first_answer_id, most_iterations, most_tokens, prompt_ids
 
-#: Above every token of a prompt; a request's answer counts on from its own multiple of this.
-ANSWERS = 1 << 40
 HASH = get_hash_fn_by_name("sha256")
 
 #: Distributions that vLLM has been published as.
@@ -131,6 +129,7 @@ class Clocked:
             self.scheduler.schedule = MethodType(mended_schedule(), self.scheduler)
         self.requests = make_requests(case)
         self.coming = deque(self.requests)
+        self.first_answer_ids = [first_answer_id(one, number) for number, one in enumerate(case["requests"])]
         self.fixed_s, self.per_token_s = case["latency"]["fixed_s"], case["latency"]["per_token_s"]
         self.is_async = case["engine"]["async_scheduling"]
         self.now_s = self.free_s = 0.0  # of the scheduler; when the worker has done all it was given
@@ -183,10 +182,11 @@ class Clocked:
         ids, sampled = list(output.num_scheduled_tokens), []
         for id_ in ids:
             request = self.scheduler.requests[id_]
-            # Scheduling has counted in what it scheduled, and placeholders of tokens that are still to come.
+            # Scheduling has counted in what it scheduled, and placeholders of tokens that are still to come;
+            # where it is asynchronous, this one's, too.
             is_partial = request.is_prefill_chunk
-            num = request.num_output_tokens + request.num_output_placeholders
-            sampled.append([] if is_partial else [(int(id_) + 1) * ANSWERS + num])
+            num = request.num_output_tokens + request.num_output_placeholders - self.is_async
+            sampled.append([] if is_partial else [self.first_answer_ids[int(id_)] + num])
         return ModelRunnerOutput(ids, {id_: index for index, id_ in enumerate(ids)}, sampled)
 
     def _take_output(self) -> None:

@@ -4,7 +4,8 @@ A case is a dictionary of ``name``; ``engine``, by the names that vLLM's setting
 all times are multiples of a power of two, so that sums are exact; and ``requests`` in order of arrival. Each
 of these has ``arrival_s``, ``output_tokens`` and ``prompt``, a list of ``[stream, tokens]``: so many tokens
 from the beginning of a stream of tokens. Prompts that begin with the same streams begin with the same tokens;
-stream 0 is each request's own. It may have a ``priority``.
+stream 0 is each request's own. It may have a ``priority``. A turn of a ``session`` answers with what comes
+next in the last stream of its prompt; other answers are like nothing else.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +35,9 @@ ENGINE: Mapping[str, Any] = {
 
 _LONGEST_STREAM = 1 << 20
 
+#: Above every token of a prompt; a request's answer counts on from its own multiple of this.
+_ANSWERS = 1 << 40
+
 
 def prompt_ids(request: dict[str, Any], number: int) -> list[int]:
     """Return the tokens of the prompt of the request that has this number."""
@@ -43,6 +47,11 @@ def prompt_ids(request: dict[str, Any], number: int) -> list[int]:
         first = (2 * stream if stream else 2 * number + 1) * _LONGEST_STREAM
         ids += range(first, first + tokens)
     return ids
+
+
+def first_answer_id(request: dict[str, Any], number: int) -> int:
+    """Return the first token of its answer, from which the others count on."""
+    return prompt_ids(request, number)[-1] + 1 if "session" in request else (number + 1) * _ANSWERS
 
 
 def prompt_tokens(request: dict[str, Any]) -> int:
@@ -264,6 +273,25 @@ def small_blocks(rng: Random) -> Case:
     return prefixes(rng, "small-blocks", block_size=4, num_blocks=1000)
 
 
+def chats(rng: Random, name: str = "chats", **engine: Any) -> Case:
+    """Turns that repeat all that was said before, and go on; most come when the one before is answered."""
+    requests = []
+    for session, start_s in enumerate(arrivals(rng, 120, 5)):
+        at_s, tokens = start_s, 0
+        for _ in range(rng.randint(1, 6)):
+            tokens += length(rng, 60, 300)
+            output = length(rng, 60, 250)
+            requests.append(request(at_s, 0, output, (1, 40), (session + 2, tokens), session=session))
+            tokens += output
+            at_s += on_grid(output * 0.012 + rng.expovariate(1.0))
+    return make_case(name, requests, enable_prefix_caching=True, **engine)
+
+
+def chats_under_pressure(rng: Random) -> Case:
+    """The same where memory is short."""
+    return chats(rng, "chats-pressure", num_blocks=250)
+
+
 #: By name, what makes a workload from a seed.
 WORKLOADS: Mapping[str, Callable[[Random], Case]] = {
     "plenty": plenty,
@@ -283,6 +311,8 @@ WORKLOADS: Mapping[str, Callable[[Random], Case]] = {
     "threshold-pressure": threshold_under_pressure,
     "tight-budget": tight_budget,
     "small-blocks": small_blocks,
+    "chats": chats,
+    "chats-pressure": chats_under_pressure,
 }
 
 

@@ -157,6 +157,8 @@ def worlds(draw: st.DrawFn, presets: list[str] | None = None, *, is_plain: bool 
         [family * 1000 + position for position in range(tokens // 16)]
         for family, tokens in zip(families.tolist(), prompt_tokens.tolist(), strict=True)
     ]
+    if draw(st.booleans()):
+        frame["session_id"] = families  # a longer prompt repeats the answer before it
     predicted = np.maximum(1, (output_tokens * rng.lognormal(0, 0.5, num)).astype(np.int64))
     return World(Workload.from_frame(frame), predicted, config, latency)
 

@@ -26,12 +26,15 @@ def serve(
     *,
     ids: Sequence[Sequence[int]] | None = None,
     priorities: Sequence[int] | None = None,
+    sessions: Sequence[int] | None = None,
     policy: dict[str, Any] | None = None,
     **engine: Any,
 ) -> Records:
     """Run the requests one iteration at a time; with `ids`, of 16 tokens each, prompts are cached."""
     plain = requests_of([(arrival * ITERATION_S, prompt, answer) for arrival, prompt, answer in rows])
     extra = {} if priorities is None else {"priority": np.array(priorities)}
+    if sessions is not None:
+        extra["session_id"] = np.array(sessions)
     if ids is not None:
         extra["hash_ids_16"] = np.empty(len(rows), dtype=object)
         extra["hash_ids_16"][:] = ids
@@ -230,3 +233,39 @@ def test_one_that_gives_way_after_its_turn_finds_what_was_decoded_as_the_host_pl
 
     assert records.preemptions["time_s"].tolist() == [3 * ITERATION_S]
     assert iterations(records, "prefill_tokens") == [14, 0, 16, 0, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("answer_tokens", "is_async", "cached_tokens"), [(32, False, 32), (33, False, 48), (33, True, 48)]
+)
+def test_next_turn_finds_the_blocks_that_the_answer_has_filled(
+    answer_tokens: int, is_async: bool, cached_tokens: int
+) -> None:
+    # the last token of an answer is never stored
+    rows = [(0, 16, answer_tokens), (50, 80, 1)]
+
+    records = serve(rows, 10, {}, ids=[[1], [1, 2, 3, 4, 5]], sessions=[0, 0], is_async=is_async)
+
+    assert records.requests["cached_tokens"].tolist() == [0, cached_tokens]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("arrival", "cached_tokens"), [(15, 16), (16, 32)])
+def test_next_turn_finds_what_there_is_of_an_answer_under_way(
+    is_async: bool, arrival: int, cached_tokens: int
+) -> None:
+    rows = [(0, 16, 40), (arrival, 80, 1)]
+
+    records = serve(rows, 12, {}, ids=[[1], [1, 2, 3, 4, 5]], sessions=[0, 0], is_async=is_async)
+
+    assert records.requests["cached_tokens"].tolist() == [0, cached_tokens]
+
+
+def test_answer_that_is_preempted_finds_its_own_blocks_and_so_does_the_next_turn() -> None:
+    # The first takes the block of the second that is not full, and leaves the two that are.
+    rows = [(0, 15, 20), (0, 16, 30), (60, 64, 1)]
+
+    records = serve(rows, 5, {}, ids=[[], [1], [1, 2, 3, 4]], sessions=[0, 1, 1])
+
+    assert records.requests["num_preemptions"].tolist() == [0, 1, 0]
+    assert [num for num in iterations(records, "prefill_tokens") if num] == [15 + 16, 2, 64 - 32]

@@ -11,6 +11,7 @@ from batchsim.workload.prefixes import prefix_ids
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import (
     Sessions,
+    answer_ids,
     gaps_to_next_turn_s,
     grow_context,
     session_numbers,
@@ -83,6 +84,29 @@ def test_turns_share_the_ids_of_full_blocks_and_sessions_none() -> None:
     assert second[:2] == first
     assert last == other
     assert len({*first, *second, *other, *alone}) == 4 + 1 + 3
+
+
+def test_ids_of_an_answer_are_those_that_the_next_turn_has_behind_the_prompt() -> None:
+    # ids cover 16 tokens; of 20 + 12 tokens, one is never stored
+    grown = grow_context(workload(["a", "b", "a", "a"], [20, 64, 1, 40], [12, 16, 31, 9]))
+    prefixes = prefix_ids(grown)
+    assert prefixes is not None
+
+    ids = answer_ids(grown, prefixes)
+
+    assert [list(one) for one in prefixes.ids] == [[0], [6, 7, 8, 9], [0, 1], [0, 1, 2, 3, 4, 5]]
+    assert [list(one) for one in ids] == [[], [], [2], []]
+
+
+@pytest.mark.parametrize("repeated", [[7, 2, 3], [1, 2]])
+def test_turn_that_does_not_repeat_prompt_and_answer_tells_no_ids(repeated: list[int]) -> None:
+    turns = workload(["a", "a"], [16, 16 * len(repeated)], 30)
+    turns.extra["prefix_ids"] = np.empty(2, dtype=object)
+    turns.extra["prefix_ids"][:] = [[1], repeated]
+    prefixes = prefix_ids(turns)
+    assert prefixes is not None
+
+    assert [list(one) for one in answer_ids(turns, prefixes)] == [[], []]
 
 
 def test_generated_sessions_have_the_published_numbers_of_turns() -> None:

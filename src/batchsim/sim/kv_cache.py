@@ -33,8 +33,7 @@ class KVCache(simpy.Container):
     never used, then in the order in which they were given back, of each request the last first. Until then an
     id stays cached, and so do the blocks that a preempted request left (`give_kept`), which only it can use.
     Later versions put those that are not full in front.
-    Departs from vLLM, which finds the blocks of finished answers again, too, and loses and copies the blocks
-    of an id that has several one by one.
+    Departs from vLLM, which loses and copies the blocks of an id that has several one by one.
 
     Parameters
     ----------

@@ -275,7 +275,7 @@ class Replica:
 
     def _most_iterations(self, num_linear: float) -> int:
         """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
-        if self._engine.is_exact or self._is_stale:
+        if self._engine.is_exact or self._is_stale or self._is_awaited():
             return 1
         decoding, waiting, step = self._running.decoding, self._waiting, self._step
         if step.may_fit_later and waiting.num:
@@ -305,6 +305,11 @@ class Replica:
             return num
         changes_s = waiting.queue.head_changes_s(self._start_s)
         return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
+
+    def _is_awaited(self) -> bool:
+        """Whether who is next repeats an answer under way: with every block of that, it may fit."""
+        head = self._waiting.head
+        return self._waiting.num > 0 and head is not None and self._running.is_answering(head)
 
     def _iterations_to_arrival(self, arrival_s: float) -> int:
         """Iterations until the host knows of an arrival, if fewer than those under way."""

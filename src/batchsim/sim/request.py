@@ -50,6 +50,8 @@ class Request(simpy.Event):
     num_hits, cached_tokens, shared
         Ids of its prefix that the cache held when last looked up, tokens of them when it was first admitted,
         and what the cache knows the KV blocks by that belong to it.
+    answer_ids
+        Ids that will follow those of its prefix, as its answer fills blocks, where the workload tells.
     kept, num_kept
         What it left in the KV cache when it was preempted, and blocks of that which were there when last
         looked up.
@@ -62,6 +64,7 @@ class Request(simpy.Event):
     # Slots are read and written in a third of the time of a dictionary, and every request has them all.
     __slots__ = (
         "admission",
+        "answer_ids",
         "arrival_s",
         "bin",
         "blocks",
@@ -123,6 +126,7 @@ class Request(simpy.Event):
         self.priority = 0
         self.session_id = -1
         self.prefix_ids: Sequence[int] = ()
+        self.answer_ids: Sequence[int] = ()
         self.is_waiting = True
         self.queue: Leavable | None = None
         self.counted_by: Counter | None = None

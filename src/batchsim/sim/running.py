@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchsim.errors import PlanError
+from batchsim.policies.base import WaitingRequest
 from batchsim.sim.decoding import Decoding
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.request import Request
@@ -37,6 +38,7 @@ class RunningSet:
     """
 
     __slots__ = (
+        "_answering",
         "_block_size",
         "_frees_partial_first",
         "_is_async",
@@ -69,6 +71,7 @@ class RunningSet:
         self._true_output_tokens = true_output_tokens
         self.num = self._num_admitted = 0
         self.requests: dict[int, Request] = {}
+        self._answering: dict[int, Request] = {}  # by session, whose answer its next turn repeats
         self.decoding = Decoding(kv.block_size, follows_longest=follows_longest)
         self.sitting_out: dict[Request, int] = {}
         self.retired: dict[int, Request] = {}
@@ -85,6 +88,8 @@ class RunningSet:
         """Look up what the cache has for a request that waits; return how many tokens that are."""
         kv, ids = self._kv, request.prefix_ids
         if ids:
+            if request.session_id in self._answering:
+                self._share_so_far(self._answering[request.session_id])
             most_tokens = self._most_cached(wanted_tokens)
             request.num_hits = kv.match(ids, -(-most_tokens // kv.tokens_per_id))
         if request.kept is not None:
@@ -101,6 +106,10 @@ class RunningSet:
         most_tokens = (wanted_tokens - 1) // self._block_size * self._block_size
         return tokens if tokens < most_tokens else most_tokens
 
+    def is_answering(self, turn: WaitingRequest) -> bool:
+        """Whether the turn before runs, whose answer the next one repeats."""
+        return turn.session_id in self._answering
+
     def seat(self, request: Request, blocks: int, cached_tokens: int = 0) -> None:
         """Let a request run with so many blocks, those included that the cache has for it."""
         if cached_tokens:
@@ -115,6 +124,8 @@ class RunningSet:
         request.admission = self._num_admitted = self._num_admitted + 1
         self.num += 1
         self.requests[request.request_id] = request
+        if request.answer_ids:
+            self._answering[request.session_id] = request
 
     def grow(self, request: Request, tokens: int) -> None:
         """Take the blocks that a request lacks to store so many tokens."""
@@ -274,11 +285,33 @@ class RunningSet:
         """What one that has finished stores; the last token of an answer is never stored."""
         return request.prompt_tokens + self._true_output_tokens[request.request_id] - 1
 
+    def _share_so_far(self, request: Request) -> None:
+        """Let the cache have what the host takes as answered by the end of the iteration."""
+        if request.finish_step >= 0:
+            stored_tokens = request.offset + self.decoding.step
+            self._share_answer(request, stored_tokens if self._is_async else stored_tokens + 1)
+        elif request.request_id in self.retired:
+            self._share_answer(request, self._final_tokens(request) - 1)
+
+    def _share_answer(self, request: Request, tokens: int) -> None:
+        """Let the cache have the blocks of its answer that so many tokens fill."""
+        num = tokens // self._kv.tokens_per_id - len(request.prefix_ids)
+        if num > 0:
+            request.prefix_ids = [*request.prefix_ids, *request.answer_ids[:num]]
+            request.answer_ids = request.answer_ids[num:]
+            self.share(request, tokens)
+
     def _free(self, request: Request, known_tokens: int = -1, *, is_kept: bool = False) -> None:
         """Give back seat and blocks; full ones may be kept, as long as nobody needs them."""
         kv, blocks = self._kv, request.blocks
         self.num -= 1
         request.is_running = False
+        if request.answer_ids and self._is_caching:
+            if known_tokens < 0:
+                known_tokens = self._final_tokens(request)
+            self._share_answer(request, known_tokens)
+        if self._answering.get(request.session_id) is request:
+            del self._answering[request.session_id]
         if request.shared:
             blocks -= len(request.shared) * kv.blocks_per_id
         num_partial = num_kept = 0

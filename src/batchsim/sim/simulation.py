@@ -28,7 +28,7 @@ from batchsim.sim.scheduler import Scheduler
 from batchsim.sim.source import RequestSource
 from batchsim.workload.prefixes import PrefixIds, prefix_ids
 from batchsim.workload.request import Workload
-from batchsim.workload.sessions import session_numbers
+from batchsim.workload.sessions import answer_ids, session_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +227,8 @@ def _details(workload: Workload, prefixes: PrefixIds | None) -> dict[str, Sequen
     details: dict[str, Sequence[Any]] = {}
     if prefixes is not None:
         details["prefix_ids"] = prefixes.ids
+        if "session_id" in workload.extra:
+            details["answer_ids"] = answer_ids(workload, prefixes)
     if "session_id" in workload.extra:
         details["session_id"] = session_numbers(workload).tolist()
     if "priority" in workload.extra:

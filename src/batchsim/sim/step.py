@@ -30,8 +30,8 @@ class NextIteration:
         The time of the iteration boundary, and what the sizer allows to run; set by the replica.
     completing
         Those whose prompt the iteration completes.
-    growth_blocks
-        KV blocks that the decoding sequences are still to take in it.
+    growth_blocks, holds_decodes
+        KV blocks that the decoding sequences are still to take in it, or whether they sit it out.
     num_preempted, swap_blocks
         Requests preempted for it, and KV blocks copied between GPU and host before it.
     may_fit_later
@@ -42,10 +42,8 @@ class NextIteration:
     """
 
     __slots__ = (
-        "_holds_decodes",
         "_is_caching",
         "_kv",
-        "_lacking",
         "_num_asked",
         "_number",
         "_prefilling",
@@ -53,10 +51,12 @@ class NextIteration:
         "_replica_id",
         "_running",
         "_spare_blocks",
+        "_turn",
         "_waiting",
         "block_size",
         "completing",
         "growth_blocks",
+        "holds_decodes",
         "max_running",
         "may_fit_later",
         "now_s",
@@ -86,25 +86,24 @@ class NextIteration:
         self._is_caching = kv.is_caching
         self._number = 0  # of the iteration
         self._num_asked = 0  # how often, for who is next, since anybody was admitted
-        self._holds_decodes = False
         self._prefilling: dict[int, Request] = {}
-        self._lacking: Request | None = None  # the last whose turn it was and who could not have its blocks
+        self._turn = 0  # whose it is as some are asked one by one, by admission; those before are in
         self.block_size = kv.block_size
         self.num_blocks = kv.num_blocks
         self.now_s = 0.0
         self.max_running = 0
         self.completing: list[Request] = []
         self.growth_blocks = self.num_preempted = self.swap_blocks = 0
-        self.may_fit_later = False
+        self.may_fit_later = self.holds_decodes = False
         self.prefill_tokens = self.prefill_seqs = 0
         self.prefill_pairs = 0.0
 
     def start(self) -> None:
         """Begin a new iteration, empty but for the decodes."""
         self.num_preempted = self.swap_blocks = 0
-        self.may_fit_later = self._holds_decodes = False
+        self.may_fit_later = self.holds_decodes = False
         self._num_asked = 0
-        self._lacking = None
+        self._turn = 0
         self.growth_blocks = self._running.decoding.growth()
         if self.prefill_seqs:
             self._number += 1
@@ -125,7 +124,7 @@ class NextIteration:
     def shape(self) -> IterationShape:
         """The iteration as it stands."""
         tokens, seqs, pairs = self.prefill_tokens, self.prefill_seqs, self.prefill_pairs
-        if self._holds_decodes:
+        if self.holds_decodes:
             return IterationShape(tokens, 0, 0, seqs, pairs)
         decoding = self._running.decoding
         longest_tokens = decoding.longest_tokens()
@@ -255,7 +254,7 @@ class NextIteration:
 
     def grow(self) -> int:
         """Take the blocks of the decodes, as many as can be had."""
-        if self._holds_decodes:
+        if self.holds_decodes:
             return 0
         decoding, kv = self._running.decoding, self._kv
         wanted = decoding.growth()
@@ -267,10 +266,9 @@ class NextIteration:
 
     def take(self, request: Request, num_tokens: int) -> bool:
         """Take the blocks of one."""
+        self._turn = request.admission
         has_taken = self._running.try_grow(request, num_tokens)
         self.growth_blocks = self._running.decoding.growth()
-        if not has_taken:
-            self._lacking = request
         return has_taken
 
     def prefill(self, request: Request, num_tokens: int) -> None:
@@ -298,7 +296,8 @@ class NextIteration:
             stored_tokens = running.stop_decoding(request)
             self.growth_blocks = running.decoding.growth()
             decode_start_s = request.decode_start_s
-            kept_tokens = running.known_tokens(stored_tokens, has_decoded=self._has_decoded(request))
+            has_decoded = decode_start_s < self.now_s and request.admission >= self._turn
+            kept_tokens = running.known_tokens(stored_tokens, has_decoded=has_decoded)
         else:
             kept_tokens = request.computed_tokens  # with the chunk that is taken back, as in vLLM
             stored_tokens = self._take_out(request)
@@ -339,18 +338,12 @@ class NextIteration:
         """Let the decodes sit out."""
         if self._running.decoding.taken:
             raise PlanError("the decodes were to sit an iteration out that they have taken blocks for")
-        self._holds_decodes = True
+        self.holds_decodes = True
 
     def _count_preemption(self, request: Request, decode_start_s: float, lost_tokens: int, mode: str) -> None:
         self.num_preempted += 1
         request.num_preemptions += 1
         self._recorder.preempt(request, self._replica_id, self.now_s, decode_start_s, lost_tokens, mode)
-
-    def _has_decoded(self, request: Request) -> bool:
-        """Whether the iteration before was the last that a decoding request was put into."""
-        lacking = self._lacking
-        is_in_this = lacking is not None and request.admission < lacking.admission
-        return request.decode_start_s < self.now_s and not is_in_this
 
     def _add_chunk(self, request: Request, num_tokens: int) -> None:
         """Count in a chunk whose blocks are there."""

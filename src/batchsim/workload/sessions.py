@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from batchsim.errors import ConfigError, TraceError
 from batchsim.workload.checks import is_number, positive, require
 from batchsim.workload.columns import numbers, refuse
-from batchsim.workload.prefixes import TOKENS_PER_ID, id_column
+from batchsim.workload.prefixes import TOKENS_PER_ID, PrefixIds, id_column
 from batchsim.workload.request import Workload
 
 PREFIX_COLUMN = "prefix_ids"
@@ -99,6 +101,24 @@ def grow_context(workload: Workload) -> Workload:
         extra={**workload.extra, PREFIX_COLUMN: ids},
         source=replace(source, notices=(*source.notices, notice)),
     )
+
+
+def answer_ids(workload: Workload, prefixes: PrefixIds) -> list[Sequence[int]]:
+    """Find ids of the blocks that each answer fills: the session's next turn repeats it behind the prompt.
+
+    There are none where no turn follows, or one that does not repeat the prompt or is too short for both.
+    """
+    size, ids = prefixes.tokens_per_id, prefixes.ids
+    prompt_tokens = workload.prompt_tokens.tolist()
+    whole_tokens = (workload.prompt_tokens + workload.output_tokens).tolist()
+    found: list[Sequence[int]] = [()] * len(ids)
+    for rows in session_rows(workload):
+        for row, after in pairwise(rows):
+            own, repeated = ids[row], ids[after]
+            if prompt_tokens[after] >= whole_tokens[row] and own == repeated[: len(own)]:
+                # the last token of an answer is never stored
+                found[row] = repeated[len(own) : (whole_tokens[row] - 1) // size]
+    return found
 
 
 def session_ids(column: pd.Series, where: str) -> pd.Series:
