@@ -158,6 +158,28 @@ def test_code_that_changed_is_noticed_by_its_name() -> None:
         check_unchanged({PACKAGE: "what was planned"})
 
 
+def test_a_folder_of_a_model_counts_with_what_lies_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    tree = {
+        "num_hidden_layers": 2,
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 100,
+        "tie_word_embeddings": True,
+    }
+    (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
+    config = load_config({"cluster": {"model": str(folder)}})
+
+    plain = identify(config)
+    quantised = {"quantization": {"quant_algo": "FP8"}}
+    (folder / "hf_quant_config.json").write_text(json.dumps(quantised), encoding="utf-8")
+
+    assert str(folder / "config.json") in plain.inputs
+    assert identify(config).run_id != plain.run_id
+
+
 def test_a_broken_spec_is_told_when_a_run_is_named(tmp_path: Path) -> None:
     file = gpu(tmp_path / "gpu.json", memory_bytes=-1)
 

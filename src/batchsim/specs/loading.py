@@ -69,6 +69,17 @@ def load_spec(name: str | Path) -> ModelSpec | GPUSpec:
     return load_model(name) if is_model else load_gpu(name)
 
 
+def spec_files(name: str | Path) -> list[Path]:
+    """The files that a path stands for: in a folder its config.json, and what lies beside."""
+    path = _file(Path(name))
+    beside = path.parent / _QUANTISED
+    return [path, beside] if path.name == "config.json" and beside.is_file() else [path]
+
+
+#: Where modelopt says what it quantised, if the config.json does not.
+_QUANTISED = "hf_quant_config.json"
+
+
 def _read(name: str | Path, kind: Kind, what: str) -> tuple[dict[str, Any], str]:
     known = known_name(str(name), kind)
     if known is not None:
@@ -82,10 +93,9 @@ def _read(name: str | Path, kind: Kind, what: str) -> tuple[dict[str, Any], str]
         raise ConfigError(
             f"{path}: holds {type(tree).__name__}; an object with the fields of a {what} is needed"
         )
-    beside = path.parent / "hf_quant_config.json"  # where modelopt says what it quantised
-    if path.name == "config.json" and "quantization_config" not in tree and beside.is_file():
+    for beside in spec_files(path)[1:]:
         quantised = read_json(beside)
-        if isinstance(quantised, dict):
+        if "quantization_config" not in tree and isinstance(quantised, dict):
             tree = {**tree, "quantization_config": {"quant_method": "modelopt", **quantised}}
     named = path.parent.name if path.stem == "config" else path.stem
     return {"name": named or path.stem, **tree}, str(path)

@@ -21,7 +21,7 @@ from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
 from batchsim.latency.profiles.aiconfigurator import model_folder, package_version
 from batchsim.results.store import run_id
-from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model
+from batchsim.specs import GPUSpec, ModelSpec, load_gpu, load_model, spec_files
 from batchsim.specs.names import known_name
 from batchsim.workload.load import embedded_trace
 
@@ -79,8 +79,8 @@ def identify(config: RunConfig) -> Identity:
     for table in (cluster, *cluster["replicas"]):
         for kind in ("gpu", "model"):
             if (spec := _spec_file(table[kind], kind)) is not None:
-                digest = content(spec)
-                table[kind] = [_spec_name(spec, kind, digest), digest]
+                digests = [content(file) for file in spec_files(spec)]
+                table[kind] = [_spec_name(spec, kind, *digests), *digests]
     settings["policy"]["sources"] = sorted(content(file) for file in policy_files(config.policy.preset))
     return Identity(key, run_id(settings, f"{__version__} {inputs[PACKAGE]}", trace), inputs)
 
@@ -197,13 +197,13 @@ def _imports(file: Path, module: str, _digest: str) -> set[str]:
 def _spec_file(name: str | None, kind: Literal["gpu", "model"]) -> str | None:
     if name is None or known_name(name, "gpus" if kind == "gpu" else "models") is not None:
         return None
-    if not Path(name).is_file():
+    if not all(file.is_file() for file in spec_files(name)):
         _LOAD[kind](name)  # which says what there is
     return name
 
 
 @cache
-def _spec_name(file: str, kind: Literal["gpu", "model"], _digest: str) -> str:
+def _spec_name(file: str, kind: Literal["gpu", "model"], *_digests: str) -> str:
     """Its name counts as well, which may be that of its file; read here, a faulty one ends the planning."""
     return _LOAD[kind](file).name
 
