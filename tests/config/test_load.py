@@ -216,3 +216,12 @@ def test_an_override_may_name_a_percentile_with_a_decimal() -> None:
     config = load_config(None, {"slo.ttft_p99.9_ms": 500.0})
 
     assert config.slo.statistics_s == {"ttft_p99.9": 0.5}
+
+
+def test_host_times_are_those_of_the_engine_unless_given() -> None:
+    named = load_config({"engine": {"frontend": "vllm"}}).engine.host
+    given = load_config({"engine": {"frontend": "vllm", "launch_s": 0.0}}).engine.host
+
+    assert min(named) > 0
+    assert given == named._replace(launch_s=0.0)
+    assert load_config({}).engine.host == (0.0, 0.0, 0.0)

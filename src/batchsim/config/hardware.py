@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -146,6 +146,25 @@ def _gpus_of(one: ReplicaConfig | None, given: Mapping[str, Any]) -> int:
     return math.prod(getattr(one, name, None) or given.get(name, 1) for name in _FACTORS)
 
 
+class HostTimes(NamedTuple):
+    """Seconds of an engine's host beside its GPUs, by the settings of `EngineConfig`."""
+
+    frontend_s: float
+    frontend_token_s: float
+    launch_s: float
+
+
+#: By engine, from published closed loops of 1 to 4 clients: docs/fidelity-hardware.md says how.
+HOST_TIMES: Mapping[str, HostTimes] = {
+    "none": HostTimes(0.0, 0.0, 0.0),
+    "vllm": HostTimes(16e-3, 6e-6, 1e-3),
+    "sglang": HostTimes(16e-3, 6e-6, 1e-3),
+    "trtllm": HostTimes(16e-3, 6e-6, 1e-3),
+}
+
+HostSeconds = Annotated[float, Field(ge=0, le=1)]  # above: milliseconds are meant
+
+
 class EngineConfig(Section):
     """The engine of a replica; all but ``max_model_len`` for presets that batch at every iteration."""
 
@@ -166,8 +185,16 @@ class EngineConfig(Section):
         description="find again the KV of prompts whose block hashes the trace carries, and of preempted "
         "requests; left out: where the engine that the policy follows does so by default (vLLM V1)",
     )
-    launch_s: Annotated[float, Field(ge=0, le=1)] = Field(  # above: milliseconds are meant
-        0.0, description="host seconds per iteration that the latency model does not contain"
+    frontend: Literal["none", "vllm", "sglang", "trtllm"] = Field(
+        "none",
+        description="engine whose host times stand where the three below are left out; none: 0",
+    )
+    frontend_s: HostSeconds | None = Field(
+        None, description="seconds of a request at the server before the engine knows of it, and back"
+    )
+    frontend_token_s: HostSeconds | None = Field(None, description="the same, for each token of its prompt")
+    launch_s: HostSeconds | None = Field(
+        None, description="host seconds per iteration that the latency model does not contain"
     )
     async_scheduling: bool = Field(
         False, description="the host prepares the next iteration while the GPU runs, one iteration behind"
@@ -176,6 +203,16 @@ class EngineConfig(Section):
         25e9, description="between GPU and host memory, for preemption by swapping"
     )
     exact_iterations: bool = Field(False, description="one event per iteration instead of one per span")
+
+    @property
+    def host(self) -> HostTimes:
+        """What the host takes: as given, else what the engine named as front end does."""
+        return HostTimes(
+            *(
+                usual if (given := getattr(self, name)) is None else given
+                for name, usual in HOST_TIMES[self.frontend]._asdict().items()
+            )
+        )
 
 
 class LatencyConfig(Section):

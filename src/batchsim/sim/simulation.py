@@ -17,6 +17,7 @@ from batchsim.policies.presets import Policy
 from batchsim.records import Records
 from batchsim.sim.client import Clients
 from batchsim.sim.engine import Engine
+from batchsim.sim.front_end import FrontEnd, FrontEndTimes
 from batchsim.sim.gpu import GPU, KVMemory
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import Mailbox, ProcessGen
@@ -29,6 +30,10 @@ from batchsim.sim.source import RequestSource
 from batchsim.workload.prefixes import PrefixIds, prefix_ids
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import answer_ids, session_numbers
+
+
+class _Process(Protocol):
+    def run(self) -> ProcessGen: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,7 @@ def run_replicas(
     on_start: Callable[[Recorder], None] | None = None,
     clients: Clients | None = None,
     max_model_len: int | None = None,
+    front_end: FrontEndTimes | None = None,
 ) -> Records:
     """Simulate engines that batch at every iteration, until every request has ended.
 
@@ -146,6 +152,8 @@ def run_replicas(
         One prepared policy for each replica; the first policy's routing spreads the requests.
     workload, predicted_output_tokens, patience_s, on_start, clients, max_model_len
         As in `run_simulation`, which see for what is raised.
+    front_end
+        What a request takes before an engine knows of it; None: nothing.
     """
     env = simpy.Environment()
     recorder = IterationRecorder(env, len(workload))
@@ -158,7 +166,7 @@ def run_replicas(
             env, engine.num_blocks, engine.block_size, tokens_per_id, is_caching=engine.prefix_caching
         )
         replicas.append(Replica(env, replica_id, policy, engine, kv, true_output_tokens, recorder))
-    arrivals, routers = _connect(env, policies, replicas)
+    arrivals, between = _connect(env, policies, replicas, front_end)
     details = _details(workload, prefixes)
     source = RequestSource(
         env,
@@ -171,7 +179,7 @@ def run_replicas(
         clients,
         max_model_len,
     )
-    _run(env, [*replicas, *routers, source], replicas, recorder, on_start)
+    _run(env, [*replicas, *between, source], replicas, recorder, on_start)
     records = recorder.iteration_records(
         workload,
         predicted_output_tokens,
@@ -182,19 +190,22 @@ def run_replicas(
 
 
 def _connect(
-    env: simpy.Environment, policies: Sequence[Policy], schedulers: Sequence[Queue]
-) -> tuple[Mailbox, list[Router]]:
-    """Put a router before several queues; return where requests are to be delivered."""
-    if len(schedulers) == 1:
-        return schedulers[0].inbox, []
-    routing = policies[0].routing
-    assert routing is not None, "several queues need a routing"
-    router = Router(env, routing, schedulers)
-    return router.arrivals, [router]
-
-
-class _Process(Protocol):
-    def run(self) -> ProcessGen: ...
+    env: simpy.Environment,
+    policies: Sequence[Policy],
+    schedulers: Sequence[Queue],
+    front_end: FrontEndTimes | None = None,
+) -> tuple[Mailbox, list[_Process]]:
+    """Put a router before several queues, and a server before that; return where requests are to go."""
+    inbox, between = schedulers[0].inbox, list[_Process]()
+    if len(schedulers) > 1:
+        routing = policies[0].routing
+        assert routing is not None, "several queues need a routing"
+        router = Router(env, routing, schedulers)
+        inbox, between = router.arrivals, [router]
+    if front_end is not None:
+        server = FrontEnd(env, front_end, inbox)
+        inbox, between = server.arrivals, [server, *between]
+    return inbox, between
 
 
 def _run(

@@ -24,6 +24,7 @@ from batchsim.policies.continuous import ChunkedPrefill
 from batchsim.policies.presets import Policy
 from batchsim.policies.sizing import FixedSize
 from batchsim.sim.engine import Engine
+from batchsim.sim.front_end import FrontEndTimes
 from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster
 from batchsim.specs import (
@@ -101,7 +102,7 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
             latency=_noisy(as_iteration_latency(replica.latency), config.latency.noise, rng),
             num_blocks=replica.num_kv_blocks,
             block_size=given.block_size,
-            launch_s=given.launch_s,
+            launch_s=given.host.launch_s,
             is_async=given.async_scheduling,
             prefix_caching=_caches_prefixes(given.prefix_caching, replica.policy),
             swap_block_s=given.block_size * replica.model.kv_bytes_per_token / given.swap_bytes_per_s,
@@ -110,6 +111,14 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
         )
         for replica in replicas
     ]
+
+
+def front_end(config: RunConfig) -> FrontEndTimes | None:
+    """What a request takes before an engine knows of it; None where that is nothing."""
+    host = config.engine.host
+    if not host.frontend_s and not host.frontend_token_s:
+        return None
+    return FrontEndTimes(host.frontend_s, host.frontend_token_s)
 
 
 def hardware(config: RunConfig, replicas: Sequence[Replica]) -> Hardware | None:

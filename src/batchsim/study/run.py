@@ -34,6 +34,7 @@ from batchsim.streams import stream
 from batchsim.study.cluster import (
     batch_cluster,
     engines,
+    front_end,
     hardware,
     prepare_policies,
     replicas,
@@ -308,6 +309,7 @@ def _run_engines(
         on_start,
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
         max_model_len(config, latency),
+        front_end(config),
     )
     infos: list[LatencyInfo] = []
     for replica in cluster:
