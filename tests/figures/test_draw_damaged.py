@@ -207,7 +207,11 @@ def test_what_is_text_in_results_is_known() -> None:
     generator = {"kind": "poisson", "rate_per_s": 1.0, "prompt": lengths, "output": lengths}
     texts = {"run_id", "case", "warmup_rule"}
     for preset in ("multi_bin", "vllm_v1"):
-        config = {"policy": {"preset": preset}, "workload": {"num_requests": 40, "generator": generator}}
+        config = {
+            "policy": {"preset": preset},
+            "workload": {"num_requests": 40, "generator": generator},
+            "cost": {"usd_per_gpu_hour": 1.0},
+        }
         summary = simulate(config).summary
         texts |= {name for name, value in summary.items() if isinstance(value, str | list | dict)}
 

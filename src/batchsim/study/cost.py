@@ -35,7 +35,7 @@ def expenses(cost: CostConfig, replicas: Iterable[tuple[GPUSpec, int, LatencyInf
 
 def check_priced(cost: CostConfig, gpus: Iterable[str]) -> None:
     """Raise `ConfigError` for a price of a GPU that neither ships nor is one of these."""
-    known = [*shipped("gpus"), *gpus]
+    known = dict.fromkeys([*shipped("gpus"), *gpus])
     for name in cost.usd_per_gpu_hour if isinstance(cost.usd_per_gpu_hour, Mapping) else ():
         if name not in known:
             raise ConfigError(f"cost.usd_per_gpu_hour: unknown GPU {name!r:.60}; {nearest(name[:60], known)}")
