@@ -26,7 +26,7 @@ def expenses(cost: CostConfig, replicas: Iterable[tuple[GPUSpec, int, LatencyInf
         For a price of a GPU that neither ships nor is one of these, and for power that is none.
     """
     taken = [
-        Expense(gpu.name, num_gpus, price(cost, gpu.name), _power(latency), gpu.power_watts)
+        Expense(gpu.name, num_gpus, _quote(cost, gpu.name)[0], _power(latency), gpu.power_watts)
         for gpu, num_gpus, latency in replicas
     ]
     check_priced(cost, [one.gpu for one in taken])
@@ -41,33 +41,25 @@ def check_priced(cost: CostConfig, gpus: Iterable[str]) -> None:
             raise ConfigError(f"cost.usd_per_gpu_hour: unknown GPU {name!r:.60}; {nearest(name[:60], known)}")
 
 
-def price(cost: CostConfig, gpu: str) -> float | None:
-    """Dollars of a GPU for an hour: as configured, else its list price, else None."""
-    given = cost.usd_per_gpu_hour
-    if isinstance(given, Mapping):
-        given = given.get(gpu)
-    if given is None and gpu in list_prices():
-        return list_prices()[gpu].usd_per_gpu_hour
-    return given
-
-
 def describe_prices(cost: CostConfig, gpus: Iterable[str]) -> str | None:
     """What each of these GPUs costs and who says so, in words; None where no price is known."""
-    names = list(dict.fromkeys(gpus))
-    if all(price(cost, name) is None for name in names):
+    quotes = {gpu: _quote(cost, gpu) for gpu in gpus}
+    if all(usd is None for usd, _ in quotes.values()):
         return None
-    return ", ".join(f"{name} {_describe(cost, name)}" for name in names)
+    return ", ".join(
+        f"{gpu} of unknown price" if usd is None else f"{gpu} at {usd:g} USD/hour{said}"
+        for gpu, (usd, said) in quotes.items()
+    )
 
 
-def _describe(cost: CostConfig, gpu: str) -> str:
-    usd = price(cost, gpu)
-    if usd is None:
-        return "of unknown price"
+def _quote(cost: CostConfig, gpu: str) -> tuple[float | None, str]:
+    """Dollars of a GPU for an hour, as configured or else its list price; and whose that is."""
     given = cost.usd_per_gpu_hour
-    if given is not None and (not isinstance(given, Mapping) or gpu in given):
-        return f"at {usd:g} USD/hour"
-    listed = list_prices()[gpu]
-    return f"at {usd:g} USD/hour (list price of {listed.seller}, {listed.date})"
+    usd = given.get(gpu) if isinstance(given, Mapping) else given
+    listed = list_prices().get(gpu)
+    if usd is not None or listed is None:
+        return usd, ""
+    return listed.usd_per_gpu_hour, f" (list price of {listed.seller}, {listed.date})"
 
 
 def _power(latency: LatencyInfo) -> Power | None:
