@@ -177,7 +177,7 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
 def _echo_cheapest(case: _Case, one: Capacity) -> None:
     assert one.usd_per_request is not None, "a cheapest one has a price"
     click.echo(
-        f"cheapest: {case}, {one.num_gpus} GPUs at {one.best.usd_per_hour:,.2f} USD/hour for "
+        f"cheapest: {case.policy} on {one.num_gpus} {case.gpu}, {one.best.usd_per_hour:,.2f} USD/hour for "
         f"{one.request_rate_per_s:.4g} requests/s, {1000 * one.usd_per_request:.4g} USD per 1,000 requests"
     )
 
