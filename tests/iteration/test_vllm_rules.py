@@ -189,6 +189,7 @@ def test_an_iteration_that_preempts_all_is_planned_anew_with_all_that_is_known_b
 
     assert iterations(records, "start_s")[7] == 7
     assert iterations(records, "prefill_tokens")[7] == 3
+    assert sum(iterations(records, "num_preempted")) == len(records.preemptions) > 0
 
 
 def test_what_was_decoded_as_the_host_planned_is_not_found_after_a_preemption() -> None:

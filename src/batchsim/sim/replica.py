@@ -94,6 +94,7 @@ class Replica:
 
         self._is_async, self._is_bounded = engine.is_async, engine.latency.is_bounded
         self._known_until_s = 0.0  # what happened later, the host does not know yet
+        self._num_preempted = self._swap_blocks = 0  # for the iteration, before it was put together anew
         self._is_first = True  # the GPU idled before the next iteration
         self._is_watching = False  # whether an arrival ends the span under way
         self._is_stale = False  # the plan could not count on all that the next one can
@@ -140,6 +141,8 @@ class Replica:
                 if step.num_preempted:
                     num_empty += 1
                     self._check_progress(num_empty)
+                    self._num_preempted += step.num_preempted
+                    self._swap_blocks += step.swap_blocks
                     # Nothing was put together while the GPU ran: the host plans anew with all that is known.
                     self._known_until_s, self._is_first = step.now_s, True
                     continue
@@ -221,8 +224,8 @@ class Replica:
         step = self._step
         self._shape = shape = step.shape
         seconds, self._host_s = self._engine.iteration_s(shape, is_first=self._is_first)
-        if step.swap_blocks:
-            seconds += step.swap_blocks * self._engine.swap_block_s
+        if swap_blocks := step.swap_blocks + self._swap_blocks:
+            seconds += swap_blocks * self._engine.swap_block_s
         self._num = 1
         self._first_s, self._growth_s, self._host_growth_s = seconds, 0.0, 0.0
         self._start_s = step.now_s
@@ -237,8 +240,8 @@ class Replica:
         line = self._engine.decode_line(seqs, context_tokens, longest_tokens, is_first=self._is_first)
         self._first_s, self._growth_s, num_linear, self._host_s, self._host_growth_s = line
         self._start_s = step.now_s
-        if step.swap_blocks:
-            self._first_s += step.swap_blocks * self._engine.swap_block_s
+        if swap_blocks := step.swap_blocks + self._swap_blocks:
+            self._first_s += swap_blocks * self._engine.swap_block_s
             num_linear = 1
         self._num = num = self._most_iterations(num_linear)
         if num > 1:
@@ -367,10 +370,11 @@ class Replica:
                 num_running,
                 waiting.num,
                 used_blocks,
-                step.num_preempted,
+                step.num_preempted + self._num_preempted,
                 is_extrapolated,
             )
         )
+        self._num_preempted = self._swap_blocks = 0
         if self._controllers:
             self._report(finished)
         self._is_first = False
