@@ -190,10 +190,10 @@ class VllmV0:
 
     def _decode(self, state: State, plan: Plan) -> None:
         for request in list(state.running):
-            while request in state.running and not self._can_append(state, request):
+            # each asks for a free block in its turn, whether or not it will take it
+            while request in state.running and not (state.free and state.grow(request, request.stored + 1)):
                 self._preempt(state, state.running[-1], plan)
             if request in state.running:
-                state.grow(request, request.stored + 1)
                 plan.decodes.append(request.id)
         while not plan.preempted and state.swapped and state.has_seat:
             request = state.swapped[0]
@@ -203,9 +203,6 @@ class VllmV0:
             plan.swap_s += self._one_way_s(request)
             state.grow(request, request.stored + 1)
             plan.decodes.append(request.id)
-
-    def _can_append(self, state: State, request: Request) -> bool:
-        return state.free >= 1 or state.running == [request]
 
     def _preempt(self, state: State, victim: Request, plan: Plan) -> None:
         if self.swap_s_per_block is None:
@@ -374,7 +371,11 @@ def simulate(
         if not (state.waiting or state.running or state.swapped):
             continue
         plan = rule.plan(state)
-        assert plan.chunks or plan.decodes, "an iteration without work"
+        if not (plan.chunks or plan.decodes):
+            assert plan.preempted, "an iteration without work"
+            before, plan = plan, rule.plan(state)
+            plan.preempted[:0] = before.preempted
+            plan.swap_s += before.swap_s
         assert state.free >= 0, "more blocks than there are"
         start_s = now_s
         now_s += duration_s(plan, state, latency)

@@ -21,10 +21,9 @@ class PrefillFirst(PlainRule):
     """Whole prompts first, in iterations of their own, while the decoding sequences stall: vLLM V0.
 
     Requests are admitted as long as their prompts fit the token budget and leave the watermark free; else all
-    decode. Out of blocks, the request that arrived last gives way; that is so where one of several finds
-    no free block as its turn comes, though its last one may have room. Departs from vLLM: a prompt longer
-    than the budget runs alone (vLLM raises the budget to the model's length), and so does a sequence that
-    holds all blocks (vLLM would compute it again for ever).
+    decode. A sequence decodes only if a block is free as its turn comes, needed or not; where none is, the
+    request admitted last gives way. Departs from vLLM: a prompt longer than the budget runs alone (vLLM
+    raises the budget to the model's length).
 
     Attributes
     ----------
@@ -59,7 +58,7 @@ class PrefillFirst(PlainRule):
 
     @property
     def spare_blocks(self) -> int:
-        """One, as each asks for one."""
+        """One for the last, as its turn comes."""
         return 1
 
     def usable_blocks(self, num_blocks: int) -> int:
@@ -85,13 +84,12 @@ class PrefillFirst(PlainRule):
                 break
 
     def _victim(self, step: Step) -> RunningRequest | None:
-        """Who has to give way, if anybody: the last, unless all find a free block as their turn comes."""
+        """Who has to give way, if anybody: the last, unless a block is free as its turn comes."""
         left = step.free_blocks - step.growth_blocks
-        if left > 0 or (not left and step.num_running < 2):
+        if left > 0 or not step.num_running:
             return None
-        last = max(step.running, key=arrival_order)
-        # What is left for the last, it may take itself.
-        return None if not left and last in step.growing else last
+        last = step.running[-1]
+        return None if not left and last in step.growing else last  # what is left, it may take itself
 
     def _kept_blocks(self, num_blocks: int) -> int:
         return int(self.watermark * num_blocks)

@@ -50,9 +50,9 @@ class Replica:
     __slots__ = (
         "_controllers", "_end", "_engine", "_env", "_first_s", "_follows_longest", "_growth_s",
         "_host_growth_s", "_host_s", "_is_async", "_is_bounded", "_is_first", "_is_stale", "_is_watching",
-        "_known_until_s", "_kv", "_num", "_policy_name", "_recorder", "_replans", "_replica_id", "_rule",
-        "_running", "_shape", "_sizer", "_spare_blocks", "_start_s", "_step", "_true_output_tokens",
-        "_usable_tokens", "_waiting", "inbox", "num_requests",
+        "_known_until_s", "_kv", "_num", "_num_preempted", "_policy_name", "_recorder", "_replans",
+        "_replica_id", "_rule", "_running", "_shape", "_sizer", "_spare_blocks", "_start_s", "_step",
+        "_swap_blocks", "_true_output_tokens", "_usable_tokens", "_waiting", "inbox", "num_requests",
     )  # fmt: skip
 
     def __init__(
