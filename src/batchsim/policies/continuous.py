@@ -86,9 +86,9 @@ class PrefillFirst(PlainRule):
     def _victim(self, step: Step) -> RunningRequest | None:
         """Who has to give way, if anybody: the last, unless a block is free as its turn comes."""
         left = step.free_blocks - step.growth_blocks
-        if left > 0 or not step.num_running:
+        if left > 0 or not (running := step.running):
             return None
-        last = step.running[-1]
+        last = running[-1]
         return None if not left and last in step.growing else last  # what is left, it may take itself
 
     def _kept_blocks(self, num_blocks: int) -> int:
