@@ -162,5 +162,5 @@ def test_a_result_with_another_warmup_is_summarised_as_its_records_are(num_reque
 
     summary = result.with_warmup(num_requests).summary
 
-    again = summarise(result.records, result.config.slo, num_requests, result.hardware)
+    again = summarise(result.records, result.config.slo, num_requests, result.hardware, result.expenses)
     assert {name: summary[name] for name in again} == again

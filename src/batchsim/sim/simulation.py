@@ -15,9 +15,10 @@ from batchsim.errors import StalledSimulation
 from batchsim.latency.base import BatchLatency
 from batchsim.policies.presets import Policy
 from batchsim.records import Records
-from batchsim.sim.client import Clients
+from batchsim.sim.arrivals.client import Clients
+from batchsim.sim.arrivals.front_end import FrontEnd, FrontEndTimes
+from batchsim.sim.arrivals.source import RequestSource
 from batchsim.sim.engine import Engine
-from batchsim.sim.front_end import FrontEnd, FrontEndTimes
 from batchsim.sim.gpu import GPU, KVMemory
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import Mailbox, ProcessGen
@@ -26,7 +27,6 @@ from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.replica import Replica
 from batchsim.sim.router import Queue, Router
 from batchsim.sim.scheduler import Scheduler
-from batchsim.sim.source import RequestSource
 from batchsim.workload.prefixes import PrefixIds, prefix_ids
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import answer_ids, session_numbers

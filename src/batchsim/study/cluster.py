@@ -23,8 +23,8 @@ from batchsim.policies.base import IterationRule, Setting
 from batchsim.policies.continuous import ChunkedPrefill
 from batchsim.policies.presets import Policy
 from batchsim.policies.sizing import FixedSize
+from batchsim.sim.arrivals.front_end import FrontEndTimes
 from batchsim.sim.engine import Engine
-from batchsim.sim.front_end import FrontEndTimes
 from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster
 from batchsim.specs import (

@@ -26,7 +26,7 @@ from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.records import Records
 from batchsim.results.store import ITERATION_TABLES, TABLES, save_run
-from batchsim.sim.client import make_clients
+from batchsim.sim.arrivals.client import make_clients
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.specs import load_gpu

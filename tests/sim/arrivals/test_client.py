@@ -14,7 +14,7 @@ from batchsim.config import load_config
 from batchsim.errors import ConfigError, StalledSimulation
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.records import ABANDONED, FINISHED, Records
-from batchsim.sim.client import make_clients
+from batchsim.sim.arrivals.client import make_clients
 from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.streams import stream
 from batchsim.study.cluster import batch_cluster, engines, prepare_policies, replicas

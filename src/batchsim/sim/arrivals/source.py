@@ -13,7 +13,7 @@ import simpy
 from numpy.typing import NDArray
 
 from batchsim.records import Records
-from batchsim.sim.client import Client, Clients
+from batchsim.sim.arrivals.client import Client, Clients
 from batchsim.sim.mailbox import Mailbox, ProcessGen, delay_until
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.request import Request
