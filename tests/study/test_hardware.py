@@ -147,6 +147,31 @@ def test_groups_with_attention_of_their_own_are_one_engine_with_the_seats_of_all
     assert result.records.kv_capacity_tokens == held // 16 * 16
 
 
+@pytest.mark.parametrize(
+    "cluster",
+    [
+        {"model": "qwen3-30b-a3b", "data_parallel": 3, "expert_parallel": 3},
+        {"model": "gpt-oss-120b", "tensor_parallel": 2},
+        {"model": "deepseek-v3", "tensor_parallel": 8, "pipeline_parallel": 2},
+    ],
+)
+def test_spans_of_todays_models_are_their_iterations(cluster: dict[str, Any]) -> None:
+    config = {
+        "policy": {"preset": "vllm_v1"},
+        "cluster": {"gpu": "h200", **cluster},
+        "workload": {"request_rate": 50.0},
+    }
+
+    spans, exact = (
+        batchsim.simulate({**config, "engine": {"exact_iterations": is_exact}}, workload(40))
+        for is_exact in (False, True)
+    )
+
+    assert len(spans.iterations) < len(exact.iterations)
+    for time in ("first_token_s", "finish_s"):
+        np.testing.assert_allclose(spans.requests[time], exact.requests[time], rtol=1e-9)
+
+
 def test_a_batch_that_runs_to_completion_is_shared_by_groups_too() -> None:
     config = {
         "policy": {"preset": "static_fifo", "batch_size": 8},
