@@ -102,6 +102,13 @@ def test_heads_that_more_gpus_share_are_copied() -> None:
     assert four == pytest.approx(one / 2)
 
 
+def test_latents_are_computed_on_every_gpu() -> None:
+    one_s, eight_s = (decode_s(ideal(LATENT, SLOW_MEMORY, tensor_parallel=num), 1) for num in (1, 8))
+
+    latents_s = 2 * 4 * LATENT.kv_parameters / 1e9
+    assert eight_s == pytest.approx((one_s - latents_s) / 8 + latents_s, rel=1e-3)
+
+
 def test_stages_divide_arithmetic_among_as_many_groups_as_there_are_sequences() -> None:
     one, four = ideal(DENSE, SLOW_ARITHMETIC), ideal(DENSE, SLOW_ARITHMETIC, pipeline_parallel=4)
 

@@ -18,7 +18,7 @@ from batchsim.latency.base import (
     padded_batch_time,
 )
 from batchsim.latency.lockstep import fullest_share
-from batchsim.specs import GPUSpec, ModelSpec, Sharing
+from batchsim.specs import GPUSpec, ModelSpec, Sharing, gpu_attention_parameters
 
 #: What GPUs that share a model send each other: activations in bf16.
 ACTIVATION_BYTES = 2
@@ -66,7 +66,7 @@ class RooflineLatency:
     Two all-reduces a layer (Megatron-LM, arXiv 1909.08053, section 3) add up the shares of
     ``tensor_parallel`` GPUs. By rings, and overlapped by nothing, each takes ``2 * (tp - 1) / tp * tokens *
     hidden size * 2 bytes / link_bytes_per_s + link_latency_s``. KV heads are shared out evenly, and copied
-    where they are fewer than the GPUs.
+    where they are fewer than the GPUs; so are latents and routers, on each.
 
     Stages of a pipeline (``pipeline_parallel``) work at the same time on groups of the pass's sequences, as
     many as there are stages or sequences: their arithmetic and KV divide, but each group reads the weights.
@@ -248,10 +248,16 @@ def _costs(latency: RooflineLatency) -> _Costs:
     def rate(bytes_per_weight: float) -> float:
         return (gpu.rate(model.arithmetic) if bytes_per_weight < 2 else gpu.flop_per_s) * peak
 
+    attention = gpu_attention_parameters(model, sharing)
     every_s = (
-        model.num_attention_parameters / rate(model.attention_bytes)
-        + model.num_feed_forward_parameters / rate(model.bytes_per_weight)
+        attention / rate(model.attention_bytes)
+        + model.num_feed_forward_parameters / tensor / rate(model.bytes_per_weight)
         + model.num_router_parameters / rate(model.kept_bytes)
+    )
+    every_bytes = (
+        attention * model.attention_bytes
+        + model.num_feed_forward_parameters / tensor * model.bytes_per_weight
+        + (model.num_router_parameters + model.num_head_parameters / tensor) * model.kept_bytes
     )
     expert_s = (
         model.num_moe_layers * model.experts_per_token * model.expert_parameters / rate(model.expert_bytes)
@@ -264,14 +270,14 @@ def _costs(latency: RooflineLatency) -> _Costs:
     )
     fixed_s, sent_s = _exchanges(latency)
     return _Costs(
-        token_s=2 * every_s / tensor,
+        token_s=2 * every_s,
         expert_token_s=2 * expert_s / stage,
         sample_s=model.flop_per_sample / (rate(model.kept_bytes) * tensor),
         pair_s=model.num_kv_layers * pair_s,
         window_pair_s=model.num_window_layers * pair_s,
         context_s=model.num_kv_layers * absorbed_s,
         window_context_s=model.num_window_layers * absorbed_s,
-        weights_s=model.every_pass_bytes / (bytes_per_s * tensor),
+        weights_s=every_bytes / bytes_per_s,
         expert_s=model.reached_bytes / (bytes_per_s * stage),
         kv_s=model.num_kv_layers * layer_kv_s,
         window_kv_s=model.num_window_layers * layer_kv_s,

@@ -9,7 +9,13 @@ from batchsim.specs.fields import check_magnitude
 from batchsim.specs.gpu import GPUSpec
 from batchsim.specs.loading import load_gpu, load_model, load_spec, parse_spec, spec_files
 from batchsim.specs.model import Arithmetic, ModelSpec
-from batchsim.specs.sharing import Sharing, gpu_activation_bytes, gpu_weight_bytes, kv_capacity_tokens
+from batchsim.specs.sharing import (
+    Sharing,
+    gpu_activation_bytes,
+    gpu_attention_parameters,
+    gpu_weight_bytes,
+    kv_capacity_tokens,
+)
 
 __all__ = [
     "Arithmetic",
@@ -18,6 +24,7 @@ __all__ = [
     "Sharing",
     "check_magnitude",
     "gpu_activation_bytes",
+    "gpu_attention_parameters",
     "gpu_weight_bytes",
     "in_fp8",
     "kv_capacity_tokens",

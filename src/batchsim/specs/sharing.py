@@ -89,6 +89,15 @@ class Sharing:
         return max(1.0, self.tensor_parallel / model.num_kv_heads)
 
 
+def gpu_attention_parameters(model: ModelSpec, sharing: Sharing) -> float:
+    """Weights of attention on a GPU, over all layers: of keys and values, or latents, it may have copies."""
+    tensor = sharing.tensor_parallel
+    shared_heads = 1 if model.kv_lora_rank else tensor / sharing.kv_copies(model)
+    of_one = model.query_parameters / tensor + model.kv_parameters / shared_heads
+    linear = model.num_linear_layers * model.linear_layer_parameters / tensor
+    return (model.num_layers - model.num_linear_layers) * of_one + linear
+
+
 def gpu_weight_bytes(model: ModelSpec, sharing: Sharing) -> int:
     """Weights on the GPU that holds most of them.
 
@@ -97,16 +106,12 @@ def gpu_weight_bytes(model: ModelSpec, sharing: Sharing) -> int:
     stage. A stage has its share of the layers; embedding and head lie on the first and the last.
     """
     tensor = sharing.tensor_parallel
-    shared_heads = 1 if model.kv_lora_rank else tensor / sharing.kv_copies(model)
-    full_layers = model.num_layers - model.num_linear_layers
-    attention = full_layers * (model.query_parameters / tensor + model.kv_parameters / shared_heads)
-    attention += model.num_linear_layers * model.linear_layer_parameters / tensor
     whole_experts = math.ceil(model.num_experts / sharing.expert_parallel)
     slices = sharing.gpus_per_stage if sharing.expert_parallel == 1 else 1
     experts = model.num_moe_layers * model.expert_parameters * whole_experts / slices
     norms = (2 * model.num_layers + 1) * model.hidden_size
     layers_bytes = (
-        attention * model.attention_bytes
+        gpu_attention_parameters(model, sharing) * model.attention_bytes
         + model.num_feed_forward_parameters / tensor * model.bytes_per_weight
         + experts * model.expert_bytes
         + (model.num_router_parameters + norms) * model.kept_bytes
