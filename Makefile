@@ -6,6 +6,7 @@ OLDEST := .venv-oldest
 PEERS := .venv-peers
 CALIBRATION := .venv-calibration
 CONFORMANCE := .venv-conformance
+HARDWARE := .venv-hardware
 # The version that runs whole beside this torch.
 VLLM_VERSION ?= 0.32.0
 VLLM := $(CONFORMANCE)/$(VLLM_VERSION)
@@ -26,7 +27,7 @@ SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate validate-vllm fidelity roofline-error test test-oldest test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate validate-vllm fidelity fidelity-hardware roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +123,15 @@ validate-vllm: $(VLLM)/.installed $(VENV)/.installed  ## Calibrate vLLM itself o
 fidelity: $(VENV)/.installed  ## Predict the measured runs in FIDELITY_DATA (runs/ profiles/ models/ workloads/); write docs/fidelity.md
 	$(BIN)/batchsim fidelity-report $(FIDELITY_DATA) $(if $(FIDELITY_TIMELINES),--timelines $(FIDELITY_TIMELINES)) -o docs
 
+# NVIDIA's measured operators: 80 MB that few need, and so an environment of their own.
+$(HARDWARE)/.installed: setup.cfg
+	$(PYTHON) -m venv $(HARDWARE)
+	$(HARDWARE)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[hardware]' pytest hypothesis
+	@touch $@
+
+fidelity-hardware: $(HARDWARE)/.installed  ## Predict published serving points from NVIDIA's operators; write docs/fidelity-hardware.md (minutes)
+	$(HARDWARE)/bin/batchsim fidelity-hardware $(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs
+
 test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/lint-imports
@@ -144,6 +154,11 @@ test-oldest: $(OLDEST)/.installed  ## Run a part of the tests, and a small sweep
 	PYTHONPATH=src $(OLDEST)/bin/python -m batchsim sweep experiments/controller_trajectory.toml \
 		--output-dir build/oldest --overwrite
 	PYTHONPATH=src $(OLDEST)/bin/python -m batchsim figures build/oldest
+
+HARDWARE_TESTS := tests/latency/profiles/test_aiconfigurator.py tests/cli/test_hardware.py
+
+test-hardware: $(HARDWARE)/.installed  ## Run the tests that need aiconfigurator-core
+	$(HARDWARE)/bin/python -m pytest -p no:cacheprovider $(HARDWARE_TESTS)
 
 FUZZ_EXAMPLES ?= 2000
 
@@ -186,5 +201,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(HARDWARE) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

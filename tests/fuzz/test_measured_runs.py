@@ -17,10 +17,10 @@ from batchsim.validation.fidelity.end_times import timeline_ends
 from batchsim.validation.fidelity.engine_run import MeasuredRun, read_measured_run
 from batchsim.validation.fidelity.kv_memory import read_model_config
 from batchsim.validation.fidelity.predict import predict, read_workload
+from batchsim.validation.points import Points
 from batchsim.validation.replays.measured_replay import read_recording
 from batchsim.validation.replays.recorded_times import replay_recorded
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
-from batchsim.validation.roofline.points import Points
 from batchsim.validation.roofline.static_batches import predict_static_batches
 from tests.fuzz.mutations import fuzz, mutated_bytes, mutated_csv, mutated_json, one_sentence
 from tests.validation.fidelity import test_end_times

@@ -19,6 +19,7 @@ from batchsim.cli import (
     fidelity,
     fits,
     hardware,
+    operators,
     policies,
     profiles,
     roofline,
@@ -93,4 +94,5 @@ main.add_command(validation.pace)
 main.add_command(fidelity.fidelity)
 main.add_command(fidelity.fidelity_report)
 main.add_command(roofline.roofline_error)
+main.add_command(operators.fidelity_hardware)
 main.add_command(traces.trace)

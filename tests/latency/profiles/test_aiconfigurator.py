@@ -12,6 +12,7 @@ from batchsim.latency.profiles.pass_sampling import Range
 
 SMALL = Range(max_tokens=512, max_seqs=32, max_context=1024)
 QWEN = SetUp("h200_sxm", "Qwen/Qwen3-235B-A22B-FP8", tensor_parallel=4, expert_parallel=4)
+LLAMA = SetUp("h200_sxm", "meta-llama/Meta-Llama-3.1-70B", tensor_parallel=4)
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("aiconfigurator_core") is None, reason="aiconfigurator-core is not installed"
@@ -120,15 +121,15 @@ def test_tables_are_the_package_s_own_estimate() -> None:
     native = RustForwardPassPerfModel.from_native(
         {
             "schema_version": 1,
-            "model_name": QWEN.model,
-            "system_name": QWEN.system,
+            "model_name": LLAMA.model,
+            "system_name": LLAMA.system,
             "backend": "vllm",
             "backend_version": "current",
             "tp_size": 4,
             "pp_size": 1,
             "attention_dp_size": 1,
-            "moe_tp_size": 1,
-            "moe_ep_size": 4,
+            "moe_tp_size": 4,
+            "moe_ep_size": 1,
         }
     )
 
@@ -144,7 +145,7 @@ def test_tables_are_the_package_s_own_estimate() -> None:
         assert time_ms is not None
         return time_ms / 1000
 
-    model = aiconfigurator_latency(QWEN, SMALL)
+    model = aiconfigurator_latency(LLAMA, SMALL)
 
     for given in ((1, 300, 0, 0, 0), (2, 128, 512, 0, 0), (0, 0, 0, 16, 700), (1, 256, 256, 8, 512)):
         num_prompts, chunk, before, seqs, context = given
@@ -160,7 +161,9 @@ def test_details_say_where_the_times_come_from() -> None:
     assert (details["gpu"], details["model"], details["tensor_parallel"]) == ("h200_sxm", QWEN.model, 4)
     assert str(details["package"]).startswith("aiconfigurator-core ")
     assert details["energy"] == "not given by the package"
-    assert details["low_fidelity"] == []
+    assert details["low_fidelity"] == [
+        "products in blocks of fp8 take the times of those that are scaled by tensor"
+    ]
 
 
 @needs_package
@@ -172,3 +175,22 @@ def test_attention_that_has_no_times_in_8_bits_is_taken_in_16() -> None:
     assert (
         "attention of prompts is that in 16 bits, as there are no times in fewer" in details["low_fidelity"]
     )  # type: ignore[operator]
+
+
+@needs_package
+def test_memory_is_told_and_missed() -> None:
+    assert aiconfigurator_latency(LLAMA, SMALL).info.details["kv_capacity_tokens"] > 100_000  # type: ignore[operator]
+
+    crammed = aiconfigurator_latency(SetUp("h100_sxm", LLAMA.model), SMALL).info.details
+
+    assert crammed["kv_capacity_tokens"] is None
+    assert "the package finds no memory for KV beside the weights" in crammed["low_fidelity"]  # type: ignore[operator]
+
+
+@needs_package
+def test_what_the_package_says_of_other_tables_is_not_on_the_screen(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    aiconfigurator_latency(LLAMA, Range(max_tokens=256, max_seqs=16, max_context=512))
+
+    assert capfd.readouterr() == ("", "")

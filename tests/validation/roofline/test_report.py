@@ -8,8 +8,9 @@ from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.base import BatchShape, IterationShape, decode_span_s
 from batchsim.latency.store import default_latency
 from batchsim.specs import in_fp8, load_gpu, load_model
+from batchsim.validation.points import POINT_COLUMNS, Points
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
-from batchsim.validation.roofline.points import GPUS, MODELS, POINT_COLUMNS, Points
+from batchsim.validation.roofline.points import GPUS, MODELS
 from batchsim.validation.roofline.report import (
     RooflineErrors,
     error_rows,

@@ -34,6 +34,8 @@ _PACKAGE = "aiconfigurator_core"
 _MEASURED = ("silicon", "mixed")
 #: Share of a pass from which on times that nobody measured make the model doubtful.
 _DOUBTFUL_SHARE = 0.25
+#: The largest pass that memory must hold: vLLM's limits on large GPUs.
+_PASS_TOKENS, _PASS_SEQS = 8192, 1024
 #: Passes whose sources are told: tokens of a prompt; decodes and the context of each.
 _PROMPT_TOKENS, _DECODES, _CONTEXT = 2048, 64, 2048
 
@@ -195,12 +197,51 @@ def _estimator(set_up: SetUp) -> tuple[_Estimator, list[str]]:
     """The estimator, and what had to be assumed for it."""
     from aiconfigurator_core.sdk.errors import PerfDataNotAvailableError
 
-    assumed = ["passes of one pipeline stage do not overlap"] if set_up.pipeline_parallel > 1 else []
+    assumed, quantisation = [], {}
+    if set_up.pipeline_parallel > 1:
+        assumed.append("passes in other pipeline stages are not thought of")
+    if kv_capacity_tokens(set_up) is None:
+        assumed.append("the package finds no memory for KV beside the weights")
+    if set_up.backend == "vllm" and _is_in_blocks(set_up.model):
+        # In its tables for vLLM, products in blocks of fp8 take 8 to 23 times as long as those of SGLang or
+        # TensorRT-LLM, or scaled by tensor, whatever their size: the times are those of launching them, which
+        # a CUDA graph does not do.
+        assumed.append("products in blocks of fp8 take the times of those that are scaled by tensor")
+        quantisation["gemm_quant_mode"] = "fp8"
     try:
-        return _Estimator(_engine(set_up)), assumed
+        return _Estimator(_engine(set_up, **quantisation)), assumed
     except PerfDataNotAvailableError:  # engines without attention in 8 bits run it in 16
         assumed.append("attention of prompts is that in 16 bits, as there are no times in fewer")
-        return _Estimator(_engine(set_up, fmha_quant_mode="bfloat16")), assumed
+        return _Estimator(_engine(set_up, **quantisation, fmha_quant_mode="bfloat16")), assumed
+
+
+def kv_capacity_tokens(set_up: SetUp, gpu_memory_utilization: float = 0.9) -> int | None:
+    """KV tokens of a replica, as the package estimates them; None where nothing is left for them."""
+    from aiconfigurator_core.sdk.memory import estimate_kv_cache
+
+    kind = "of_free" if set_up.backend == "trtllm" else "of_total"  # what the engine's setting is a share of
+    try:
+        estimate = estimate_kv_cache(
+            set_up.model,
+            set_up.system,
+            set_up.backend,
+            set_up.version,
+            max_num_tokens=_PASS_TOKENS,
+            max_batch_size=_PASS_SEQS,
+            memory_fraction_kind=kind,
+            memory_fraction_value=gpu_memory_utilization,
+            **_parallel(set_up),
+        )
+    except ValueError:
+        return None
+    return int(estimate["total_kv_size_tokens"])
+
+
+def _is_in_blocks(model: str) -> bool:
+    from aiconfigurator_core.sdk.utils import get_model_config_from_model_path
+
+    quantisation = get_model_config_from_model_path(model)["raw_config"].get("quantization_config") or {}
+    return "weight_block_size" in quantisation
 
 
 def _engine(set_up: SetUp, **quantisation: str) -> Any:
@@ -211,13 +252,20 @@ def _engine(set_up: SetUp, **quantisation: str) -> Any:
         set_up.system,
         set_up.backend,
         backend_version=set_up.version,
-        tp_size=set_up.tensor_parallel,
-        pp_size=set_up.pipeline_parallel,
-        attention_dp_size=set_up.data_parallel,
-        moe_tp_size=set_up.tensor_parallel * set_up.data_parallel // set_up.expert_parallel,
-        moe_ep_size=set_up.expert_parallel,
+        **_parallel(set_up),
         **quantisation,
     )
+
+
+def _parallel(set_up: SetUp) -> dict[str, Any]:
+    """How the GPUs share the work, as the package's functions take it."""
+    return {
+        "tp_size": set_up.tensor_parallel,
+        "pp_size": set_up.pipeline_parallel,
+        "attention_dp_size": set_up.data_parallel,
+        "moe_tp_size": set_up.tensor_parallel * set_up.data_parallel // set_up.expert_parallel,
+        "moe_ep_size": set_up.expert_parallel,
+    }
 
 
 class _Estimator:
@@ -317,6 +365,7 @@ def _details(
             "prompts": sorted(estimator.prefill_attention),
             "decodes": sorted(estimator.decode_attention),
         },
+        "kv_capacity_tokens": kv_capacity_tokens(set_up),
         "sources": estimator.sources(),
         "energy": "given by the package, not kept"
         if estimator.gives_energy()

@@ -17,18 +17,8 @@ from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import default_latency
 from batchsim.metrics.requests import tpot_s, ttft_s
 from batchsim.study.run import simulate
-from batchsim.validation.roofline.points import (
-    Points,
-    Row,
-    Time,
-    counts,
-    hardware,
-    ideal,
-    kv_tokens,
-    leave_out,
-    predict_rows,
-    read_columns,
-)
+from batchsim.validation.points import Points, Row, Time, counts, leave_out, predict_rows, read_columns
+from batchsim.validation.roofline.points import hardware, ideal, kv_tokens
 from batchsim.workload.request import Source, Workload
 
 COLUMNS = {

@@ -1,39 +1,14 @@
-"""What a roofline says to published measurements: points, and the rows that have no prediction.
-
-The tables name GPUs and models in their own ways; here stands which of our specs is meant.
-"""
+"""Which of our specs the GPUs and models of published tables are, and what a roofline says of them."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
-
-import pandas as pd
+from collections.abc import Mapping
+from dataclasses import replace
 
 from batchsim.errors import ConfigError
-from batchsim.files import MAX_COUNT
-from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.specs import GPUSpec, ModelSpec, in_fp8, kv_capacity_tokens, load_gpu, load_model
-
-POINT_COLUMNS = (
-    "kind",  # "static batch" or "closed loop"
-    "gpu",
-    "model",
-    "framework",
-    "num_gpus",
-    "precision",
-    "batch_size",  # sequences, or clients of a closed loop
-    "prompt_tokens",
-    "output_tokens",
-    "metric",  # "batch", "TTFT" or "TPOT"
-    "measured_s",
-    "predicted_s",
-)
+from batchsim.validation.points import leave_out
 
 #: GPUs as the tables name them. LLM-Inference-Bench does not name its variants: its A100 are those of Polaris
 #: (40 GB SXM), its H100 "80GB HBM3" (SXM). Its MI250 are cards of two dies: Llama-2-70B in fp16 was run on
@@ -69,103 +44,6 @@ MODELS: Mapping[str, str] = {
 
 #: Share of the GPUs' memory that weights and KV do not get, as in vLLM.
 MEMORY_MARGIN = 0.1
-
-Row = dict[Any, Any]
-
-#: Columns of text, by our names, and the largest count of the others.
-_WORDS = ("gpu", "framework", "model", "precision", "mode")
-_MOST = 1_000_000
-
-
-class Unpredictable(Exception):  # noqa: N818 -- a state of a row, nobody's fault
-    """A row that is left out: why, and what about it in particular."""
-
-
-class Time(NamedTuple):
-    """A time that was measured and predicted, and the least that the data sheet allows."""
-
-    metric: str
-    measured_s: float
-    predicted_s: float
-    least_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Points:
-    """Times that were measured and predicted, and the rows that could not be.
-
-    Attributes
-    ----------
-    table
-        `POINT_COLUMNS`, one row per time.
-    num_rows
-        Rows of the file.
-    skipped
-        Rows left out, by reason and detail.
-    """
-
-    table: pd.DataFrame
-    num_rows: int
-    skipped: Counter[tuple[str, str]]
-
-
-def read_columns(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
-    """Read these columns of a table under names of our own; what is not there is NaN.
-
-    Raises
-    ------
-    TraceError
-        If the file cannot be read, a column is missing, or a value is none of its kind.
-    """
-    table = read_csv(path)
-    table.need(list(names))
-    return pd.DataFrame({ours: table.recorded(name, _kind(name, ours)) for name, ours in names.items()})
-
-
-def _kind(name: str, ours: str) -> Callable[[CsvTable], pd.Series[Any]]:
-    if ours in _WORDS:
-        return lambda table: table.words(name)
-    if ours.endswith("_per_s"):
-        return lambda table: table.numbers(name, 0, MAX_COUNT)
-    if ours.endswith(("_s", "_ms")):
-        return lambda table: table.times(name, 1e-3 if ours.endswith("_ms") else 1.0)
-    least = 0 if ours.endswith("_parallel") else 1  # published tables have 0 where nothing is parallel
-    return lambda table: table.counts(name, least, _MOST)
-
-
-def counts(row: Row, *names: str) -> list[int]:
-    """Whole numbers of a row; it is left out where one of them is not there."""
-    for name in names:
-        if pd.isna(row[name]):
-            leave_out("a number that is not there", name)
-    return [int(row[name]) for name in names]
-
-
-def predict_rows(table: pd.DataFrame, predict: Callable[[Row], tuple[Row, list[Time]]]) -> Points:
-    """Predict row by row: what a row is and its times, or `Unpredictable`."""
-    rows: list[Row] = []
-    skipped: Counter[tuple[str, str]] = Counter()
-    for row in table.to_dict("records"):
-        try:
-            what, times = predict(row)
-            for time in times:
-                if not math.isfinite(time.measured_s):
-                    leave_out("a time that is not there", time.metric)
-                if time.measured_s < time.least_s:
-                    leave_out("faster than the data sheet allows", f"{what['framework']} on {what['gpu']}")
-        except Unpredictable as why:
-            skipped[why.args[0], why.args[1]] += 1
-        else:
-            rows += [
-                {**what, **{name: value for name, value in time._asdict().items() if name != "least_s"}}
-                for time in times
-            ]
-    return Points(pd.DataFrame(rows, columns=list(POINT_COLUMNS)), len(table), skipped)
-
-
-def leave_out(reason: str, detail: str) -> NoReturn:
-    """Leave the row out, for a reason that is counted."""
-    raise Unpredictable(reason, detail)
 
 
 def hardware(gpu: str, model: str, precision: str) -> tuple[ModelSpec, GPUSpec]:

@@ -13,9 +13,9 @@ from batchsim.errors import ConfigError
 from batchsim.files import write_whole
 from batchsim.latency.store import default_latency
 from batchsim.specs import load_gpu, load_model
+from batchsim.validation.points import POINT_COLUMNS, Points
 from batchsim.validation.roofline import closed_loops, static_batches
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
-from batchsim.validation.roofline.points import POINT_COLUMNS, Points
 from batchsim.validation.roofline.static_batches import predict_static_batches
 from batchsim.workload.tables import read_table
 

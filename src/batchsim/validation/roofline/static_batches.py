@@ -10,18 +10,8 @@ from pathlib import Path
 
 from batchsim.latency.base import BatchShape
 from batchsim.latency.store import default_latency
-from batchsim.validation.roofline.points import (
-    Points,
-    Row,
-    Time,
-    counts,
-    hardware,
-    ideal,
-    kv_tokens,
-    leave_out,
-    predict_rows,
-    read_columns,
-)
+from batchsim.validation.points import Points, Row, Time, counts, leave_out, predict_rows, read_columns
+from batchsim.validation.roofline.points import hardware, ideal, kv_tokens
 
 COLUMNS = {
     "Hardware": "gpu",

@@ -1,0 +1,30 @@
+"""``batchsim fidelity-hardware``: NVIDIA's operator times against published serving points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH
+from batchsim.cli.output import echo_table
+
+
+@click.command(name="fidelity-hardware")
+@click.argument("table", type=INPUT_FILE)
+@click.option("-o", "--output-dir", type=OUTPUT_PATH, default=Path("docs"), show_default=True)
+def fidelity_hardware(table: Path, output_dir: Path) -> None:
+    """Predict published closed loops from aiconfigurator-core's operators; write fidelity-hardware.md.
+
+    TABLE is a CSV file as aiconfigurator has it. Rows without a prediction are counted.
+    """
+    from batchsim.validation.operators.closed_loops import predict_measured_loops
+    from batchsim.validation.operators.report import ERROR_COLUMNS, error_rows, write_operators_report
+
+    points = predict_measured_loops(table)
+    echo_table(
+        "Error, predicted / measured - 1",
+        ("engine", "metric", *ERROR_COLUMNS),
+        error_rows(points.table, ["framework", "metric"]),
+    )
+    click.echo(f"written: {write_operators_report(points, output_dir)}", err=True)

@@ -1,0 +1,1 @@
+"""Published measurements, predicted from NVIDIA's operator times, without any calibration."""
