@@ -27,7 +27,7 @@ SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY
 ROOFLINE_DATA ?= data/roofline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate validate-vllm fidelity fidelity-hardware roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures data calibrate validate validate-vllm fidelity fidelity-hardware fidelity-peers roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -132,6 +132,14 @@ $(HARDWARE)/.installed: setup.cfg
 fidelity-hardware: $(HARDWARE)/.installed  ## Predict published serving points from NVIDIA's operators; write docs/fidelity-hardware.md (minutes)
 	$(HARDWARE)/bin/batchsim fidelity-hardware $(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs
 
+$(HARDWARE)-peers/.installed: setup.cfg
+	$(PYTHON) -m venv $(HARDWARE)-peers
+	$(HARDWARE)-peers/bin/python -m pip install --quiet --disable-pip-version-check -e '.[hardware]' aiconfigurator
+	@touch $@
+
+fidelity-peers: $(HARDWARE)-peers/.installed  ## Predict the same points by AIConfigurator itself; write docs/fidelity-peers.md (minutes)
+	$(HARDWARE)-peers/bin/python tests/bench/fidelity_peers.py $(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs/fidelity-peers.md
+
 test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/lint-imports
@@ -201,5 +209,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(HARDWARE) $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(HARDWARE) $(HARDWARE)-peers $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,7 @@ CONFIG: dict[str, Any] = {
 def made(set_up: SetUp) -> PassTableLatency:
     """A table whose every pass takes 40 ms."""
     details = {
+        "kv_capacity_tokens": 4096,
         "gpu": set_up.system,
         "model": set_up.model,
         "tensor_parallel": set_up.tensor_parallel,
@@ -60,6 +61,34 @@ def test_run_takes_times_and_hardware_from_it() -> None:
 def test_a_replica_of_several_groups_is_not_what_it_tells_the_time_of() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.data_parallel is 2, but .* one group of GPUs"):
         simulate({**CONFIG, "cluster": {**CONFIG["cluster"], "data_parallel": 2}})
+
+
+def test_memory_is_what_it_says_of_a_model_without_a_spec() -> None:
+    latency = {**LATENCY, "model": "someone/Else", "tensor_parallel": 2}
+    unknown = {**CONFIG, "cluster": {"num_gpus": 4}, "latency": latency}
+    config, notices = hardware.adopt_hardware(load_config(unknown))
+
+    assert config.cluster.kv_capacity_tokens == 4096
+    assert notices[0] == "KV memory of 4,096 tokens a replica is what latency model made up says"
+    assert not any("no spec ships" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"cluster.model": "llama-3.1-8b"},
+        {"cluster.kv_capacity_tokens": 8192},
+        {"engine.num_kv_blocks": 512},
+        {"latency.model": "meta-llama/Meta-Llama-3.1-8B"},
+    ],
+)
+def test_memory_stays_as_it_is_given_or_known(given: dict[str, Any]) -> None:
+    latency = {**LATENCY, "model": "someone/Else", "tensor_parallel": 2}
+    config = load_config({**CONFIG, "cluster": {"num_gpus": 4}, "latency": latency}, given)
+
+    adopted, _ = hardware.adopt_hardware(config)
+
+    assert adopted.cluster.kv_capacity_tokens == config.cluster.kv_capacity_tokens
 
 
 def test_what_is_estimated_is_said_before_the_run() -> None:

@@ -73,6 +73,11 @@ def adopt_hardware(config: RunConfig, latency: AnyLatency | None = None) -> tupl
         for key, value in _adoptable(config.cluster, told)
         if key not in config.cluster.model_fields_set
     }
+    if told.model is None and (tokens := _own_kv_tokens(config, latency)) is not None:
+        overrides["cluster.kv_capacity_tokens"] = tokens
+        notices.append(
+            f"KV memory of {tokens:,} tokens a replica is what latency model {latency.info.name} says"
+        )
     config = load_config(config, overrides)
     return config, notices + _assumptions(config, latency) + [*_doubts(latency), *doubts]
 
@@ -184,6 +189,13 @@ def _adoptable(given: ClusterConfig | ReplicaConfig, told: _Hardware) -> Iterato
     for key, value in values.items():
         if value is not None and not (differs and key in _SHARING):
             yield key, value
+
+
+def _own_kv_tokens(config: RunConfig, latency: AnyLatency) -> int | None:
+    """KV tokens that a latency model tells, where the configuration leaves them, and the model, open."""
+    cluster, tokens = config.cluster, latency.info.details.get("kv_capacity_tokens")
+    is_open = cluster.kv_capacity_tokens is None and config.engine.num_kv_blocks is None
+    return tokens if is_open and "model" not in cluster.model_fields_set and isinstance(tokens, int) else None
 
 
 def _is_shipped(latency: RooflineLatency) -> bool:

@@ -88,8 +88,8 @@ def _kind(name: str, ours: str) -> Callable[[CsvTable], pd.Series[Any]]:
         return lambda table: table.numbers(name, 0, MAX_COUNT)
     if ours.endswith(("_s", "_ms")):
         return lambda table: table.times(name, 1e-3 if ours.endswith("_ms") else 1.0)
-    least = 0 if ours.endswith("_parallel") else 1  # published tables have 0 where nothing is parallel
-    return lambda table: table.counts(name, least, _MOST)
+    # Some tables write 0 for a kind of parallelism that a model cannot have.
+    return lambda table: table.counts(name, least=0 if ours.endswith("_parallel") else 1, most=_MOST)
 
 
 def counts(row: Row, *names: str) -> list[int]:

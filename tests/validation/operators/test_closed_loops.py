@@ -151,3 +151,9 @@ def test_page_tells_errors_and_what_is_left_out(tmp_path: Path, monkeypatch: pyt
     assert "1 of 2 rows have a prediction" in " ".join(page.split())
     assert "| prefill and decode on GPUs of their own | 1 | disagg |" in page
     assert max(map(len, page.splitlines())) < 400
+
+
+def test_parallelism_of_0_is_none(tmp_path: Path, asked: list[SetUp]) -> None:
+    predict_measured_loops(table_of(tmp_path / "rows.csv", {"moe_ep_size": 0, "attention_dp_size": 0}))
+
+    assert (asked[0].expert_parallel, asked[0].data_parallel) == (1, 1)
