@@ -7,7 +7,8 @@ import pytest
 from batchsim.errors import ConfigError
 from batchsim.latency.base import IterationShape
 from batchsim.latency.profiles import aiconfigurator
-from batchsim.latency.profiles.aiconfigurator import Operators, SetUp, aiconfigurator_latency
+from batchsim.latency.profiles.aiconfigurator import SetUp, aiconfigurator_latency
+from batchsim.latency.profiles.aiconfigurator_passes import OperatorEstimator, Operators
 from batchsim.latency.profiles.pass_sampling import Range
 
 SMALL = Range(max_tokens=512, max_seqs=32, max_context=1024)
@@ -44,7 +45,7 @@ class Engine:
 
 
 def test_attention_is_told_by_what_it_follows() -> None:
-    estimator = aiconfigurator._Estimator(Engine())
+    estimator = OperatorEstimator(Engine())
 
     assert estimator.prefill_attention == {"context_attention"}
     assert estimator.decode_attention == {"generation_attention"}
@@ -54,11 +55,11 @@ def test_attention_is_told_by_what_it_follows() -> None:
 
 
 def test_what_is_mostly_measured_is_not_doubted() -> None:
-    assert aiconfigurator._Estimator(Engine()).doubts() == []
+    assert OperatorEstimator(Engine()).doubts() == []
 
 
 def test_passes_that_formulas_tell_are_doubted() -> None:
-    doubts = aiconfigurator._Estimator(Engine(empirical_ms=100.0)).doubts()
+    doubts = OperatorEstimator(Engine(empirical_ms=100.0)).doubts()
 
     assert doubts == [
         "78% of a prompt pass is estimated, not measured",

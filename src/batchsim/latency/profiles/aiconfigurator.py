@@ -1,20 +1,13 @@
 """NVIDIA's measured operator times, by the package `aiconfigurator-core`, as tables of ours.
 
-The package adds up operators of one forward pass. In a pass with prompts they follow the tokens of prompts
-and decodes together, except attention, which it has apart for prompts and for decodes. Which operators are
-attention is told by what they follow: the tokens before a chunk, the context of decodes. Where attention
-and projections are one operator (MLA), the package leaves the decodes' context out of passes that also have
-prompts; here both count as they do in passes of their own. It knows neither how uneven contexts are nor
-CUDA graphs, and its energy is 0 in all tables that its release 0.12.0 has.
-
-It is an extra, `pip install 'batchsim[hardware]'`, and imported nowhere but in functions of this module.
+How it adds them up: `profiles.aiconfigurator_passes`. It is an extra, `pip install 'batchsim[hardware]'`, and
+imported nowhere but in functions of this module.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,20 +19,13 @@ from typing import Any, NamedTuple
 from batchsim.errors import ConfigError, nearest
 from batchsim.latency.base import LatencyInfo
 from batchsim.latency.passes import PassTableLatency
+from batchsim.latency.profiles.aiconfigurator_passes import OperatorEstimator
 from batchsim.latency.profiles.pass_sampling import Range, sample_passes
 
 INSTALL = "aiconfigurator-core is not installed; `pip install 'batchsim[hardware]'` does so"
 _PACKAGE = "aiconfigurator_core"
-#: Sources of times that are tables of measurements, at least in part; all others are formulas.
-_MEASURED = ("silicon", "mixed")
-#: Share of a pass from which on times that nobody measured make the model doubtful.
-_DOUBTFUL_SHARE = 0.25
 #: The largest pass that memory must hold: vLLM's limits on large GPUs.
 _PASS_TOKENS, _PASS_SEQS = 8192, 1024
-#: Passes whose sources are told: tokens of a prompt; decodes and the context of each.
-_PROMPT_TOKENS, _DECODES, _CONTEXT = 2048, 64, 2048
-
-Operators = Sequence[tuple[str, float, float, str]]  # name, milliseconds, millijoules, source
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +35,7 @@ class SetUp:
     Attributes
     ----------
     version
-        Of the backend: ``current``, ``previous``, or one of those that they stand for.
+        Of the backend: ``current``, ``previous``, ``next``, or one of those that they stand for.
     expert_parallel
         GPUs that share out whole experts; the others hold slices of the same ones.
     pipeline_parallel
@@ -70,9 +56,9 @@ class SetUp:
 
 
 class Known(NamedTuple):
-    """What the package has: versions by system and backend, newest last, and names of models."""
+    """What the package has: versions by system, backend and what they are called, and names of models."""
 
-    versions: Mapping[str, Mapping[str, Mapping[str, str]]]  # system, backend, slot: version
+    versions: Mapping[str, Mapping[str, Mapping[str, str]]]
     models: tuple[str, ...]
 
 
@@ -143,7 +129,7 @@ def aiconfigurator_latency(set_up: SetUp, most: Range | None = None) -> PassTabl
             details = _details(set_up, release, estimator, low_fidelity)
             info = LatencyInfo(_name(set_up), "derived", details)
             return sample_passes(estimator, most or Range(), info)
-        except (ValueError, LookupError, RuntimeError) as error:
+        except Exception as error:  # assertions, missing tables and files, errors of several libraries
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(
                 f"aiconfigurator-core has no times of {_name(set_up)}: {reason:.200}"
@@ -193,7 +179,7 @@ def model_folder(model: str) -> str | None:
     return str(folder.absolute()) if (folder / "config.json").is_file() else None
 
 
-def _estimator(set_up: SetUp) -> tuple[_Estimator, list[str]]:
+def _estimator(set_up: SetUp) -> tuple[OperatorEstimator, list[str]]:
     """The estimator, and what had to be assumed for it."""
     from aiconfigurator_core.sdk.errors import PerfDataNotAvailableError
 
@@ -209,10 +195,10 @@ def _estimator(set_up: SetUp) -> tuple[_Estimator, list[str]]:
         assumed.append("products in blocks of fp8 take the times of those that are scaled by tensor")
         quantisation["gemm_quant_mode"] = "fp8"
     try:
-        return _Estimator(_engine(set_up, **quantisation)), assumed
+        return OperatorEstimator(_engine(set_up, **quantisation)), assumed
     except PerfDataNotAvailableError:  # engines without attention in 8 bits run it in 16
         assumed.append("attention of prompts is that in 16 bits, as there are no times in fewer")
-        return _Estimator(_engine(set_up, **quantisation, fmha_quant_mode="bfloat16")), assumed
+        return OperatorEstimator(_engine(set_up, **quantisation, fmha_quant_mode="bfloat16")), assumed
 
 
 def kv_capacity_tokens(set_up: SetUp, gpu_memory_utilization: float = 0.9) -> int | None:
@@ -232,7 +218,7 @@ def kv_capacity_tokens(set_up: SetUp, gpu_memory_utilization: float = 0.9) -> in
             memory_fraction_value=gpu_memory_utilization,
             **_parallel(set_up),
         )
-    except ValueError:
+    except Exception:  # as the package says that nothing is left, or that it cannot tell
         return None
     return int(estimate["total_kv_size_tokens"])
 
@@ -268,88 +254,8 @@ def _parallel(set_up: SetUp) -> dict[str, Any]:
     }
 
 
-class _Estimator:
-    """Parts of a pass, from the operators that the package's engine tells; see `PassEstimator`."""
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        prompt, after = self._prompt(1, _PROMPT_TOKENS, 0), self._prompt(1, _PROMPT_TOKENS, _CONTEXT)
-        decode, longer = self._decode(_DECODES, _CONTEXT), self._decode(_DECODES, 4 * _CONTEXT)
-        self.prefill_attention = _differing(prompt, after)
-        self.decode_attention = _differing(decode, longer)
-        self._passes = {"prompt pass": prompt, "decode pass": decode}
-        names = [name for operators in self._passes.values() for name, *_ in operators]
-        self.words = {word for name in names for word in name.split("_")}
-
-    def tokens_s(self, tokens: int) -> float:
-        return _seconds(self._prompt(1, tokens, 0), without=self.prefill_attention)
-
-    def decodes_s(self, decode_seqs: int) -> float:
-        return _seconds(self._decode(decode_seqs, _CONTEXT), without=self.decode_attention)
-
-    def prefill_s(self, num_prompts: int, chunk: int, before: int) -> float:
-        return _seconds(self._prompt(num_prompts, chunk, before), only=self.prefill_attention)
-
-    def decode_s(self, decode_seqs: int, context: int) -> float:
-        return _seconds(self._decode(decode_seqs, context), only=self.decode_attention)
-
-    def sources(self) -> dict[str, dict[str, float]]:
-        """Share of the time of a pass by where it comes from."""
-        return {name: _shares(operators, 3) for name, operators in self._passes.items()}
-
-    def gives_energy(self) -> bool:
-        """Whether any operator has an energy; tables without a column of power have none."""
-        return any(energy for operators in self._passes.values() for _, _, energy, _ in operators)
-
-    def doubts(self) -> list[str]:
-        """A sentence on each pass that formulas tell rather than measurements."""
-        return [
-            f"{share:.0%} of a {name} is estimated, not measured"
-            for name, shares in self.sources().items()
-            if (share := sum(one for source, one in shares.items() if source not in _MEASURED))
-            >= _DOUBTFUL_SHARE
-        ]
-
-    def _prompt(self, num_prompts: int, chunk: int, before: int) -> Operators:
-        operators: tuple[Operators, Operators] = self._engine.run_static_per_op(
-            batch_size=num_prompts, isl=before + chunk, osl=1, prefix=before, mode="static_ctx"
-        )
-        return operators[0]
-
-    def _decode(self, decode_seqs: int, context: int) -> Operators:
-        # An answer of no tokens: the token that is decoded comes after all of the prompt's.
-        operators: Operators = self._engine.decode_step_per_op(decode_seqs, max(1, context - 1), 0)
-        return operators
-
-
-def _differing(one: Operators, other: Operators) -> frozenset[str]:
-    times_ms = {name: time_ms for name, time_ms, *_ in one}
-    return frozenset(name for name, time_ms, *_ in other if times_ms[name] != time_ms)
-
-
-def _seconds(
-    operators: Operators, only: frozenset[str] | None = None, without: frozenset[str] = frozenset()
-) -> float:
-    return (
-        sum(
-            time_ms
-            for name, time_ms, *_ in operators
-            if (only is None or name in only) and name not in without
-        )
-        / 1000
-    )
-
-
-def _shares(operators: Operators, which: int) -> dict[str, float]:
-    times_ms: Counter[str] = Counter()
-    for operator in operators:
-        times_ms[str(operator[which])] += operator[1]  # type: ignore[assignment]
-    total_ms = sum(times_ms.values())
-    return {name: round(time_ms / total_ms, 3) for name, time_ms in times_ms.most_common()}
-
-
 def _details(
-    set_up: SetUp, release: str, estimator: _Estimator, low_fidelity: list[str]
+    set_up: SetUp, release: str, estimator: OperatorEstimator, low_fidelity: list[str]
 ) -> dict[str, object]:
     return {
         "gpu": set_up.system,
