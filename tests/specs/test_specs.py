@@ -426,6 +426,7 @@ def test_a_model_whose_bytes_are_bits_is_refused(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"num_kv_heads": 3}, "num_kv_heads is 3; a divisor of the 2 query heads"),
         ({"num_experts": 4}, "num_experts is 4, but experts_per_token is not given"),
         (
             {"num_experts": 4, "experts_per_token": 5, "expert_intermediate_size": 8},

@@ -291,6 +291,11 @@ def _check_parts(model: ModelSpec) -> None:
                 f"experts_per_token is {model.experts_per_token}; at most num_experts = {model.num_experts} "
                 "is possible"
             )
+    if model.num_query_heads % model.num_kv_heads:
+        raise ConfigError(
+            f"num_kv_heads is {model.num_kv_heads}; a divisor of the {model.num_query_heads} query heads is "
+            "needed"
+        )
     if model.num_dense_layers > model.num_layers:
         raise ConfigError(
             f"num_dense_layers is {model.num_dense_layers}; there are {model.num_layers} layers"

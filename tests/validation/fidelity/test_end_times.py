@@ -68,6 +68,17 @@ def test_what_cannot_be_predicted_says_why(world: Path) -> None:
     assert unknown.reason == "no config.json of org/Other"
 
 
+def test_a_workload_of_which_nothing_fits_has_no_end(world: Path) -> None:
+    write_run(world, "A")
+    sent = {"input_toks": 10**7, "output_toks": 2, "arrival_time_ns": 0}
+    (world / "runs/workloads/sent_tiny.jsonl").write_text(json.dumps(sent) + "\n", encoding="utf-8")
+
+    (end,) = timeline_ends(world / "runs", world / "data")
+
+    assert end.predicted_s is None
+    assert end.reason == "no request of sent_tiny.jsonl fits the memory that is left for KV"
+
+
 def test_another_table_is_refused(world: Path) -> None:
     write_run(world, "A", throughput="tokens")
 

@@ -7,6 +7,7 @@ A folder holds ``workloads/*.jsonl`` and, for each GPU, ``NAME_config.json`` (a 
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -89,8 +90,10 @@ def _end(path: Path, workloads: Path, data_dir: Path) -> TimelineEnd:
         raise ConfigError(f"{workloads}: no workload of {family}, which {path} needs")
     workload, names = read_workload(sent)
     prediction = predict(settings, profile, read_model_config(config), workload, names)
-    start_s = _first_arrival_s(sent)
-    return known._replace(predicted_s=start_s + float(prediction.requests["last_token_s"].max()))
+    last_s = float(prediction.requests["last_token_s"].max())
+    if math.isnan(last_s):
+        return known._replace(reason=f"no request of {sent.name} fits the memory that is left for KV")
+    return known._replace(predicted_s=_first_arrival_s(sent) + last_s)
 
 
 def _first_arrival_s(workload: Path) -> float:
