@@ -106,9 +106,11 @@ _HOST = """\
 What the operators leave out, `engine.frontend` in a run file: a time for each pass, the median by which
 TPOT is longer than the operators say in InferenceMAX's rows with 1 to 4 clients, where hardly anything
 waits; and a time for each request and for each token of its prompt, which give the medians by which TTFT
-is longer in those with prompts of 1,024 and of 8,192 tokens. The gaps between arrival and queue of vLLM
-runs inside one process are 1 ms at the least, and beyond that a wait for the pass that runs, which is
-simulated."""
+is longer in those with prompts of 1,024 and of 8,192 tokens. What would come out below 0 is 0, as for
+TensorRT-LLM, whose time of a request is the median of both. In these, the server, HTTP, tokens of the
+text, kernels that are launched one by one where a pass is too large for a CUDA graph, and what the tables
+miss of a prefill are one. (Runs of vLLM inside one process, without a server, have 1 ms at the least
+between arrival and queue, and beyond that a wait for the pass that runs, which is simulated.)"""
 
 _TRUST = """\
 ## How to read it
