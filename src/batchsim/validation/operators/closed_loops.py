@@ -158,7 +158,7 @@ def set_up_of(row: Row, precision: str) -> SetUp:
         _at_least_one(row[f"{kind}_parallel"]) for kind in ("tensor", "data", "pipeline", "expert")
     )
     if tensor_parallel == data_parallel > 1:
-        # The GPUs are given twice: with data-parallel attention, InferenceMAX runs groups of one GPU each.
+        # Taken to name the same GPUs twice, as groups of one each: as given, they would fill several nodes.
         expert_parallel = min(expert_parallel, data_parallel)
         tensor_parallel = 1
     gpus = tensor_parallel * data_parallel
