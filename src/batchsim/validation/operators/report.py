@@ -100,7 +100,8 @@ its next request when it has its answer. Predicted from the operator times of ai
 {rounds} requests a client, 8,192 tokens and up to 1,024 sequences a pass, KV memory as the package
 estimates it at 90 % of the GPUs' memory. **Nothing is fitted to a row or a model**; three host times an
 engine are those of the rows with 1 to 4 clients, below. {num_predicted:,} of {num_rows:,} rows have a
-prediction. Errors are predicted / measured - 1; mean and median error are those of their size."""
+prediction. Errors are predicted / measured - 1; mean and median error are those of their size.
+AIConfigurator's own predictions of the same rows: [fidelity-peers.md](fidelity-peers.md)."""
 
 _HOST = """\
 What the operators leave out, `engine.frontend` in a run file: a time for each pass, the median by which
