@@ -89,8 +89,12 @@ def import_profile(
     from batchsim.latency.store import save_latency
 
     check_file(output_file, inputs=[source, model_config])
-    if kind != "aiconfigurator" and source is None:
-        raise ConfigError("a folder or file with a profile is needed, or --kind aiconfigurator")
+    if (kind == "aiconfigurator") != (source is None):
+        raise ConfigError(
+            "a folder or file with a profile is needed, or --kind aiconfigurator"
+            if source is None
+            else f"--kind aiconfigurator is of no file; leave {source.name} out"
+        )
     wanted = Wanted(model, hardware, tensor_parallel)
     imported: Model
     if source is None:

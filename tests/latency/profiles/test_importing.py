@@ -291,9 +291,11 @@ def test_published_files_can_be_imported() -> None:
     assert 0.01 < phase.batch_time(BatchShape(1, 512, 1)).first_token_s < 0.2
 
 
-def test_aiconfigurator_needs_a_system_and_a_model_and_no_source() -> None:
+def test_aiconfigurator_needs_a_system_and_a_model_and_no_source(tmp_path: Path) -> None:
     run = CliRunner().invoke(import_profile, ["--kind", "aiconfigurator", "--model", "x"])
     bare = CliRunner().invoke(import_profile, [])
+    both = CliRunner().invoke(import_profile, [str(tmp_path), "--kind", "aiconfigurator"])
 
     assert "--kind aiconfigurator needs --system" in str(run.exception)
     assert "a folder or file with a profile is needed" in str(bare.exception)
+    assert f"is of no file; leave {tmp_path.name} out" in str(both.exception)
