@@ -18,6 +18,7 @@ from batchsim.latency.fitting.vllm_log import read_vllm_log
 from batchsim.records import ITERATION_COLUMNS
 from batchsim.workload.request import Workload
 from batchsim_calibration.measuring.grid import Extent, Point, chunks_of, extent_of
+from batchsim_calibration.serving.timing import Timing
 from batchsim_calibration.vllm_engine.engine import Limits
 from batchsim_calibration.vllm_engine.passes import (
     LOG_VARIABLE,
@@ -232,6 +233,29 @@ def test_points_are_measured_under_limits_of_their_own() -> None:
     VllmPoints(engine, 64, limits=limits).time(POINTS[0])
 
     assert engine.limits == limits
+
+
+def test_waking_up_is_what_a_prompt_takes_longer_after_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = VllmPoints(StandIn(), 64)
+    timed: list[Point] = []
+    has_rested = False
+
+    def rest(seconds: float) -> None:
+        nonlocal has_rested
+        has_rested = True
+
+    def take(point: Point) -> Timing:
+        nonlocal has_rested
+        timed.append(point)
+        has_rested, wall_s = False, 0.012 if has_rested else 0.009
+        return Timing(wall_s, wall_s, math.nan)
+
+    monkeypatch.setattr("batchsim_calibration.vllm_engine.points.time.sleep", rest)
+    monkeypatch.setattr(points, "time", take)
+    grid = [Point("decode", 1, 0, 0, 8), *(Point("prefill", 1, length) for length in (8, 16, 32))]
+
+    assert points.wake_s(grid) == pytest.approx(0.003)
+    assert set(timed) == {Point("prefill", 1, 16)}
 
 
 def test_limits_for_points_hold_the_largest_of_each_kind() -> None:

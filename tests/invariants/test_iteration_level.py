@@ -130,6 +130,7 @@ def worlds(draw: st.DrawFn, presets: list[str] | None = None, *, is_plain: bool 
             "num_kv_blocks": draw(st.integers(90, 250)) // block_size,
             "prefix_caching": draw(st.booleans()),
             "launch_s": 0.0 if is_plain else draw(st.sampled_from([0.0, 0.0, 0.125])),
+            "wake_s": 0.0 if is_plain else draw(st.sampled_from([0.0, 0.25])),
             "async_scheduling": False if is_plain else draw(st.booleans()),
             "swap_bytes_per_s": 1e9,
         },

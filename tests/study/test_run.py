@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,8 @@ import pytest
 import batchsim
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import AffineBatchLatency
+from batchsim.latency.base import LatencyInfo
+from batchsim.latency.linear import LinearIterationLatency
 from batchsim.metrics.summary import summarise
 from batchsim.policies.presets import PRESETS
 
@@ -164,3 +167,23 @@ def test_a_result_with_another_warmup_is_summarised_as_its_records_are(num_reque
 
     again = summarise(result.records, result.config.slo, num_requests, result.hardware, result.expenses)
     assert {name: summary[name] for name in again} == again
+
+
+@pytest.mark.parametrize(("given", "expected_s"), [({}, 0.25), ({"engine": {"wake_s": 0.0}}, 0.0)])
+def test_a_calibration_tells_how_long_an_idle_engine_takes_to_wake(
+    given: dict[str, Any], expected_s: float
+) -> None:
+    latency = LinearIterationLatency(0.5, 0.0, 0.0, 0.0, 0.0, info=LatencyInfo(details={"wake_s": 0.25}))
+    config = {"policy": {"preset": "vllm_v1"}, "cluster": {"kv_capacity_tokens": 100_000}, **given}
+
+    result = batchsim.simulate(config, workload(), latency=latency)
+
+    first = result.records.requests.sort_values("first_token_s").iloc[0]
+    assert first["first_token_s"] - first["arrival_s"] == pytest.approx(0.5 + expected_s)
+
+
+def test_a_calibration_that_wakes_in_no_number_of_seconds_is_refused() -> None:
+    latency = LinearIterationLatency(0.5, 0.0, 0.0, 0.0, 0.0, info=LatencyInfo(details={"wake_s": "3 ms"}))
+
+    with pytest.raises(ConfigError, match=r"details\.wake_s is '3 ms'; seconds, 0 to 1, are needed"):
+        batchsim.simulate({"policy": {"preset": "vllm_v1"}}, workload(), latency=latency)

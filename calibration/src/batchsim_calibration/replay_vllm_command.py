@@ -128,8 +128,9 @@ def replay_vllm(
     if calibrate_between is None:
         runs = series()
     else:
+        measured = VllmPoints(engine, extent.tokens, seed, limits=made_for)
         calibration = Interleaved(
-            VllmPoints(engine, extent.tokens, seed, limits=made_for),
+            measured,
             identity,
             points,
             calibrate_between,
@@ -138,6 +139,7 @@ def replay_vllm(
             seed=seed,
             overwrite=overwrite,
             resume=resume,
+            told={"wake_s": measured.wake_s(points)},
         )
         runs = series_between(calibration, series, say)
     for directory in runs:

@@ -31,6 +31,8 @@ class Engine:
         KV blocks, and tokens in each.
     launch_s
         Seconds of the host per iteration.
+    wake_s
+        How much longer the first iteration takes after the engine has idled: its caches have gone cold.
     is_async
         Asynchronous scheduling.
     prefix_caching
@@ -47,6 +49,7 @@ class Engine:
     num_blocks: int
     block_size: int = 16
     launch_s: float = 0.0
+    wake_s: float = 0.0
     is_async: bool = False
     prefix_caching: bool = False
     swap_block_s: float = 0.0
@@ -56,6 +59,8 @@ class Engine:
     def iteration_s(self, shape: IterationShape, *, is_first: bool) -> tuple[float, float]:
         """Seconds of one iteration, and of these the GPU's wait for the host; `is_first` after idling."""
         gpu_s = self.latency.iteration_s(shape)
+        if is_first:
+            gpu_s += self.wake_s
         if is_first or not self.is_async:
             return gpu_s + self.launch_s, self.launch_s
         return max(gpu_s, self.launch_s), max(0.0, self.launch_s - gpu_s)
@@ -73,6 +78,8 @@ class Engine:
             first_s, growth_s, num_linear = latency.decode_line(decode_seqs, context_tokens, longest_tokens)
         else:
             first_s, growth_s, num_linear = self.latency.decode_line(decode_seqs, context_tokens)
+        if is_first and self.wake_s:
+            first_s, num_linear = first_s + self.wake_s, 1
         launch_s = self.launch_s
         if not launch_s:
             return first_s, growth_s, num_linear, 0.0, 0.0

@@ -103,6 +103,7 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
             num_blocks=replica.num_kv_blocks,
             block_size=given.block_size,
             launch_s=given.host.launch_s,
+            wake_s=_calibrated_wake_s(replica.latency) if given.wake_s is None else given.wake_s,
             is_async=given.async_scheduling,
             prefix_caching=_caches_prefixes(given.prefix_caching, replica.policy),
             swap_block_s=given.block_size * replica.model.kv_bytes_per_token / given.swap_bytes_per_s,
@@ -111,6 +112,16 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
         )
         for replica in replicas
     ]
+
+
+def _calibrated_wake_s(latency: AnyLatency) -> float:
+    """What a calibration says of the first pass after a rest; 0 where it says nothing."""
+    told = latency.info.details.get("wake_s", 0.0)
+    if not isinstance(told, float | int) or isinstance(told, bool) or not 0 <= told <= 1:
+        raise ConfigError(
+            f"latency model {latency.info.name}: details.wake_s is {told!r:.60}; seconds, 0 to 1, are needed"
+        )
+    return float(told)
 
 
 def front_end(config: RunConfig) -> FrontEndTimes | None:

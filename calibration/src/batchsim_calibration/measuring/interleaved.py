@@ -34,6 +34,8 @@ class Interleaved:
         What the engine has room for.
     resume
         Keep what an interrupted series measured; rounds that are done then take no time.
+    told
+        What the provenance says besides, though another start of the same series may say otherwise.
     """
 
     def __init__(
@@ -48,11 +50,12 @@ class Interleaved:
         seed: int = 0,
         overwrite: bool = False,
         resume: bool = False,
+        told: Mapping[str, Any] | None = None,
         on_progress: OnProgress = lambda *_: None,
     ) -> None:
         if not resume:  # rounds that lay between other replays say nothing of those to come
             partial_of(path).unlink(missing_ok=True)
-        self._identity = identity
+        self._identity = {**identity, **(told or {})}
         self._device = engine.device
         self._trials_per_round = ceil(_LEAST_TRIALS / num_rounds)
         self._next_trial = 1

@@ -87,8 +87,10 @@ def measure_vllm(
     }
     say(f"{len(points)} points, {num_trials} trials each, into {path.name}")
     state_before = device_state(engine.device)
+    measured = VllmPoints(engine, extent.tokens, settings.seed)
+    told = {**identity, "wake_s": measured.wake_s(points)}
     outcome = calibrate_latency_grid(
-        VllmPoints(engine, extent.tokens, settings.seed),
+        measured,
         points,
         path,
         num_trials=num_trials,
@@ -98,7 +100,7 @@ def measure_vllm(
         seed=settings.seed,
         overwrite=overwrite,
         describe=lambda outcome: provenance(
-            identity, engine.device, outcome, configuration=configuration, state_before=state_before
+            told, engine.device, outcome, configuration=configuration, state_before=state_before
         ),
         on_estimate=lambda seconds: say(f"about {seconds:.0f} s to go, more where other work disturbs"),
         on_progress=on_progress,

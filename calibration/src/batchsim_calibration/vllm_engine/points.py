@@ -7,6 +7,7 @@ it at most. A point counts only if the pass that was timed is what the point say
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ from batchsim_calibration.vllm_engine.passes import PassLog, Share
 SETTLING = 2
 #: Decode steps whose mean is one trial, around the context that is asked for.
 TIMED = 3
+#: Seconds without work after which caches have gone cold, and how often a pass is timed after them.
+_REST_S, _NUM_RESTS = 0.1, 15
 #: How often a point is set up until its prefixes are cached.
 _MOST_SETUPS = 4
 
@@ -102,6 +105,16 @@ class VllmPoints:
             f"{tuple(point)}: vLLM schedules it otherwise, {_MOST_SETUPS} times over; are its KV blocks, "
             "max_num_seqs and max_num_batched_tokens enough?"
         )
+
+    def wake_s(self, points: Sequence[Point]) -> float:
+        """How much longer a pass takes after a rest: the median of a prompt of middling length."""
+        prompts = sorted(point for point in points if point.kind == "prefill" and point.batch_size == 1)
+        point, longer_s = prompts[len(prompts) // 2], []
+        for _ in range(_NUM_RESTS):
+            usual_s = self.time(point).wall_s
+            time.sleep(_REST_S)
+            longer_s.append(self.time(point).wall_s - usual_s)
+        return max(float(np.median(longer_s)), 0.0)
 
     def release(self) -> None:
         """Give up all requests."""

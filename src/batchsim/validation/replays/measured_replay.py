@@ -79,7 +79,12 @@ class Recording:
         tree = self.config.model_dump()
         tree |= {"workload": {"training_fraction": 0.0}, "latency": {"outside": "extrapolate"}}
         if exact:
-            tree["engine"] |= {"exact_iterations": True, "launch_s": 0.0, "async_scheduling": False}
+            tree["engine"] |= {
+                "exact_iterations": True,
+                "launch_s": 0.0,
+                "wake_s": 0.0,
+                "async_scheduling": False,
+            }
         return simulate(tree, self.workload, latency=latency)
 
     def batch_shapes(self) -> list[BatchShape]:
