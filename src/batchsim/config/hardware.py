@@ -152,14 +152,16 @@ class HostTimes(NamedTuple):
     frontend_s: float
     frontend_token_s: float
     launch_s: float
+    prefill_launch_s: float
+    prefill_token_s: float
 
 
 #: By engine, from published closed loops of 1 to 4 clients: docs/fidelity-hardware.md says how.
 HOST_TIMES: Mapping[str, HostTimes] = {
-    "none": HostTimes(0.0, 0.0, 0.0),
-    "vllm": HostTimes(16e-3, 6e-6, 1e-3),
-    "sglang": HostTimes(166e-3, 9e-6, 0.7e-3),
-    "trtllm": HostTimes(38e-3, 0.0, 0.0),
+    "none": HostTimes(0.0, 0.0, 0.0, 0.0, 0.0),
+    "vllm": HostTimes(0.0, 0.0, 1e-3, 16e-3, 6e-6),
+    "sglang": HostTimes(166e-3, 9e-6, 0.7e-3, 0.0, 0.0),
+    "trtllm": HostTimes(38e-3, 0.0, 0.0, 0.0, 0.0),
 }
 
 HostSeconds = Annotated[float, Field(ge=0, le=1)]  # above: milliseconds are meant
@@ -187,7 +189,7 @@ class EngineConfig(Section):
     )
     frontend: Literal["none", "vllm", "sglang", "trtllm"] = Field(
         "none",
-        description="engine whose host times stand where the three below are left out; none: 0",
+        description="engine whose host times stand where the five below are left out; none: 0",
     )
     frontend_s: HostSeconds | None = Field(
         None, description="seconds of a request at the server before the engine knows of it, and back"
@@ -200,6 +202,12 @@ class EngineConfig(Section):
         None,
         description="how much longer the first iteration takes after the engine idled; left out: what the "
         "calibration of the latency file says, else 0",
+    )
+    prefill_launch_s: HostSeconds | None = Field(
+        None, description="seconds besides, of an iteration that has prompts"
+    )
+    prefill_token_s: HostSeconds | None = Field(
+        None, description="the same, for each token of its prompts in the iteration"
     )
     async_scheduling: bool = Field(
         False, description="the host prepares the next iteration while the GPU runs, one iteration behind"

@@ -31,6 +31,10 @@ class Engine:
         KV blocks, and tokens in each.
     launch_s
         Seconds of the host per iteration.
+    prefill_launch_s, prefill_token_s
+        Seconds that an iteration with prompts takes besides, and for each of their tokens in it: kernels
+        launched one by one, as such passes are too large for a CUDA graph, and whatever else of a prefill
+        the latency model lacks. No scheduling ahead hides them.
     wake_s
         How much longer the first iteration takes after the engine has idled: its caches have gone cold.
     is_async
@@ -49,6 +53,8 @@ class Engine:
     num_blocks: int
     block_size: int = 16
     launch_s: float = 0.0
+    prefill_launch_s: float = 0.0
+    prefill_token_s: float = 0.0
     wake_s: float = 0.0
     is_async: bool = False
     prefix_caching: bool = False
@@ -59,6 +65,8 @@ class Engine:
     def iteration_s(self, shape: IterationShape, *, is_first: bool) -> tuple[float, float]:
         """Seconds of one iteration, and of these the GPU's wait for the host; `is_first` after idling."""
         gpu_s = self.latency.iteration_s(shape)
+        if shape.prefill_tokens:
+            gpu_s += self.prefill_launch_s + self.prefill_token_s * shape.prefill_tokens
         if is_first:
             gpu_s += self.wake_s
         if is_first or not self.is_async:

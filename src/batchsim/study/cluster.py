@@ -103,6 +103,8 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
             num_blocks=replica.num_kv_blocks,
             block_size=given.block_size,
             launch_s=given.host.launch_s,
+            prefill_launch_s=given.host.prefill_launch_s,
+            prefill_token_s=given.host.prefill_token_s,
             wake_s=_calibrated_wake_s(replica.latency) if given.wake_s is None else given.wake_s,
             is_async=given.async_scheduling,
             prefix_caching=_caches_prefixes(given.prefix_caching, replica.policy),

@@ -83,3 +83,13 @@ def test_spans_end_where_a_request_comes_out_of_it(gap_s: float, first_token_s: 
     rows = requests(workload(16, 16, gap_s=gap_s), engine)
 
     assert rows.first_token_s.tolist() == [0.375, first_token_s]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_passes_with_prompts_take_a_time_besides(is_async: bool) -> None:
+    engine = {"prefill_launch_s": 0.25, "prefill_token_s": 0.0625, "async_scheduling": is_async}
+
+    rows = requests(workload(16, 64), engine)
+
+    assert (rows.first_token_s - rows.arrival_s).tolist() == [0.125 + 0.25 + 1.0, 0.125 + 0.25 + 4.0]
+    assert (rows.finish_s - rows.first_token_s).tolist() == [0.25, 0.25]

@@ -77,7 +77,7 @@ def test_row_is_predicted_with_the_host_s_times(tmp_path: Path) -> None:
 
     times = points.table.set_index("metric").predicted_s
     assert times["TPOT"] == pytest.approx(0.021)  # a pass and its launch
-    assert times["TTFT"] > 0.021 + 0.016
+    assert times["TTFT"] == pytest.approx(0.02 + 0.001 + 0.016 + 58 * 6e-6, abs=1e-4)
     assert points.table.num_gpus.tolist() == [4, 4]
 
 
