@@ -119,10 +119,10 @@ of prompts of 1,024 and of 8,192 tokens (for TensorRT-LLM, where the second woul
 of both). Few clients do not tell whether that is of the pass, whose kernels are launched one by one where
 it is too large for a CUDA graph, or of the server before it. For vLLM it is put into the pass: at the
 server, the rows with more clients, which were not used for it, came out 39 % too short in TTFT and 11 %
-in TPOT for 65 to 256 clients, and in the pass they do not. So large a constant as SGLang's would slow all
-decodes beside it, and stays at the server. (Runs of vLLM inside one process, without a server, have 1 ms
-at the least between arrival and queue, and beyond that a wait for the pass that runs, which is
-simulated.)"""
+in TPOT for 65 to 256 clients, and in the pass they do not. In TensorRT-LLM's passes it would make TPOT 20
+% too long for 65 to 256 clients, and SGLang's is larger still: these two stay at the server. (Runs of
+vLLM inside one process, without a server, have 1 ms at the least between arrival and queue, and beyond
+that a wait for the pass that runs, which is simulated.)"""
 
 _TRUST = """\
 ## How to read it
