@@ -198,16 +198,16 @@ class EngineConfig(Section):
     launch_s: HostSeconds | None = Field(
         None, description="host seconds per iteration that the latency model does not contain"
     )
-    wake_s: HostSeconds | None = Field(
-        None,
-        description="how much longer the first iteration takes after the engine idled; left out: what the "
-        "calibration of the latency file says, else 0",
-    )
     prefill_launch_s: HostSeconds | None = Field(
         None, description="seconds besides, of an iteration that has prompts"
     )
     prefill_token_s: HostSeconds | None = Field(
         None, description="the same, for each token of its prompts in the iteration"
+    )
+    wake_s: HostSeconds | None = Field(
+        None,
+        description="how much longer the first iteration takes after the engine idled; left out: what the "
+        "calibration of the latency file says, else 0",
     )
     async_scheduling: bool = Field(
         False, description="the host prepares the next iteration while the GPU runs, one iteration behind"
