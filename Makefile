@@ -88,7 +88,7 @@ validate: $(CALIBRATION)/.installed $(VENV)/.installed  ## Calibrate, serve a tr
 	$(BIN)/batchsim fit $(RESULTS)/validation/calibration.csv --family auto-iteration -o $(RESULTS)/validation/latency.json
 	$(BIN)/batchsim validate $(RESULTS)/validation/measured $(RESULTS)/validation/latency.json -o $(RESULTS)/validation
 
-# vLLM's own wheel for processors, without what it asks for that is large and not needed: see the file.
+# vLLM's own wheel for processors, without what it asks for that is large and not needed; of V0 a few files: see there.
 $(CONFORMANCE)/%/.packages: tests/conformance/environment.py
 	$(PYTHON) -m venv $(CONFORMANCE)/$*
 	$(CONFORMANCE)/$*/bin/python tests/conformance/environment.py $*
@@ -186,7 +186,7 @@ lint: $(VENV)/.installed-dev  ## Format check, lint, types, layering
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-VLLM_VERSIONS ?= 0.19.1 0.32.0
+VLLM_VERSIONS ?= 0.6.6.post1 0.19.1 0.32.0
 
 conformance: $(VENV)/.installed-dev $(VLLM_VERSIONS:%=$(CONFORMANCE)/%/.packages)  ## Take the decisions of vLLM's own scheduler, to the last bit; write docs/conformance.md
 	$(BIN)/python -m tests.conformance --environments $(CONFORMANCE) $(VLLM_VERSIONS:%=--version %) -o docs/conformance.md

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +11,16 @@ import pytest
 
 from batchsim.files.writing import write_whole
 from batchsim.workload import read_trace
-from tests.conformance import ours, report
+from tests.conformance import ours, report, v0
 from tests.conformance.compare import Log, effect, first_difference, request_difference
+from tests.conformance.environment import is_v0
 from tests.conformance.report import MODES, Outcome
 from tests.conformance.shrink import shrink
 from tests.conformance.vllm_process import VllmProcess
 from tests.conformance.workloads import WORKLOADS, Case, from_rows, make, small_world, with_engine
 from tests.shared_data import shared_path
 
-VERSIONS = ("0.19.1", "0.32.0")
+VERSIONS = ("0.6.6.post1", "0.19.1", "0.32.0")
 
 AZURE = "azure_llm_2023_conv.csv"
 AZURE_REQUESTS = 400
@@ -46,7 +47,7 @@ class Bench:
 
     def outcome(self, case: Case, mode: str) -> Outcome:
         """Run a case in both."""
-        case = with_engine(case, **MODES[mode])
+        case = self._as_run(case, mode)
         self.vllm.start(case)  # meanwhile, it is our turn
         our_log, error = self._ours(case)
         their_log = self.vllm.finish()
@@ -66,8 +67,12 @@ class Bench:
 
     def shrunk(self, case: Case, mode: str) -> Case:
         """Make a case that differs small."""
-        case = with_engine(case, **MODES[mode])
+        case = self._as_run(case, mode)
         return shrink(case, lambda smaller: self.outcome(smaller, mode).is_unknown)
+
+    def _as_run(self, case: Case, mode: str) -> Case:
+        case = with_engine(case, **MODES[mode])
+        return v0.as_v0(case) if is_v0(self.vllm.version) else case
 
     def _ours(self, case: Case) -> tuple[Log, str | None]:
         try:
@@ -94,10 +99,15 @@ def main() -> int:
     options = _options()
     outcomes: list[Outcome] = []
     for version in options.version or VERSIONS:
-        with VllmProcess(options.environments / version / "bin" / "python") as vllm:
+        names = options.workload or (QUICK if options.quick else (*WORKLOADS, *SPEEDS, SMALL_WORLDS))
+        modes, driver = options.mode or MODES, "vllm_driver"
+        if is_v0(version):
+            names = [name for name in names if name in v0.WORKLOADS]
+            modes, driver = [mode for mode in modes if mode == v0.MODE], "vllm_v0_driver"
+        with VllmProcess(options.environments / version / "bin" / "python", driver) as vllm:
             bench = Bench(vllm)
-            for name in options.workload or (QUICK if options.quick else (*WORKLOADS, *SPEEDS, SMALL_WORLDS)):
-                for outcome in _outcomes(bench, name, options):
+            for name in names:
+                for outcome in _outcomes(bench, name, modes, options):
                     print(_line(outcome), file=sys.stderr, flush=True)
                     outcomes.append(outcome)
     if options.output:
@@ -121,14 +131,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _outcomes(bench: Bench, name: str, options: argparse.Namespace) -> Iterator[Outcome]:
-    """Run a workload in every mode."""
+def _outcomes(
+    bench: Bench, name: str, modes: Iterable[str], options: argparse.Namespace
+) -> Iterator[Outcome]:
+    """Run a workload in these modes."""
     try:
         cases = _cases(name, options)
     except pytest.skip.Exception as skipped:
         yield Outcome(bench.vllm.version, name, "", reason=str(skipped))
         return
-    for mode in options.mode or MODES:
+    for mode in modes:
         outcomes = []
         for case in cases:
             outcomes.append(bench.outcome(case, mode))

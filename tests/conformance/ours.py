@@ -17,6 +17,7 @@ from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.step import NextIteration
 from batchsim.workload.request import Workload
+from tests.conformance.environment import is_v0
 from tests.conformance.workloads import Case, most_iterations, prompt_ids, prompt_tokens
 
 
@@ -62,13 +63,20 @@ def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
 
 def policy_config(settings: dict[str, Any], version: str) -> PolicyConfig:
     """Return what a user would ask for to follow these settings of vLLM."""
+    budget = settings["max_num_batched_tokens"]
+    if is_v0(version):
+        return PolicyConfig(
+            preset="vllm_v0",
+            batch_size=settings["max_num_seqs"],
+            batching={"max_num_batched_tokens": budget},
+        )
     is_priority = settings["policy"] == "priority"
     return PolicyConfig(
         preset="vllm_v1",
         batch_size=settings["max_num_seqs"],
         queueing={"kind": "HighestPriority"} if is_priority else {},
         batching={
-            "max_num_batched_tokens": settings["max_num_batched_tokens"],
+            "max_num_batched_tokens": budget,
             "long_prefill_threshold": settings["long_prefill_token_threshold"],
             "allocate": "prompt" if settings["scheduler_reserve_full_isl"] else "chunk",
             "preempt": "priority" if is_priority else "last",
@@ -165,6 +173,7 @@ class LoggedReplica(Replica):
         step = self._step
         for request in self._running.requests.values():
             if request.finish_step >= 0:
-                yield request.request_id, 1
+                if self._shape[1]:  # or decodes stall, in V0
+                    yield request.request_id, 1
             elif step.prefill_seqs and request.chunk_number == step._number:
                 yield request.request_id, request.chunk_tokens

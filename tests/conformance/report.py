@@ -54,6 +54,12 @@ A workload is run in four ways: with and without asynchronous scheduling, and ad
 whole prompt fits the free KV blocks (vLLM's default from 0.19.0 on), or if its first chunk does. Numbers
 are sums over the four.
 
+V0, vLLM's engine before V1, is taken from 0.6.6.post1 and stands beside `vllm_v0`: its scheduler, its block
+manager and its sequences are vLLM's own files, what else these import is put in place, and it has no block
+more than we. It runs in one way, without asynchronous scheduling. Left out are the prefix caching,
+priorities, chunked prefill and swapping that it has, with the workloads that are about these; the token
+budget and the KV blocks are raised where it would refuse a request.
+
 Written by `make conformance`; the workloads are made from seeds in `tests/conformance/workloads.py`.
 """
 

@@ -1,6 +1,6 @@
 """An environment gets what vLLM's scheduler needs, and no more."""
 
-from tests.conformance.environment import needed
+from tests.conformance.environment import is_v0, needed
 
 
 def test_only_what_the_scheduler_needs_is_installed() -> None:
@@ -15,3 +15,7 @@ def test_only_what_the_scheduler_needs_is_installed() -> None:
     ]
 
     assert needed(requirements) == ["regex", "numpy"]
+
+
+def test_v0_is_what_came_before_v1() -> None:
+    assert [version for version in ("0.6.6.post1", "0.19.1", "0.32.0") if is_v0(version)] == ["0.6.6.post1"]

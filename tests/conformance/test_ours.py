@@ -33,3 +33,12 @@ def test_log_of_two_who_take_turns_in_giving_way_for_ever_has_iterations_alone()
 
     assert len(log["rows"]) == most_iterations(case)
     assert log["finish_s"] == []
+
+
+def test_decodes_that_stall_for_a_prompt_in_v0_are_not_in_the_log() -> None:
+    case = make_case("two", [request(0.0, 20, 3), request(2.0**-8, 5, 1)], per_token_s=0.0, num_blocks=8)
+
+    rows = ours.run(case, "0.6.6.post1")["rows"]
+
+    assert [tokens for _, tokens, _, _ in rows] == [[(0, 20)], [(1, 5)], [(0, 1)], [(0, 1)]]
+    assert [free_blocks for *_, free_blocks in rows] == [6, 5, 6, 6]

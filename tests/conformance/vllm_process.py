@@ -1,4 +1,4 @@
-"""A process of its own that runs `vllm_driver` in an environment that has vLLM."""
+"""A process of its own that runs a driver, `vllm_driver` or V0's, in an environment that has vLLM."""
 
 import json
 import subprocess
@@ -20,9 +20,9 @@ class VllmProcess:
         Of vLLM, as it says itself.
     """
 
-    def __init__(self, python: Path) -> None:
+    def __init__(self, python: Path, driver: str) -> None:
         self._process = subprocess.Popen(
-            [python.absolute(), "-m", "tests.conformance.vllm_driver"],
+            [python.absolute(), "-m", f"tests.conformance.{driver}"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
