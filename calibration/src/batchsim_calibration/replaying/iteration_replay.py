@@ -58,7 +58,7 @@ class IterationReplay:
         self._prompts = prompts
         self._output_tokens = output_tokens
         self._clock = clock
-        self._next = NextIteration(policy.queueing, num_blocks, block_size)
+        self._next = NextIteration(policy.queueing, num_blocks, block_size, self._rule.spare_blocks)
         self._free_slots = list(reversed(range(engine.num_slots)))
         for request in log.requests:
             self._check_slot(request)

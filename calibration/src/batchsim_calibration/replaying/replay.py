@@ -238,10 +238,11 @@ def _refuse_what_cannot_be(config: RunConfig, policy: Policy) -> None:
     asked = {
         f"cluster.num_gpus = {cluster.num_gpus}": cluster.num_gpus > 1,
         "cluster.replicas": bool(cluster.replicas),
-        f"cluster.tensor_parallel = {cluster.tensor_parallel}": cluster.tensor_parallel > 1,
+        f"replicas of {cluster.gpus_per_replica} GPUs": cluster.gpus_per_replica > 1,
         "engine.prefix_caching = true": engine.prefix_caching is True,
         "engine.async_scheduling = true": engine.async_scheduling,
-        f"engine.launch_s = {engine.launch_s}": engine.launch_s > 0,
+        f"engine.wake_s = {engine.wake_s}": bool(engine.wake_s),
+        **{f"engine.{name} = {value:g}": value > 0 for name, value in engine.host._asdict().items()},
         f"clients.kind = {config.clients.kind!r}": config.clients.kind != "open_loop",
         f"patience_s = {config.patience_s}": config.patience_s is not None,
         "preemption by swapping": getattr(policy.batching, "preemption", "") == "swap",

@@ -40,8 +40,11 @@ class NextIteration:
 
     swapped: Sequence[Request] = ()
 
-    def __init__(self, queue: QueueDiscipline, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self, queue: QueueDiscipline, num_blocks: int, block_size: int, spare_blocks: int = 0
+    ) -> None:
         self._queue = queue
+        self._spare_blocks = spare_blocks
         self.now_s = 0.0
         self._running: list[Request] = []
         self._head: tuple[WaitingRequest, int] | None = None
@@ -66,7 +69,8 @@ class NextIteration:
     @property
     def is_undecided(self) -> bool:
         """Whether there is something to ask a rule."""
-        return bool(self.num_waiting or self.prefilling) or self.growth_blocks > self.free_blocks
+        lacks_blocks = self.growth_blocks > self.free_blocks - self._spare_blocks
+        return lacks_blocks or bool(self.num_waiting or self.prefilling)
 
     @property
     def num_waiting(self) -> int:
