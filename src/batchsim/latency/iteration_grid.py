@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -110,7 +111,7 @@ class TableIterationLatency:
         time_s = interpolate(self._axes, self.grid_s, (prefill_tokens, decode_seqs, mean_context))
         time_s += self.pair_s * prefill_pairs + self.prompt_s * prefill_seqs
         if time_s <= 0:
-            raise self._too_far(shape, time_s)
+            raise too_far(self.info, shape, time_s, "the grid")
         return time_s
 
     def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
@@ -122,15 +123,10 @@ class TableIterationLatency:
             As `iteration_s`.
         """
         row = self._rows.get(decode_seqs) or self._row(decode_seqs)
-        start_tokens, start_s, end_tokens, slope_s = row.cells[bisect_right(row.inner_tokens, context_tokens)]
-        first_s = start_s + slope_s * (context_tokens - start_tokens)
-        growth_s = slope_s * decode_seqs
+        first_s, slope_s, num_linear = along(row, decode_seqs, context_tokens)
         if first_s <= 0:
-            raise self._too_far(IterationShape(0, decode_seqs, context_tokens), first_s)
-        num_linear = math.inf if end_tokens == math.inf else (end_tokens - context_tokens) // decode_seqs + 1
-        if growth_s < 0:  # up to where it would reach zero
-            num_linear = min(num_linear, math.ceil(first_s / -growth_s))
-        return DecodeLine(first_s, growth_s, num_linear)
+            raise too_far(self.info, IterationShape(0, decode_seqs, context_tokens), first_s, "the grid")
+        return line_of(first_s, slope_s, num_linear, decode_seqs)
 
     @property
     def _axes(self) -> tuple[tuple[int, ...], ...]:
@@ -141,17 +137,48 @@ class TableIterationLatency:
             (decode_seqs * mean, interpolate(self._axes, self.grid_s, (0, decode_seqs, mean)))
             for mean in self.mean_context_tokens
         ]
-        cells = [
-            (start_tokens, start_s, float(end_tokens), (end_s - start_s) / (end_tokens - start_tokens))
-            for (start_tokens, start_s), (end_tokens, end_s) in pairwise(knots)
-        ]
-        cells[-1] = (*cells[-1][:2], math.inf, cells[-1][3])
-        row = self._rows[decode_seqs] = DecodeRow(tuple(tokens for tokens, _ in knots[1:-1]), tuple(cells))
+        inner_tokens = tuple(tokens for tokens, _ in knots[1:-1])
+        row = self._rows[decode_seqs] = DecodeRow(inner_tokens, _cells(knots))
         return row
 
-    def _too_far(self, shape: IterationShape, time_s: float) -> ConfigError:
-        return ConfigError(
-            f"{self.info.name}: extrapolated to {time_s:.3g} s for {shape.prefill_tokens} prompt tokens, "
-            f"{shape.decode_seqs} decoding sequences and {shape.context_tokens} context tokens, too far from "
-            "the grid"
-        )
+
+def decode_row(knots: Sequence[tuple[int, float]]) -> DecodeRow:
+    """Make a row of points, context of all sequences and seconds there; it is level before the first."""
+    level = (0, knots[0][1], float(knots[0][0]), 0.0)
+    return DecodeRow(tuple(tokens for tokens, _ in knots[:-1]), _cells(knots, level))
+
+
+def along(row: DecodeRow, decode_seqs: int, context_tokens: int) -> tuple[float, float, float]:
+    """Seconds at a context, their slope per token, and for how many iterations that holds."""
+    start_tokens, start_s, end_tokens, slope_s = row.cells[bisect_right(row.inner_tokens, context_tokens)]
+    num_linear = math.inf if end_tokens == math.inf else (end_tokens - context_tokens) // decode_seqs + 1
+    return start_s + slope_s * (context_tokens - start_tokens), slope_s, num_linear
+
+
+def line_of(first_s: float, slope_s: float, num_linear: float, decode_seqs: int) -> DecodeLine:
+    """Make a line of what `along` tells, up to where it would reach zero."""
+    growth_s = slope_s * decode_seqs
+    if growth_s < 0:
+        num_linear = min(num_linear, math.ceil(first_s / -growth_s))
+    return DecodeLine(first_s, growth_s, num_linear)
+
+
+def too_far(info: LatencyInfo, shape: IterationShape, time_s: float, measured: str) -> ConfigError:
+    """Say that slopes were followed below zero, away from what was measured."""
+    return ConfigError(
+        f"{info.name}: extrapolated to {time_s:.3g} s for {shape.prefill_tokens} prompt tokens, "
+        f"{shape.decode_seqs} decoding sequences and {shape.context_tokens} context tokens, too far from "
+        f"{measured}"
+    )
+
+
+def _cells(
+    knots: Sequence[tuple[int, float]], *before: tuple[int, float, float, float]
+) -> tuple[tuple[int, float, float, float], ...]:
+    """Cells from each of these points to the next, after those before; the last goes on for ever."""
+    between = [
+        (start_tokens, start_s, float(end_tokens), (end_s - start_s) / (end_tokens - start_tokens))
+        for (start_tokens, start_s), (end_tokens, end_s) in pairwise(knots)
+    ]
+    *all_but_last, (start_tokens, start_s, _, slope_s) = [*before, *between]
+    return (*all_but_last, (start_tokens, start_s, math.inf, slope_s))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ from batchsim.latency.base import (
     padded_batch_time,
 )
 from batchsim.latency.grid import interpolate
-from batchsim.latency.iteration_grid import DecodeRow
+from batchsim.latency.iteration_grid import DecodeRow, along, decode_row, line_of, too_far
 
 
 class OperatorTable(NamedTuple):
@@ -168,7 +167,7 @@ class OperatorTableLatency:
             if share and longest_tokens * decode_seqs > context_tokens:
                 time_s += share * (look_up(self.mixed, (*chunk, decode_seqs, longest_tokens)) - mean_s)
         if time_s <= 0:
-            raise self._too_far(shape, time_s)
+            raise too_far(self.info, shape, time_s, "the tables")
         return time_s
 
     def tokens_s(self, tokens: int) -> float:
@@ -221,12 +220,9 @@ class OperatorTableLatency:
             first_s += share * (longest_s - first_s)
             slope_s += share * (longest_slope_s - slope_s)
             num_linear = min(num_linear, num)
-        growth_s = slope_s * decode_seqs
         if first_s <= 0:
-            raise self._too_far(IterationShape(0, decode_seqs, context_tokens), first_s)
-        if growth_s < 0:  # up to where it would reach zero
-            num_linear = min(num_linear, math.ceil(first_s / -growth_s))
-        return DecodeLine(first_s, growth_s, num_linear)
+            raise too_far(self.info, IterationShape(0, decode_seqs, context_tokens), first_s, "the tables")
+        return line_of(first_s, slope_s, num_linear, decode_seqs)
 
     def _row(self, decode_seqs: int) -> DecodeRow:
         axes, seconds = self.decode
@@ -252,13 +248,6 @@ class OperatorTableLatency:
         inside = times_s[np.minimum(numbers, last).astype(np.int64)]
         return np.asarray(inside + self._beyond_s[which] * np.maximum(numbers - last, 0), dtype=np.float64)
 
-    def _too_far(self, shape: IterationShape, time_s: float) -> ConfigError:
-        return ConfigError(
-            f"{self.info.name}: extrapolated to {time_s:.3g} s for {shape.prefill_tokens} prompt tokens, "
-            f"{shape.decode_seqs} decoding sequences and {shape.context_tokens} context tokens, too far from "
-            "the tables"
-        )
-
 
 def _one_chunk(tokens: int, pairs: float) -> tuple[float, float]:
     """Return the chunk, and the tokens before it, that stand for all chunks of a pass."""
@@ -268,24 +257,6 @@ def _one_chunk(tokens: int, pairs: float) -> tuple[float, float]:
 
 def _reaches(context: Sequence[int], context_tokens: int, decode_seqs: int, longest_tokens: int) -> bool:
     return context_tokens <= context[-1] * decode_seqs and longest_tokens <= context[-1]
-
-
-def decode_row(knots: Sequence[tuple[int, float]]) -> DecodeRow:
-    """Make a row of points, context of all sequences and seconds there; it is level before the first."""
-    cells = [(0, knots[0][1], float(knots[0][0]), 0.0)]
-    cells += [
-        (start_tokens, start_s, float(end_tokens), (end_s - start_s) / (end_tokens - start_tokens))
-        for (start_tokens, start_s), (end_tokens, end_s) in pairwise(knots)
-    ]
-    cells[-1] = (*cells[-1][:2], math.inf, cells[-1][3])
-    return DecodeRow(tuple(tokens for tokens, _ in knots[:-1]), tuple(cells))
-
-
-def along(row: DecodeRow, decode_seqs: int, context_tokens: int) -> tuple[float, float, float]:
-    """Seconds at a context, their slope per token, and for how many iterations that holds."""
-    start_tokens, start_s, end_tokens, slope_s = row.cells[bisect_right(row.inner_tokens, context_tokens)]
-    num_linear = math.inf if end_tokens == math.inf else (end_tokens - context_tokens) // decode_seqs + 1
-    return start_s + slope_s * (context_tokens - start_tokens), slope_s, num_linear
 
 
 def look_up(table: OperatorTable, position: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from batchsim.errors import ConfigError
@@ -15,8 +14,8 @@ from batchsim.latency.base import (
     LatencyInfo,
     padded_batch_time,
 )
-from batchsim.latency.iteration_grid import DecodeRow
-from batchsim.latency.operators import OperatorTable, along, check_table, decode_row, look_up
+from batchsim.latency.iteration_grid import DecodeRow, along, decode_row, line_of, too_far
+from batchsim.latency.operators import OperatorTable, check_table, look_up
 
 #: The tables of the model, and what their axes count.
 PASS_TABLES = {
@@ -103,7 +102,7 @@ class PassTableLatency:
         if decode_seqs:
             time_s += look_up(self.decode, (decode_seqs, context_tokens / decode_seqs))
         if time_s <= 0:
-            raise self._too_far(shape, time_s)
+            raise too_far(self.info, shape, time_s, "the tables")
         return time_s
 
     def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
@@ -116,12 +115,9 @@ class PassTableLatency:
         """
         row = self._rows.get(decode_seqs) or self._row(decode_seqs)
         first_s, slope_s, num_linear = along(row, decode_seqs, context_tokens)
-        growth_s = slope_s * decode_seqs
         if first_s <= 0:
-            raise self._too_far(IterationShape(0, decode_seqs, context_tokens), first_s)
-        if growth_s < 0:  # up to where it would reach zero
-            num_linear = min(num_linear, math.ceil(first_s / -growth_s))
-        return DecodeLine(first_s, growth_s, num_linear)
+            raise too_far(self.info, IterationShape(0, decode_seqs, context_tokens), first_s, "the tables")
+        return line_of(first_s, slope_s, num_linear, decode_seqs)
 
     def _row(self, decode_seqs: int) -> DecodeRow:
         beside_s = look_up(self.by_decodes, (decode_seqs,))
@@ -132,13 +128,6 @@ class PassTableLatency:
             ]
         )
         return row
-
-    def _too_far(self, shape: IterationShape, time_s: float) -> ConfigError:
-        return ConfigError(
-            f"{self.info.name}: extrapolated to {time_s:.3g} s for {shape.prefill_tokens} prompt tokens, "
-            f"{shape.decode_seqs} decoding sequences and {shape.context_tokens} context tokens, too far from "
-            "the tables"
-        )
 
 
 def _prompts(shape: IterationShape) -> tuple[int, float, float]:
