@@ -7,12 +7,11 @@ import pytest
 
 from batchsim.config import ReplicaConfig, load_config
 from batchsim.errors import ConfigError
-from batchsim.latency.base import Domain, LatencyInfo
-from batchsim.latency.operators import OperatorTable
 from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.profiles.aiconfigurator import SetUp
 from batchsim.study import hardware, identity
 from batchsim.study.run import simulate
+from tests.latency.flat_passes import flat_passes
 
 LATENCY = {"family": "aiconfigurator", "system": "h200_sxm", "model": "meta-llama/Meta-Llama-3.1-8B"}
 CONFIG: dict[str, Any] = {
@@ -32,15 +31,7 @@ def made(set_up: SetUp) -> PassTableLatency:
         "tensor_parallel": set_up.tensor_parallel,
         "low_fidelity": ["half of a pass is estimated, not measured"],
     }
-    flat = OperatorTable(((1, 2**15),), (0.01, 0.01))
-    return PassTableLatency(
-        flat,
-        flat,
-        OperatorTable(((1, 1024), (1, 2**15), (0, 2**17)), (0.01,) * 8),
-        OperatorTable(((1, 1024), (1, 2**17)), (0.01,) * 4),
-        Domain(),
-        LatencyInfo("made up", "derived", details),
-    )
+    return flat_passes(details)
 
 
 @pytest.fixture(autouse=True)

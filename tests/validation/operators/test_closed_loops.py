@@ -5,8 +5,6 @@ import pandas as pd
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.latency.base import Domain, LatencyInfo
-from batchsim.latency.operators import OperatorTable
 from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.profiles.aiconfigurator import Known, SetUp
 from batchsim.validation.operators import closed_loops
@@ -18,6 +16,7 @@ from batchsim.validation.operators.closed_loops import (
     protocol_of,
 )
 from batchsim.validation.operators.report import error_rows, write_operators_report
+from tests.latency.flat_passes import flat_passes
 
 MODELS = ("nvidia/Llama-3.1-70B-Instruct-FP8", "Qwen/Qwen3-32B")
 ROW: dict[str, Any] = {
@@ -48,15 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SetUp]:
         asked.append(set_up)
         if set_up.system == "l4":
             raise ConfigError("aiconfigurator-core has no times of it on l4: there are none")
-        flat = OperatorTable(((1, 2**15),), (0.01, 0.01))
-        return PassTableLatency(
-            flat,
-            flat,
-            OperatorTable(((1, 1024), (1, 2**15), (0, 2**17)), (0.01,) * 8),
-            OperatorTable(((1, 1024), (1, 2**17)), (0.01,) * 4),
-            Domain(),
-            LatencyInfo("made up", "derived", {}),
-        )
+        return flat_passes()
 
     monkeypatch.setattr(closed_loops, "known", lambda: Known({}, MODELS))
     monkeypatch.setattr(closed_loops, "aiconfigurator_latency", latency)
