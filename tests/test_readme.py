@@ -6,10 +6,10 @@ import pytest
 
 from batchsim.cli.output import ROWS, milliseconds
 from batchsim.latency.fitting.fit import fit
-from batchsim.latency.table import read_calibration
+from batchsim.latency.tables.table import read_calibration
 from batchsim.study.compare import compare
-from batchsim.study.coverage import cut_to_range
 from batchsim.study.plan import load_sweep, plan
+from batchsim.study.setup.coverage import cut_to_range
 from batchsim.workload.load import embedded_trace, load_trace
 from tests.study.test_run import workload
 

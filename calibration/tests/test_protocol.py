@@ -14,7 +14,7 @@ import torch
 
 from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.fitting.fit import fit
-from batchsim.latency.table import read_calibration
+from batchsim.latency.tables.table import read_calibration
 from batchsim_calibration.measuring.grid import Point, extent_of, points_of, slots_of
 from batchsim_calibration.measuring.operations import EnginePoints, measure_batch_latency
 from batchsim_calibration.measuring.outcome import REFERENCE_SAMPLES, drift_of, spreads_of, unsteady_in

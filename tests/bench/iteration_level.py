@@ -19,12 +19,12 @@ import numpy as np
 from batchsim import Workload, simulate
 from batchsim.config import load_config
 from batchsim.latency.base import IterationLatency
-from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.tables.iteration_grid import TableIterationLatency
 from batchsim.policies.presets import names_of
 from batchsim.records import Records
 from batchsim.sim.simulation import run_replicas
-from batchsim.study.cluster import engines, prepare_policies, replicas
+from batchsim.study.setup.cluster import engines, prepare_policies, replicas
 
 #: About Llama-3.1-8B on an A100: 6 ms a pass, 50 us a prompt token.
 LINEAR = LinearIterationLatency(0.006, 5e-5, 0.0, 2e-5, 2e-8)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from batchsim.latency.base import BatchShape
 from batchsim.latency.fitting.fit import Family, compare_families, fit
 from batchsim.latency.store import load_latency, save_latency
-from batchsim.latency.table import TOKENS_OF_KIND, Calibration, read_calibration
+from batchsim.latency.tables.table import TOKENS_OF_KIND, Calibration, read_calibration
 from tests.fuzz.mutations import fuzz, mutated_csv, mutated_json, one_sentence
 
 HEADER = "kind,batch_size,prompt_tokens,output_tokens,context_tokens,trial,wall_s,status"

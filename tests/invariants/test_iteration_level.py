@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from batchsim.config import load_config
 from batchsim.latency.base import IterationLatency
-from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.passes import PassTableLatency
+from batchsim.latency.tables.iteration_grid import TableIterationLatency
 from batchsim.metrics.summary import laws
 from batchsim.policies.base import Step
 from batchsim.policies.continuous import StallFree
@@ -24,7 +24,7 @@ from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize
 from batchsim.records import FINISHED, Records
 from batchsim.sim.simulation import run_replicas
-from batchsim.study.cluster import engines, prepare_policies, replicas
+from batchsim.study.setup.cluster import engines, prepare_policies, replicas
 from batchsim.workload.request import Workload
 from tests.policies.examples import fastserve, srpt  # noqa: F401 -- found by name
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from batchsim.latency.base import IterationShape
 from batchsim.latency.linear import LinearIterationLatency
-from batchsim.latency.table import RAW_COLUMNS, TOKENS_OF_KIND
+from batchsim.latency.tables.table import RAW_COLUMNS, TOKENS_OF_KIND
 
 SIZES, PROMPTS, CONTEXTS = (1, 2, 3, 4, 8, 16, 32, 64), (16, 64, 128, 256, 512, 1024), (16, 128, 512, 1024)
 MAX_PASS_TOKENS = 4096

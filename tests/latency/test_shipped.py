@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from batchsim.latency.fitting.fit import FamilyComparison, compare_families
-from batchsim.latency.table import read_calibration
+from batchsim.latency.tables.table import read_calibration
 
 TABLES = sorted((Path(__file__).parents[2] / "calibration" / "data").glob("*.csv"))
 

@@ -20,15 +20,15 @@ from batchsim.latency.base import (
     refuse_outside,
 )
 from batchsim.latency.families import FAMILIES, as_batch_latency, as_iteration_latency
-from batchsim.latency.grid import TableLatency
-from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LINEAR_COEFFICIENTS, LinearIterationLatency
 from batchsim.latency.noise import NoisyIterationLatency
 from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import DEFAULT_NAME, default_latency, load_latency, save_latency
-from batchsim.latency.table import read_calibration
+from batchsim.latency.tables.grid import TableLatency
+from batchsim.latency.tables.iteration_grid import TableIterationLatency
+from batchsim.latency.tables.table import read_calibration
 from batchsim.specs import ModelSpec, load_gpu, load_model
 
 INFO = LatencyInfo("a model", "measured", {"gpu": "h200", "fit": {"r2": 0.5}})

@@ -9,8 +9,9 @@ from batchsim.config import ReplicaConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.profiles.aiconfigurator import SetUp
-from batchsim.study import hardware, identity
+from batchsim.study import identity
 from batchsim.study.run import simulate
+from batchsim.study.setup import hardware
 from tests.latency.flat_passes import flat_passes
 
 LATENCY = {"family": "aiconfigurator", "system": "h200_sxm", "model": "meta-llama/Meta-Llama-3.1-8B"}

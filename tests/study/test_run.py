@@ -147,7 +147,7 @@ def test_leaving_the_calibrated_range_is_refused_unless_asked_for(tmp_path: Path
     pd.DataFrame(rows, columns=names).to_csv(grid, index=False)
     from batchsim.latency.fitting.fit import fit
     from batchsim.latency.store import save_latency
-    from batchsim.latency.table import read_calibration
+    from batchsim.latency.tables.table import read_calibration
 
     save_latency(fit(read_calibration(grid), family="affine").model, file)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchsim.latency.fitting.fit import FamilyComparison
     from batchsim.latency.fitting.regression import Quality
     from batchsim.latency.fitting.report import FitReport
-    from batchsim.latency.table import Calibration
+    from batchsim.latency.tables.table import Calibration
 
 
 @click.command()
@@ -81,7 +81,7 @@ def _fit_calibration(
     from batchsim.files import check_file, resolved
     from batchsim.latency.fitting.fit import ITERATION_FAMILIES, compare_families
     from batchsim.latency.store import save_latency
-    from batchsim.latency.table import read_calibration
+    from batchsim.latency.tables.table import read_calibration
 
     if calibration.suffix == ".json":
         raise ConfigError(

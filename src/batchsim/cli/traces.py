@@ -99,7 +99,7 @@ def convert(source: Path, target: Path, fit_latency: Path | None, **given: Any) 
     from batchsim.files import check_file
     from batchsim.latency.store import load_latency
     from batchsim.results.measured_tables import measured_trace
-    from batchsim.study.coverage import cut_to_range
+    from batchsim.study.setup.coverage import cut_to_range
     from batchsim.workload.formats import write_trace
     from batchsim.workload.load import load_trace
 

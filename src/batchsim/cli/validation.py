@@ -84,7 +84,7 @@ def pace(config_file: Path, latency: Path, shares: tuple[float, ...], output_dir
     """
     from batchsim.config import load_config
     from batchsim.latency.store import load_latency
-    from batchsim.study.pacing import paced, requests_of
+    from batchsim.study.setup.pacing import paced, requests_of
     from batchsim.workload.formats import write_trace
 
     config, model = load_config(config_file), load_latency(latency)

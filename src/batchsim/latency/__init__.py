@@ -25,15 +25,15 @@ if TYPE_CHECKING:
         UnevenIterationLatency,
     )
     from batchsim.latency.families import as_batch_latency, as_iteration_latency
-    from batchsim.latency.grid import TableLatency
-    from batchsim.latency.iteration_grid import TableIterationLatency
     from batchsim.latency.linear import LinearIterationLatency
     from batchsim.latency.lockstep import LockstepLatency
     from batchsim.latency.noise import NoisyIterationLatency
     from batchsim.latency.operators import OperatorTable, OperatorTableLatency
     from batchsim.latency.roofline import RooflineLatency
     from batchsim.latency.store import default_latency, load_latency, save_latency
-    from batchsim.latency.table import Calibration, read_calibration
+    from batchsim.latency.tables.grid import TableLatency
+    from batchsim.latency.tables.iteration_grid import TableIterationLatency
+    from batchsim.latency.tables.table import Calibration, read_calibration
 else:
     __getattr__, __dir__ = lazy(__name__)
 

@@ -19,12 +19,12 @@ from typing import cast
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import AffineBatchLatency, PhaseBatchLatency
 from batchsim.latency.base import BatchLatency, IterationLatency
-from batchsim.latency.grid import TableLatency
-from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import OperatorTableLatency
 from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.roofline import RooflineLatency
+from batchsim.latency.tables.grid import TableLatency
+from batchsim.latency.tables.iteration_grid import TableIterationLatency
 
 FAMILIES: Mapping[str, type[BatchLatency]] = {
     "affine": AffineBatchLatency,

@@ -23,8 +23,8 @@ from batchsim.latency.base import (
     LatencyInfo,
     padded_batch_time,
 )
-from batchsim.latency.grid import interpolate
-from batchsim.latency.iteration_grid import DecodeRow, along, decode_row, line_of, too_far
+from batchsim.latency.tables.grid import interpolate
+from batchsim.latency.tables.iteration_grid import DecodeRow, along, decode_row, line_of, too_far
 
 
 class OperatorTable(NamedTuple):

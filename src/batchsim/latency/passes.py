@@ -14,8 +14,8 @@ from batchsim.latency.base import (
     LatencyInfo,
     padded_batch_time,
 )
-from batchsim.latency.iteration_grid import DecodeRow, along, decode_row, line_of, too_far
 from batchsim.latency.operators import OperatorTable, check_table, look_up
+from batchsim.latency.tables.iteration_grid import DecodeRow, along, decode_row, line_of, too_far
 
 #: The tables of the model, and what their axes count.
 PASS_TABLES = {

@@ -18,7 +18,7 @@ from batchsim.latency.base import BatchLatency, Domain, IterationDomain, Iterati
 from batchsim.latency.coefficients import read_coefficients, written_coefficients
 from batchsim.latency.families import FAMILIES
 from batchsim.latency.roofline import RooflineLatency
-from batchsim.latency.table import PROVENANCES
+from batchsim.latency.tables.table import PROVENANCES
 from batchsim.specs import GPUSpec, ModelSpec, Sharing
 
 Model = BatchLatency | IterationLatency

@@ -16,7 +16,7 @@ import numpy as np
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
-from batchsim.study.hardware import AnyLatency, adopt_hardware
+from batchsim.study.setup.hardware import AnyLatency, adopt_hardware
 from batchsim.study.trials import Requests, Trial, Trials, requests_of
 from batchsim.workload.request import Workload
 

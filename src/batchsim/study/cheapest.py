@@ -10,7 +10,7 @@ from batchsim.errors import ConfigError
 from batchsim.specs import load_gpu
 from batchsim.specs.names import shipped
 from batchsim.study.capacity import Capacity
-from batchsim.study.cost import check_priced
+from batchsim.study.setup.cost import check_priced
 
 Case = TypeVar("Case")
 

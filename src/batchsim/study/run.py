@@ -31,7 +31,7 @@ from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.specs import load_gpu
 from batchsim.streams import stream
-from batchsim.study.cluster import (
+from batchsim.study.setup.cluster import (
     batch_cluster,
     engines,
     front_end,
@@ -40,9 +40,9 @@ from batchsim.study.cluster import (
     replicas,
     with_noise,
 )
-from batchsim.study.cost import describe_prices, expenses
-from batchsim.study.coverage import outside_advice
-from batchsim.study.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
+from batchsim.study.setup.cost import describe_prices, expenses
+from batchsim.study.setup.coverage import outside_advice
+from batchsim.study.setup.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
 from batchsim.workload.prefixes import id_column, tokens_per_id

@@ -19,9 +19,9 @@ from batchsim.errors import BatchsimError, ConfigError
 from batchsim.files import json_text, read_json, remove_dead_partials, resolved, write_whole
 from batchsim.files.tables import csv_text
 from batchsim.results.store import read_summary, save_failure
-from batchsim.study.hardware import hardware_notices
 from batchsim.study.plan import PlannedRun, load_sweep, parse_shard, plan, take_shard
 from batchsim.study.processes import run_all
+from batchsim.study.setup.hardware import hardware_notices
 from batchsim.study.worker import Failure, Task
 
 __all__ = ["PlannedRun", "SweepProgress", "load_sweep", "parse_shard", "plan", "run_sweep"]

@@ -14,8 +14,8 @@ from batchsim.metrics.slo import requirement_scores
 from batchsim.metrics.statistics import t_interval
 from batchsim.policies import presets
 from batchsim.streams import stream
-from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import simulate, training_fraction
+from batchsim.study.setup.hardware import AnyLatency
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import make_predictor
 from batchsim.workload.request import Workload

@@ -9,7 +9,7 @@ from batchsim.figures.measured import fit as fit_figure
 from batchsim.figures.measured.fit import fit_table, plot_fit
 from batchsim.latency.choices import Family
 from batchsim.latency.fitting.fit import fit
-from batchsim.latency.table import Calibration, read_calibration
+from batchsim.latency.tables.table import Calibration, read_calibration
 from tests.latency.synthetic import kneed, write_calibration
 
 RAW = "kind,batch_size,prompt_tokens,output_tokens,context_tokens,trial,wall_s,status\n"

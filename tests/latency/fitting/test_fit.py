@@ -12,7 +12,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.analytic import PhaseBatchLatency
 from batchsim.latency.base import BatchShape, Domain
 from batchsim.latency.fitting.fit import fit
-from batchsim.latency.table import TOKENS, Calibration
+from batchsim.latency.tables.table import TOKENS, Calibration
 
 ALPHA_S, BETA_S, GAMMA = 0.05965, 0.005742, 0.3157
 SIZES, LENGTHS = (1, 2, 4, 8, 16, 32), (128, 256, 512, 1024, 2048)

@@ -15,7 +15,7 @@ from batchsim.latency.linear import (
     PER_PREFILL_SEQ,
     LinearIterationLatency,
 )
-from batchsim.latency.table import TOKENS, read_calibration
+from batchsim.latency.tables.table import TOKENS, read_calibration
 from tests.latency.fitting.test_fit import affine_s, batches, calibration, crowded_s, phases
 from tests.latency.fitting.test_iterations import rows
 from tests.latency.synthetic import LINEAR, kneed, trials, write_calibration

@@ -10,8 +10,8 @@ from batchsim.latency.base import Domain, IterationDomain, IterationShape
 from batchsim.latency.families import as_iteration_latency
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.fitting.iterations import iteration_shapes
-from batchsim.latency.iteration_grid import TableIterationLatency
 from batchsim.latency.linear import LinearIterationLatency
+from batchsim.latency.tables.iteration_grid import TableIterationLatency
 from tests.latency.fitting.test_fit import calibration, phases
 
 TRUE = LinearIterationLatency(0.012, 3e-5, 2e-9, 2.2e-4, 1.5e-8, 3e-4)

@@ -17,7 +17,7 @@ from batchsim.records import ABANDONED, FINISHED, Records
 from batchsim.sim.arrivals.client import make_clients
 from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.streams import stream
-from batchsim.study.cluster import batch_cluster, engines, prepare_policies, replicas
+from batchsim.study.setup.cluster import batch_cluster, engines, prepare_policies, replicas
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import grow_context
 from tests.sim.worlds import PLENTY, LinearLatency, workload

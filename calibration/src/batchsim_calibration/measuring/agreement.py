@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
 from batchsim.latency.choices import Clock
-from batchsim.latency.table import TOKENS, Calibration, read_calibration
+from batchsim.latency.tables.table import TOKENS, Calibration, read_calibration
 from batchsim.streams import stream
 from batchsim_calibration.provenance import REQUIRED
 

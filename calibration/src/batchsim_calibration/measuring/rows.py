@@ -1,7 +1,7 @@
 """The file of raw trials while it grows: each row is on disk as soon as it is measured.
 
 Until it is complete it lies under its name with ``.partial`` added. The columns beyond those that
-`batchsim.latency.table` reads:
+`batchsim.latency.tables.table` reads:
 
 ===============  ===========================================================================================
 ``purpose``      ``trial``; ``extra``, of a point whose trials spread too widely; ``reference``, of the drift
@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 
 from batchsim.errors import ConfigError, TraceError
 from batchsim.files import reason
-from batchsim.latency.table import RAW_COLUMNS
+from batchsim.latency.tables.table import RAW_COLUMNS
 from batchsim_calibration.measuring.grid import Point
 from batchsim_calibration.serving.timing import Timing
 

@@ -21,7 +21,7 @@ from batchsim.latency.base import BatchLatency, BatchShape
 from batchsim.latency.families import as_iteration_latency
 from batchsim.latency.fitting.fit import ITERATION_FAMILIES, FitReport
 from batchsim.latency.fitting.iterations import iteration_shapes
-from batchsim.latency.table import Calibration
+from batchsim.latency.tables.table import Calibration
 
 _LENGTHS = {
     "batch": "Length (tokens)",

@@ -27,8 +27,8 @@ from batchsim.latency.fitting.report import (
     points_of,
     unseen_batches,
 )
-from batchsim.latency.grid import lengths_of, table_latency
-from batchsim.latency.table import Calibration
+from batchsim.latency.tables.grid import lengths_of, table_latency
+from batchsim.latency.tables.table import Calibration
 
 
 def fit_affine(calibration: Calibration, length: TableLength) -> FitReport:

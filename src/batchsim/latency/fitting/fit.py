@@ -16,7 +16,7 @@ from batchsim.latency.fitting.batches import fit_affine, fit_phase, fit_table, m
 from batchsim.latency.fitting.iteration_tables import fit_iteration_table
 from batchsim.latency.fitting.iterations import fit_linear
 from batchsim.latency.fitting.report import FitReport, need_two_sizes
-from batchsim.latency.table import Calibration
+from batchsim.latency.tables.table import Calibration
 
 __all__ = ["FamilyComparison", "FitReport", "compare_families", "fit"]
 

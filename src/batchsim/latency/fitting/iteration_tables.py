@@ -20,8 +20,8 @@ from batchsim.latency.fitting.report import (
     need_two_sizes,
     unseen_batches,
 )
-from batchsim.latency.iteration_grid import TableIterationLatency
-from batchsim.latency.table import Calibration
+from batchsim.latency.tables.iteration_grid import TableIterationLatency
+from batchsim.latency.tables.table import Calibration
 
 #: Points of a grid that is made of a calibration.
 MAX_GRID = 2**20

@@ -26,7 +26,7 @@ from batchsim.latency.linear import (
     PER_PREFILL_SEQ,
     LinearIterationLatency,
 )
-from batchsim.latency.table import Calibration
+from batchsim.latency.tables.table import Calibration
 
 
 def iteration_shapes(points: pd.DataFrame) -> list[IterationShape]:

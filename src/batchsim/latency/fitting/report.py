@@ -13,7 +13,7 @@ import pandas as pd
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchLatency, BatchShape, Domain, Floats, LatencyInfo
 from batchsim.latency.fitting.regression import Intervals, Mask, Quality, quality_of
-from batchsim.latency.table import Calibration
+from batchsim.latency.tables.table import Calibration
 
 #: Relative error from which on a fit is warned of, and noise of the points that is worth telling with it.
 NOTABLE_ERROR = 0.1

@@ -27,7 +27,7 @@ from batchsim.latency.fitting.fit import fit
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.operators import OperatorTableLatency
 from batchsim.latency.profiles.operator_profile import read_operator_profile
-from batchsim.latency.table import MAX_BATCH_SIZE, Calibration
+from batchsim.latency.tables.table import MAX_BATCH_SIZE, Calibration
 from batchsim.specs import load_gpu
 from batchsim.specs.names import known_gpu
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import SimulationResult
+from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.comparison import Comparison
 from batchsim.validation.replays.gates import Gate
 

@@ -20,8 +20,8 @@ from batchsim.errors import ConfigError
 from batchsim.files import resolved
 from batchsim.latency.store import load_latency
 from batchsim.results.measured_tables import MeasuredRun, read_measured
-from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import simulate
+from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.comparison import MAPE, THROUGHPUT, Comparison, compare_requests
 from batchsim.validation.replays.cases import Case, Validation, model_in_words, predicted_requests
 from batchsim.validation.replays.gates import Gate, model_gates

@@ -24,8 +24,8 @@ from batchsim.latency.base import (
     LatencyInfo,
 )
 from batchsim.metrics.requests import e2e_s, ttft_s
-from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import SimulationResult
+from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.replays.measured_replay import Recording
 
 #: What makes two operations alike: an iteration its shape, a batch its bin and the lengths of its members.

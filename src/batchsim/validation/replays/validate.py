@@ -17,7 +17,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.families import as_batch_latency, as_iteration_latency
 from batchsim.latency.store import load_latency
 from batchsim.results.store import load_run
-from batchsim.study.hardware import AnyLatency
+from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.comparison import THROUGHPUT, compare_requests, relative_half_range
 from batchsim.validation.replays.cases import Case, Validation, model_in_words, predicted_requests
 from batchsim.validation.replays.gates import MOST_LOAD, end_to_end_gate, logic_gate, model_gates

@@ -14,7 +14,7 @@ from batchsim.latency.base import LatencyInfo
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.specs import load_gpu
 from batchsim.specs.prices import list_prices
-from batchsim.study.cost import expenses
+from batchsim.study.setup.cost import expenses
 
 
 def requests(num: int = 30) -> batchsim.Workload:

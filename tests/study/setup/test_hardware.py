@@ -26,7 +26,7 @@ from batchsim.records import (
 )
 from batchsim.specs import Sharing, gpu_activation_bytes, kv_capacity_tokens, load_gpu, load_model
 from batchsim.study.capacity import find_capacity
-from batchsim.study.hardware import adopt_hardware, describe_cluster
+from batchsim.study.setup.hardware import adopt_hardware, describe_cluster
 from tests.study.test_run import workload
 from tests.theory.worlds import AS_LONG_AS_THE_LONGEST, requests_of
 

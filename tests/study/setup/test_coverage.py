@@ -7,7 +7,7 @@ from batchsim.errors import ConfigError
 from batchsim.latency.analytic import AffineBatchLatency
 from batchsim.latency.base import Domain, IterationDomain, LatencyInfo
 from batchsim.latency.linear import LinearIterationLatency
-from batchsim.study.coverage import cut_to_range
+from batchsim.study.setup.coverage import cut_to_range
 from batchsim.workload.request import Workload
 
 

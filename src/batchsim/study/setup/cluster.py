@@ -37,7 +37,7 @@ from batchsim.specs import (
     load_model,
 )
 from batchsim.streams import stream
-from batchsim.study.hardware import AnyLatency, given_latency
+from batchsim.study.setup.hardware import AnyLatency, given_latency
 from batchsim.workload.request import Workload
 
 GIB = 2**30

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from batchsim.config import ReplicaConfig, RunConfig
 from batchsim.errors import ConfigError
 from batchsim.latency.base import Domain, IterationLatency, IterationShape
-from batchsim.study.hardware import AnyLatency, given_latency
+from batchsim.study.setup.hardware import AnyLatency, given_latency
 from batchsim.workload.load import EMBEDDED_TRACE
 from batchsim.workload.request import Workload
 

@@ -9,7 +9,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchShape, Domain, LatencyInfo
-from batchsim.latency.grid import TableLatency, table_latency
+from batchsim.latency.tables.grid import TableLatency, table_latency
 
 SIZES, LENGTHS = (1, 2, 8), (10, 100, 1000)
 TIMES = (1.0, 2.0, 9.0, 1.5, 2.5, 11.0, 4.0, 6.0, 30.0)

@@ -10,7 +10,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchShape, IterationShape, LatencyInfo, decode_span_s
-from batchsim.latency.iteration_grid import TableIterationLatency
+from batchsim.latency.tables.iteration_grid import TableIterationLatency
 
 PREFILLS, SEQS, CONTEXTS = (0, 64, 512), (0, 1, 4, 16), (0, 100, 1000, 1500)
 TIMES = np.random.default_rng(7).uniform(0.01, 0.05, (3, 4, 4))

@@ -21,7 +21,7 @@ from batchsim.latency.base import (
     LatencyInfo,
     padded_batch_time,
 )
-from batchsim.latency.grid import interpolate
+from batchsim.latency.tables.grid import interpolate
 
 
 class DecodeRow(NamedTuple):

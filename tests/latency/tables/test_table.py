@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from batchsim.errors import TraceError
-from batchsim.latency.table import Calibration, read_calibration
+from batchsim.latency.tables.table import Calibration, read_calibration
 
 RAW = (
     "kind,batch_size,prompt_tokens,output_tokens,context_tokens,trial,wall_s,cuda_s,cpu_s,status,clock_mhz\n"
@@ -214,7 +214,7 @@ def test_trial_that_no_machine_can_have_is_refused(row: str, message: str, tmp_p
 def test_table_of_more_points_than_fits_can_hold_out_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batchsim.latency.table.MAX_POINTS", 1)
+    monkeypatch.setattr("batchsim.latency.tables.table.MAX_POINTS", 1)
     trial = "prefill,1,16,,,0,1.0,,,ok,\n"
 
     assert len(read(tmp_path, RAW + trial + trial).points) == 1

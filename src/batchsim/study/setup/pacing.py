@@ -8,8 +8,8 @@ from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
 from batchsim.metrics.system import Window, busy_fraction
 from batchsim.streams import stream
-from batchsim.study.hardware import AnyLatency
 from batchsim.study.run import simulate
+from batchsim.study.setup.hardware import AnyLatency
 from batchsim.workload.load import prepare
 from batchsim.workload.request import Workload
 from batchsim.workload.transform import rescale_to_rate

@@ -9,8 +9,8 @@ from batchsim.errors import ConfigError
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.latency.store import save_latency
 from batchsim.metrics.system import Window, busy_fraction
-from batchsim.study.pacing import paced, requests_of
 from batchsim.study.run import simulate
+from batchsim.study.setup.pacing import paced, requests_of
 from batchsim.workload.formats import read_trace
 
 ENGINE = LinearIterationLatency(0.01, 1e-5, 0.0, 1e-4, 0.0)
