@@ -1,38 +1,33 @@
 """A replica: a scheduler, its GPU and its KV cache, iteration by iteration.
 
-When things happen stands here; what is chosen in `policies`; who waits in `sim.waiting`, who
-runs and holds what in `sim.running`, and what goes into an iteration in `sim.step`.
+When things happen stands here, and how long in `sim.spans`; what is chosen in `policies`; who waits in
+`sim.waiting`, who runs and holds what in `sim.running`, and what goes into an iteration in `sim.step`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 from operator import attrgetter
 from typing import cast
 
 import simpy
 
 from batchsim.errors import PlanError
-from batchsim.latency.base import IterationShape, follows_longest
-from batchsim.policies.base import IterationRule
+from batchsim.latency.base import IterationShape
 from batchsim.policies.guards.checks import kind_of
 from batchsim.policies.presets import Policy
 from batchsim.policies.reports import IterationReport
-from batchsim.sim.decoding import iterations_by
 from batchsim.sim.engine import Engine
 from batchsim.sim.kv_cache import KVCache
-from batchsim.sim.mailbox import LateTimeout, Mailbox, ProcessGen
+from batchsim.sim.mailbox import ProcessGen
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
-from batchsim.sim.running import RunningSet
-from batchsim.sim.step import NextIteration
-from batchsim.sim.waiting import WaitingLine
+from batchsim.sim.spans import SpanRunner
 
 _ADMISSION = attrgetter("admission")  # the order in which those that end together give their blocks back
 
 
-class Replica:
+class Replica(SpanRunner):
     """Run iterations for the requests it is given, for as long as the engine says.
 
     Takes `Request` from `inbox`. At each iteration boundary it takes in what has arrived, lets the rule put
@@ -46,13 +41,9 @@ class Replica:
         Requests routed here that have not ended.
     """
 
-    # Without slots, so many attributes would all be looked up in a dictionary.
     __slots__ = (
-        "_controllers", "_end", "_engine", "_env", "_first_s", "_follows_longest", "_growth_s",
-        "_host_growth_s", "_host_s", "_is_async", "_is_bounded", "_is_first", "_is_stale", "_is_watching",
-        "_known_until_s", "_kv", "_num", "_num_preempted", "_policy_name", "_recorder", "_replans",
-        "_replica_id", "_rule", "_running", "_shape", "_sizer", "_spare_blocks", "_start_s", "_step",
-        "_swap_blocks", "_true_output_tokens", "_usable_tokens", "_waiting", "inbox", "num_requests",
+        "_is_bounded", "_known_until_s", "_num_preempted", "_recorder", "_replica_id", "_true_output_tokens",
+        "_usable_tokens", "num_requests",
     )  # fmt: skip
 
     def __init__(
@@ -65,45 +56,16 @@ class Replica:
         true_output_tokens: Sequence[int],
         recorder: IterationRecorder,
     ) -> None:
-        self._env = env
+        super().__init__(env, replica_id, policy, engine, kv, true_output_tokens, recorder)
         self._replica_id = replica_id
-        self._policy_name = policy.name
-        self._sizer = policy.sizing
-        self._controllers = policy.controllers
-        self._rule = cast("IterationRule", policy.batching)
-        self._replans = self._rule.replans
-        self._engine = engine
-        self._kv = kv
         self._true_output_tokens = true_output_tokens
         self._recorder = recorder
         self._usable_tokens = self._rule.usable_blocks(kv.num_blocks) * kv.block_size
-        self._follows_longest = follows_longest(engine.latency)
-        self._waiting = WaitingLine(policy.queueing, kv.block_size)
-        self._running = RunningSet(
-            kv,
-            true_output_tokens,
-            follows_longest=self._follows_longest,
-            is_async=engine.is_async,
-            frees_partial_first=self._rule.frees_partial_first,
-        )
-        self._spare_blocks = self._rule.spare_blocks
-        self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder, self._spare_blocks)
-        self.inbox = Mailbox(env)
+        self._is_bounded = engine.latency.is_bounded
+        self._known_until_s = 0.0  # what happened later, the host does not know yet
+        self._num_preempted = 0  # for the iteration, before it was put together anew
         self.inbox.alert = self._notice
         self.num_requests = 0
-
-        self._is_async, self._is_bounded = engine.is_async, engine.latency.is_bounded
-        self._known_until_s = 0.0  # what happened later, the host does not know yet
-        self._num_preempted = self._swap_blocks = 0  # for the iteration, before it was put together anew
-        self._is_first = True  # the GPU idled before the next iteration
-        self._is_watching = False  # whether an arrival ends the span under way
-        self._is_stale = False  # the plan could not count on all that the next one can
-        # The iteration or span under way: `num` iterations of which the j-th takes first + j * growth
-        # seconds, and of these host + j * host growth waiting for the host.
-        self._start_s = self._first_s = self._growth_s = self._host_s = self._host_growth_s = 0.0
-        self._num = 0
-        self._shape: Sequence[float] = ()
-        self._end = simpy.Event(env)
 
     def accepts(self, request: Request) -> bool:
         """Whether the request can ever fit."""
@@ -218,116 +180,6 @@ class Replica:
             if running.retired and self._kv.line_blocks:
                 step.grow()  # before blocks come back that would be taken instead
             running.free_retired()
-
-    def _start_iteration(self) -> None:
-        """One iteration with prompt chunks."""
-        step = self._step
-        self._shape = shape = step.shape
-        seconds, self._host_s = self._engine.iteration_s(shape, is_first=self._is_first)
-        if swap_blocks := step.swap_blocks + self._swap_blocks:
-            seconds += swap_blocks * self._engine.swap_block_s
-        self._num = 1
-        self._first_s, self._growth_s, self._host_growth_s = seconds, 0.0, 0.0
-        self._start_s = step.now_s
-        self._end = LateTimeout(self._env, seconds)
-
-    def _start_span(self) -> None:
-        """Equal decode iterations, up to the next thing that must change the batch."""
-        step, decoding = self._step, self._running.decoding
-        seqs, context_tokens = decoding.num, decoding.context_tokens
-        longest_tokens = decoding.longest_tokens() if self._follows_longest else 0
-        self._shape = (0, seqs, context_tokens, 0, 0.0, longest_tokens)
-        line = self._engine.decode_line(seqs, context_tokens, longest_tokens, is_first=self._is_first)
-        self._first_s, self._growth_s, num_linear, self._host_s, self._host_growth_s = line
-        self._start_s = step.now_s
-        if swap_blocks := step.swap_blocks + self._swap_blocks:
-            self._first_s += swap_blocks * self._engine.swap_block_s
-            num_linear = 1
-        self._num = num = self._most_iterations(num_linear)
-        if num > 1:
-            self._watch()
-            num = self._num
-        self._end = LateTimeout(self._env, num * self._first_s + self._growth_s * (num * (num - 1) / 2))
-
-    def _watch(self) -> None:
-        """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""
-        waiting, running, inbox = self._waiting, self._running, self.inbox
-        if waiting.num:
-            waiting.on_leave = self._cut_for_who_waits
-            if waiting.queue.is_fifo and not self._replans:
-                return  # the head of the queue does not fit, and nobody gets ahead of it
-        if not self._replans and running.num >= self._sizer.batch_size(0, running.decoding.num):
-            return
-        if inbox.bring is None:
-            self._is_watching = True
-        elif inbox.next_s < inf:
-            self._num = self._iterations_to_arrival(inbox.next_s)
-
-    def _cut_for_who_waits(self) -> None:
-        self._cut_span(self._iterations_to(self._env.now, self._num))
-
-    def _cut_span(self, num: int) -> None:
-        """End the span after fewer iterations."""
-        now_s = self._env.now
-        if num < self._num:
-            self._num = num
-            earlier = LateTimeout(self._env, max(0.0, self._seconds(num) - (now_s - self._start_s)))
-            # Whoever waits for the end of the span now waits for this; the old timeout fires in vain.
-            earlier.callbacks, self._end.callbacks = self._end.callbacks, []
-            self._end = earlier
-
-    def _most_iterations(self, num_linear: float) -> int:
-        """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
-        if self._engine.is_exact or self._is_stale or self._is_awaited():
-            return 1
-        decoding, waiting, step = self._running.decoding, self._waiting, self._step
-        if step.may_fit_later and waiting.num:
-            to_growth = 1 if step.growth_blocks else decoding.iterations_to_growth()
-            if to_growth == 1:
-                return 1
-            num_linear = min(num_linear, to_growth)
-        num = decoding.iterations_to_change()
-        if num_linear < num:
-            num = int(num_linear)
-        for controller in self._controllers:
-            num = min(num, max(1, int(min(num, controller.iterations_to_decision()))))
-        num = decoding.iterations_within(self._kv.available, num)
-        if num < 1:
-            raise PlanError(
-                f"policy {self._policy_name}: {kind_of(self._rule)}.plan left {decoding.num} decoding "
-                "sequences without KV blocks; it has to preempt"
-            )
-        if self._spare_blocks and num > 1:
-            spare = self._kv.available - self._spare_blocks
-            num = max(1, decoding.iterations_within(spare, num)) if spare >= 0 else 1
-        if self._replans and (waiting.num or step.is_undecided):
-            # The rule names only requests it was shown, so that this is a `Step` for it.
-            left = self._rule.iterations_to_decision(step)  # type: ignore[arg-type]
-            num = max(1, int(min(num, left)))
-        if not waiting.num:
-            return num
-        changes_s = waiting.queue.head_changes_s(self._start_s)
-        return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
-
-    def _is_awaited(self) -> bool:
-        """Whether who is next repeats an answer under way: with every block of that, it may fit."""
-        head = self._waiting.head
-        return self._waiting.num > 0 and head is not None and self._running.is_answering(head)
-
-    def _iterations_to_arrival(self, arrival_s: float) -> int:
-        """Iterations until the host knows of an arrival, if fewer than those under way."""
-        num = self._iterations_to(arrival_s, self._num)
-        return min(self._num, num + 1) if self._is_async else num
-
-    def _iterations_to(self, time_s: float, most: int) -> int:
-        """Iterations it takes to get to a time, or `most`."""
-        elapsed_s = time_s - self._start_s
-        if elapsed_s >= self._seconds(most):
-            return most
-        return iterations_by(elapsed_s, self._first_s, self._growth_s)
-
-    def _seconds(self, num: int) -> float:
-        return num * self._first_s + self._growth_s * (num * (num - 1) / 2)
 
     def _settle(self, now_s: float) -> None:
         """The iteration or span has ended: tokens out, ended requests out, blocks back."""

@@ -18,6 +18,7 @@ from batchsim.records import Records
 from batchsim.sim.arrivals.client import Clients
 from batchsim.sim.arrivals.front_end import FrontEnd, FrontEndTimes
 from batchsim.sim.arrivals.source import RequestSource
+from batchsim.sim.cluster.router import Queue, Router
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import GPU, KVMemory
 from batchsim.sim.kv_cache import KVCache
@@ -25,7 +26,6 @@ from batchsim.sim.mailbox import Mailbox, ProcessGen
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.replica import Replica
-from batchsim.sim.router import Queue, Router
 from batchsim.sim.scheduler import Scheduler
 from batchsim.workload.prefixes import PrefixIds, prefix_ids
 from batchsim.workload.request import Workload

@@ -1,0 +1,1 @@
+"""What makes replicas a cluster: who sends requests where, what carries KV, who comes and goes."""
