@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from batchsim.config import RunConfig
     from batchsim.errors import BatchsimError, ConfigError, PlanError, StalledSimulation, TraceError
     from batchsim.latency.store import load_latency
-    from batchsim.study.run import SimulationResult, simulate
+    from batchsim.study.result import SimulationResult
+    from batchsim.study.run import simulate
     from batchsim.workload.load import load_trace
     from batchsim.workload.request import Workload
 else:

@@ -68,10 +68,12 @@ ITERATION_COLUMNS: Mapping[str, Any] = {
     "is_extrapolated": np.bool_,
 }
 
-#: The KV of a request is dropped, copied to the host, or stays while it sits an iteration out: no preemption.
-PREEMPTION_MODES = ("recompute", "swap", "pause")
+#: The KV of a request is dropped, or copied to the host. Or it stays while the request sits an iteration out,
+#: or is handed over to a replica that decodes it: these two are no preemptions.
+PREEMPTIONS = ("recompute", "swap")
+PREEMPTION_MODES = (*PREEMPTIONS, "pause", "hand_over")
 
-#: One row per preemption or pause, in order of time.
+#: One row per preemption, pause or hand-over, in order of time.
 PREEMPTION_COLUMNS: Mapping[str, Any] = {
     "request_id": np.int64,
     "gpu_id": np.int32,
@@ -79,6 +81,18 @@ PREEMPTION_COLUMNS: Mapping[str, Any] = {
     "mode": "category",  # one of `PREEMPTION_MODES`
     "decode_start_s": np.float64,  # of the decode run that ends here; NaN if its prompt was not complete
     "lost_tokens": np.int64,  # computed tokens whose KV was dropped
+}
+
+#: One row per transfer of KV between replicas, in order of completion.
+TRANSFER_COLUMNS: Mapping[str, Any] = {
+    "request_id": np.int64,
+    "source": np.int32,  # the replica that computed the prompt
+    "target": np.int32,  # the replica that decodes
+    "num_bytes": np.float64,
+    "asked_s": np.float64,  # when room on the target was asked for
+    "ready_s": np.float64,  # when the prompt was complete
+    "start_s": np.float64,  # when a link began to carry it
+    "finish_s": np.float64,  # when all of it was there
 }
 
 #: One row per batch, in order of completion; ``batch_id`` numbers them so.
@@ -131,10 +145,10 @@ class Records:
 
     Attributes
     ----------
-    requests, batches, controllers, iterations, preemptions
+    requests, batches, controllers, iterations, preemptions, transfers
         See `REQUEST_COLUMNS` (`ITERATION_REQUEST_COLUMNS` where engines batch at every iteration),
-        `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`. Of batches and
-        iterations, only those of the simulated world have rows.
+        `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`, `TRANSFER_COLUMNS`.
+        Of batches and iterations, only those of the simulated world have rows.
     num_replicas
         Replicas in the cluster, busy or not: as many as GPUs where each has one.
     kv_capacity_tokens
@@ -153,6 +167,7 @@ class Records:
     refusals: Mapping[int, str]
     iterations: pd.DataFrame = field(default_factory=lambda: empty(ITERATION_COLUMNS))
     preemptions: pd.DataFrame = field(default_factory=lambda: empty(PREEMPTION_COLUMNS))
+    transfers: pd.DataFrame = field(default_factory=lambda: empty(TRANSFER_COLUMNS))
     kv_blocks: tuple[int, ...] = ()
 
     @property

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.metrics.tokens import token_times_s
-from batchsim.study.run import SimulationResult, simulate
+from batchsim.study.result import SimulationResult
+from batchsim.study.run import simulate
 from tests.sim.worlds import LinearLatency, workload
 
 BLOCK_TOKENS = 4

@@ -14,7 +14,8 @@ from batchsim.policies.queueing import MultiBin
 from batchsim.records import Records
 from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster, run_simulation
-from batchsim.study.run import SimulationResult, simulate
+from batchsim.study.result import SimulationResult
+from batchsim.study.run import simulate
 from batchsim.workload.predictor import make_predictor
 from batchsim.workload.request import Workload
 from tests.sim.worlds import LinearLatency, workload

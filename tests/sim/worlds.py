@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from batchsim.latency.base import BatchShape, BatchTime, Domain, LatencyInfo
-from batchsim.study.run import SimulationResult, simulate
+from batchsim.study.result import SimulationResult
+from batchsim.study.run import simulate
 from batchsim.workload.request import Workload
 
 #: KV tokens that no batch of these tests outgrows.

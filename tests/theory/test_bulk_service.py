@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from batchsim.study.run import SimulationResult
+from batchsim.study.result import SimulationResult
 from tests.sim.worlds import LinearLatency, workload
 from tests.theory.worlds import (
     ExponentialLatency,

@@ -10,7 +10,8 @@ import pytest
 
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.policies.overflow import largest_batch
-from batchsim.study.run import SimulationResult, simulate
+from batchsim.study.result import SimulationResult
+from batchsim.study.run import simulate
 from batchsim.workload.request import Workload
 
 STEP_LAW = LinearIterationLatency(0.030, 0.0, 0.0, 0.00022, 0.0)

@@ -6,7 +6,7 @@ Lengths are uniform on 1 to 20 s unless said otherwise, and a batch takes as lon
 import numpy as np
 import pytest
 
-from batchsim.study.run import SimulationResult
+from batchsim.study.result import SimulationResult
 from batchsim.workload.request import Workload
 from tests.theory.worlds import (
     AS_LONG_AS_THE_LONGEST,

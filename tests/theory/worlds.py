@@ -16,7 +16,7 @@ from scipy import stats
 from batchsim.latency.base import BatchShape, BatchTime, Domain, LatencyInfo
 from batchsim.metrics.summary import laws
 from batchsim.records import Records
-from batchsim.study.run import SimulationResult
+from batchsim.study.result import SimulationResult
 from batchsim.workload.request import Workload
 from tests.sim.worlds import PLENTY, LinearLatency, run, workload
 

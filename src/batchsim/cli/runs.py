@@ -23,7 +23,7 @@ from batchsim.cli.output import (
 
 if TYPE_CHECKING:
     from batchsim.study.compare import Comparison
-    from batchsim.study.run import SimulationResult
+    from batchsim.study.result import SimulationResult
 
 
 @click.command()

@@ -27,6 +27,9 @@ class ReplicaConfig(Section):
     """Replicas that differ from the rest of the cluster; what is left out is as the cluster has it."""
 
     count: NumGPUs = Field(1, description="so many alike")
+    role: Literal["both", "prefill", "decode"] = Field(
+        "both", description="whether they compute prompts, decode what others computed, or do both"
+    )
     gpu: GPUName | None = None
     model: ModelName | None = None
     latency_file: str | None = None
@@ -81,6 +84,9 @@ class ClusterConfig(Section):
         (), description="instead of equal replicas: tables of what differs; iteration level only"
     )
     num_replicas: NumGPUs | None = Field(None, description="equal replicas; or num_gpus")
+    num_prefill_replicas: Annotated[int, Field(ge=0)] = Field(
+        0, description="so many of the equal replicas compute prompts, and the others decode; 0: all do both"
+    )
     num_gpus: NumGPUs = Field(
         default_factory=lambda given: _num_gpus(given),
         description="GPUs, a multiple of a replica's; left out: those of the replicas, by default of one",
@@ -100,6 +106,7 @@ class ClusterConfig(Section):
             )
         if made > MOST_GPUS:
             raise ValueError(f"the replicas have {made} GPUs together; at most {MOST_GPUS} are possible")
+        self._check_roles()
         per_replica, left = self.gpus_per_replica, self.num_gpus % self.gpus_per_replica
         if left and not self.replicas:
             set_by = " * ".join(name for name in _FACTORS if getattr(self, name) > 1)
@@ -109,6 +116,21 @@ class ClusterConfig(Section):
                 "a whole number of replicas"
             )
         return self
+
+    def _check_roles(self) -> None:
+        roles = {one.role for one in self.replicas}
+        if ("prefill" in roles) != ("decode" in roles):
+            raise ValueError(
+                "the replicas of cluster.replicas either compute prompts or decode; role = prefill and role "
+                "= decode belong together"
+            )
+        num_prefill, num_equal = self.num_prefill_replicas, self.num_gpus // self.gpus_per_replica
+        if num_prefill and self.replicas:
+            raise ValueError("give cluster.num_prefill_replicas, or a role to each of cluster.replicas")
+        if num_prefill >= max(1, num_equal):
+            raise ValueError(
+                f"cluster.num_prefill_replicas is {num_prefill} of {num_equal} replicas; some have to decode"
+            )
 
     @property
     def gpus_per_replica(self) -> int:

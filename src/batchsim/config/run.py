@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
@@ -15,6 +16,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 from batchsim.config.cost import CostConfig
 from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
 from batchsim.config.section import Count, Finite, Fraction, Rate, Section
+from batchsim.config.transfer import KVTransferConfig
 from batchsim.errors import nearest
 
 #: A limit on a statistic of requests: the mean or any percentile of a time.
@@ -204,6 +206,7 @@ class RunConfig(Section):
     workload: WorkloadConfig = WorkloadConfig()
     cluster: ClusterConfig = ClusterConfig()
     engine: EngineConfig = EngineConfig()
+    kv_transfer: KVTransferConfig = KVTransferConfig()
     latency: LatencyConfig = LatencyConfig()
     predictor: PredictorConfig = PredictorConfig()
     slo: SloConfig = SloConfig()
@@ -225,6 +228,18 @@ class RunConfig(Section):
             *(name for one in alike for name in (one.gpu, one.model)),
         ]
         return tuple(name for name in named if name is not None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pools_are_replicas(cls, given: Any) -> Any:
+        """Read ``[[pool]]`` as ``[[cluster.replicas]]``."""
+        if not isinstance(given, Mapping) or "pool" not in given:
+            return given
+        cluster = given.get("cluster", {})
+        if not isinstance(cluster, Mapping) or "replicas" in cluster:
+            raise ValueError("give pool or cluster.replicas, which are the same, not both")
+        rest = {key: value for key, value in given.items() if key != "pool"}
+        return {**rest, "cluster": {**cluster, "replicas": given["pool"]}}
 
     @model_validator(mode="after")
     def _gives_up_before_it_retries(self) -> RunConfig:

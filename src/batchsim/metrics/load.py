@@ -13,7 +13,7 @@ from batchsim.metrics import requests as per_request
 from batchsim.metrics.efficiency import Hardware, mbu, mfu, work
 from batchsim.metrics.system import Window, finishes_in, known, largest, mean, ratio
 from batchsim.metrics.tokens import itl_and_worst_gap_s
-from batchsim.records import Records, arrays, rows
+from batchsim.records import PREEMPTIONS, Records, arrays, rows
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -57,7 +57,8 @@ def engine_load(
     The tables of requests are given as `arrays`: all, those covered, and those of these that finished.
     """
     iterations = arrays(records.iterations)
-    num_preemptions = int(np.count_nonzero(records.preemptions["mode"] != "pause"))
+    mode = records.preemptions["mode"]
+    num_preemptions = sum(int(np.count_nonzero(mode == one)) for one in PREEMPTIONS)
     num_iterations = iterations["num_iterations"].sum()
     num_started = len(known(requests["scheduled_s"]))
     prefill_tokens = iterations["prefill_tokens"].sum()

@@ -21,6 +21,7 @@ from batchsim.metrics.slo import limited_statistics
 from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window, known, largest, mean
 from batchsim.metrics.tokens import decode_runs, num_tokens
+from batchsim.metrics.transfers import transfer_parts
 from batchsim.metrics.verdict import verdict
 from batchsim.metrics.weighted import Floats
 from batchsim.records import FINISHED, STATUSES, Columns, Records, arrays, has_status, rows
@@ -95,6 +96,7 @@ def summarise(
         **_slo(covered, slo),
         **limited_statistics(covered, slo),
         **load,
+        **transfer_parts(records, finished),
         "verdict": judged.name,
         "verdict_reason": judged.reason,
         "saturated": judged.name == "saturated",

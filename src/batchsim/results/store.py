@@ -31,6 +31,7 @@ from batchsim.records import (
     ITERATION_REQUEST_COLUMNS,
     PREEMPTION_COLUMNS,
     REQUEST_COLUMNS,
+    TRANSFER_COLUMNS,
 )
 from batchsim.workload.formats import write_trace
 from batchsim.workload.request import Workload
@@ -43,6 +44,8 @@ ITERATION_TABLES = {
     "preemptions": PREEMPTION_COLUMNS,
     "controllers": CONTROLLER_COLUMNS,
 }
+#: Tables that only some clusters have: written where they have rows.
+CLUSTER_TABLES = {"transfers": TRANSFER_COLUMNS}
 
 #: What the largest tables of runs stay far below: bytes in their file, and values unpacked.
 _MOST_BYTES, _MOST_CELLS = 2**32, 2**30
@@ -54,7 +57,7 @@ _FILES = {
     "summary.json",
     "workload.csv",
     "failure.json",
-    *(f"{name}.parquet" for name in (*TABLES, *ITERATION_TABLES)),
+    *(f"{name}.parquet" for name in (*TABLES, *ITERATION_TABLES, *CLUSTER_TABLES)),
 }
 
 
@@ -152,6 +155,9 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
         _object(file, read_bytes(file)) for file in (directory / "manifest.json", directory / "summary.json")
     )
     known = ITERATION_TABLES if (directory / "iterations.parquet").exists() else TABLES
+    known = known | {
+        name: columns for name, columns in CLUSTER_TABLES.items() if (directory / f"{name}.parquet").exists()
+    }
     tables = {name: _read_table(directory / f"{name}.parquet", columns) for name, columns in known.items()}
     manifest.pop("files", None)  # of the directory, not of the run
     return manifest, summary, tables

@@ -101,6 +101,12 @@ class Mailbox(simpy.Store):
         self.items = []
         return items
 
+    def nudge(self) -> None:
+        """Wake who waits though nothing has come: something else has changed."""
+        if self._watch is not None:
+            self._watch.succeed()
+            self._watch = None
+
     def _wake(self) -> None:
         if self._watch is not None and len(self.items) >= self._num_watched:
             self._watch.succeed()

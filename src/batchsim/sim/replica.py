@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import cast
+from typing import Protocol, cast
 
 import simpy
 
@@ -27,13 +27,36 @@ from batchsim.sim.spans import SpanRunner
 _ADMISSION = attrgetter("admission")  # the order in which those that end together give their blocks back
 
 
+class Finisher(Protocol):
+    """Who takes the requests that a replica is done with."""
+
+    def finish(self, request: Request, replica_id: int, now_s: float) -> None:
+        """All tokens that this replica was to make of it are there."""
+
+
+class Outlet(Finisher, Protocol):
+    """Who takes the requests whose prompts a replica has computed, and is told when that begins."""
+
+    def begin(self, request: Request, replica_id: int) -> None:
+        """The first chunk of its prompt is about to be computed."""
+
+
 class Replica(SpanRunner):
     """Run iterations for the requests it is given, for as long as the engine says.
 
     Takes `Request` from `inbox`. At each iteration boundary it takes in what has arrived, lets the rule put
     the next iteration together, and waits for that to end; equal decode iterations are one span, with one
     event. Arrivals of the instant at which an iteration ends are seen by the next. Only here the true output
-    lengths are known; as an engine knows ``max_tokens``, they decide whether a request can fit at all.
+    lengths are known; as an engine knows ``max_tokens``, they decide whether a request can fit at all. A
+    request whose KV lies elsewhere (`Request.kv_source`) comes twice: first to be given room, then with it.
+
+    Parameters
+    ----------
+    true_output_tokens
+        Tokens to make of each request, by id.
+    outlet
+        Who is given those that are finished; their blocks stay taken until `release`. Left out: they have
+        ended.
 
     Attributes
     ----------
@@ -42,8 +65,8 @@ class Replica(SpanRunner):
     """
 
     __slots__ = (
-        "_is_bounded", "_known_until_s", "_num_preempted", "_recorder", "_replica_id", "_true_output_tokens",
-        "_usable_tokens", "num_requests",
+        "_is_bounded", "_known_until_s", "_num_preempted", "_outlet", "_recorder", "_replica_id",
+        "_true_output_tokens", "_usable_tokens", "num_requests",
     )  # fmt: skip
 
     def __init__(
@@ -55,8 +78,13 @@ class Replica(SpanRunner):
         kv: KVCache,
         true_output_tokens: Sequence[int],
         recorder: IterationRecorder,
+        outlet: Outlet | None = None,
     ) -> None:
-        super().__init__(env, replica_id, policy, engine, kv, true_output_tokens, recorder)
+        lends = outlet is not None
+        super().__init__(env, replica_id, policy, engine, kv, true_output_tokens, recorder, lends=lends)
+        self._outlet: Finisher = recorder
+        if outlet is not None:
+            self._outlet, self._step.on_begin = outlet, outlet.begin
         self._replica_id = replica_id
         self._true_output_tokens = true_output_tokens
         self._recorder = recorder
@@ -76,6 +104,11 @@ class Replica(SpanRunner):
         coming = [one for one in self.inbox.items if not one.triggered and self.accepts(one)]
         wanted = sum(-(-request.prompt_tokens // self._kv.block_size) for request in coming)
         return int(self._kv.used + self._waiting.blocks + wanted)
+
+    def release(self, request: Request) -> None:
+        """Take back the blocks of one that was finished here."""
+        self._running.release(request)
+        self.inbox.nudge()
 
     def describe_waiting(self) -> str:
         """Who waits for what, for the message of a stalled run."""
@@ -130,28 +163,32 @@ class Replica(SpanRunner):
         """Queue what has arrived, as far as the host knows; refuse what can never fit."""
         inbox, known_until_s = self.inbox, self._known_until_s
         arrived = cast("list[Request]", inbox.take_all())
-        if arrived and arrived[-1].arrival_s > known_until_s:
-            inbox.items = [request for request in arrived if request.arrival_s > known_until_s]
-            arrived = [request for request in arrived if request.arrival_s <= known_until_s]
+        if arrived and arrived[-1].known_s > known_until_s:
+            inbox.items = [request for request in arrived if request.known_s > known_until_s]
+            arrived = [request for request in arrived if request.known_s <= known_until_s]
         is_checked = inbox.bring is None  # by `_notice`
+        arriving = self._running.arriving
         for request in arrived:
-            if is_checked or self.accepts(request):
+            if request.request_id in arriving:
+                self._running.land(request, self._step.now_s)
+            elif is_checked or self.accepts(request):
                 if not request.triggered:  # did not give up on the way
                     self._waiting.push(request)
             else:
-                self._refuse(request)
+                self.refuse(request)
 
     def _notice(self) -> None:
         """A request was delivered: refuse it at once if it can never fit, end a span that it might join."""
         request = self.inbox.items[-1]
         if not self.accepts(request):
             self.inbox.items.pop()
-            self._refuse(request)
-        elif self._is_watching:
+            self.refuse(request)
+        elif self._is_watching or request.request_id in self._running.arriving:
             self._is_watching = False
             self._cut_span(self._iterations_to_arrival(self._env.now))
 
-    def _refuse(self, request: Request) -> None:
+    def refuse(self, request: Request) -> None:
+        """End a request that can never fit."""
         tokens = self._most_tokens(request)
         self._recorder.refuse(
             request, f"may hold {tokens} KV tokens; a request can have {self._usable_tokens}"
@@ -196,9 +233,10 @@ class Replica(SpanRunner):
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
         if step.completing and (at_once := running.complete_prompts(step.completing, now_s)):
             finished = sorted(finished + at_once, key=_ADMISSION)
+        finish = self._outlet.finish
         for request in finished:
             running.retire(request, is_known=not self._is_async)
-            recorder.finish(request, self._replica_id, now_s)
+            finish(request, self._replica_id, now_s)
         host_s = num * self._host_s
         if self._host_growth_s:
             host_s += self._host_growth_s * (num * (num - 1) / 2)
@@ -230,6 +268,7 @@ class Replica(SpanRunner):
         if self._controllers:
             self._report(finished)
         self._is_first = False
+        self._num = 0
         self._known_until_s = now_s
         if self._is_async:
             self._known_until_s -= self._first_s + (num - 1) * self._growth_s

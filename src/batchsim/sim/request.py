@@ -14,6 +14,13 @@ class Counter(Protocol):
     num_requests: int
 
 
+class KVSource(Protocol):
+    """Where KV that was computed before lies."""
+
+    def fetch(self, request: Any) -> None:
+        """Bring it to the replica that has made room for it, then deliver the request there once more."""
+
+
 class Leavable(Protocol):
     """What a request waits in, and may leave."""
 
@@ -57,6 +64,10 @@ class Request(simpy.Event):
         looked up.
     chunk_tokens, chunk_number
         Its last prompt chunk, and the number of the iteration that it was for.
+    kv_source
+        Where the KV of its computed tokens lies, if not on the replica; that makes room and fetches it.
+    known_s
+        When it came to where it is now: a host that plans ahead hears of it later.
     finish_step, offset, is_growing
         See `Decoding`; `finish_step` is -1 while it does not decode.
     """
@@ -81,6 +92,8 @@ class Request(simpy.Event):
         "is_running",
         "is_waiting",
         "kept",
+        "known_s",
+        "kv_source",
         "most_computed_tokens",
         "num_evictions",
         "num_hits",
@@ -120,7 +133,7 @@ class Request(simpy.Event):
         self.env = env  # this and callbacks are all that `simpy.Event` sets
         self.callbacks = []
         self.request_id = request_id
-        self.arrival_s = arrival_s
+        self.arrival_s = self.known_s = arrival_s
         self.prompt_tokens = prompt_tokens
         self.predicted_output_tokens = predicted_output_tokens
         self.priority = 0
@@ -137,6 +150,7 @@ class Request(simpy.Event):
         self.recomputed_tokens = 0
         self.shared: Sequence[Any] = ()
         self.kept: object = None
+        self.kv_source: KVSource | None = None
 
     @property
     def remaining_tokens(self) -> int:

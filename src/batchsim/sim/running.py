@@ -35,6 +35,11 @@ class RunningSet:
         preempted at no loss.
     swapped
         Those whose KV lies in host memory, by id, in order of preemption; they have neither blocks nor seat.
+    arriving
+        Those with seats and blocks, by id, whose KV is on its way: nothing can be asked of them.
+
+    Where it `lends`, those that finish leave their blocks behind until `release` says that their KV has been
+    taken elsewhere.
     """
 
     __slots__ = (
@@ -44,8 +49,12 @@ class RunningSet:
         "_is_async",
         "_is_caching",
         "_kv",
+        "_lends",
+        "_lent",
         "_num_admitted",
+        "_returned",
         "_true_output_tokens",
+        "arriving",
         "decoding",
         "num",
         "requests",
@@ -62,8 +71,12 @@ class RunningSet:
         follows_longest: bool = False,
         is_async: bool = False,
         frees_partial_first: bool = False,
+        lends: bool = False,
     ) -> None:
         self._kv = kv
+        self._lends = lends
+        self._lent: dict[Request, tuple[int, int]] = {}
+        self._returned: set[Request] = set()
         self._block_size = kv.block_size
         self._is_caching = kv.is_caching
         self._is_async = is_async
@@ -76,6 +89,7 @@ class RunningSet:
         self.sitting_out: dict[Request, int] = {}
         self.retired: dict[int, Request] = {}
         self.swapped: dict[int, Request] = {}
+        self.arriving: dict[int, Request] = {}
 
     def show(self, request: Request) -> Request:
         """Return a running request with how far it is now; while it decodes, only `decoding` knows."""
@@ -126,6 +140,18 @@ class RunningSet:
         self.requests[request.request_id] = request
         if request.answer_ids:
             self._answering[request.session_id] = request
+
+    def wait_for_kv(self, request: Request) -> None:
+        """Let one that was seated wait until its KV is there."""
+        self.arriving[request.request_id] = self.requests.pop(request.request_id)
+
+    def land(self, request: Request, now_s: float) -> None:
+        """The KV of one is there: it decodes on."""
+        self.requests[request.request_id] = self.arriving.pop(request.request_id)
+        request.admission = self._num_admitted = self._num_admitted + 1
+        request.decode_start_s = now_s
+        num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
+        self.decoding.join(request, request.computed_tokens, num_left)
 
     def grow(self, request: Request, tokens: int) -> None:
         """Take the blocks that a request lacks to store so many tokens."""
@@ -315,7 +341,7 @@ class RunningSet:
         if request.shared:
             blocks -= len(request.shared) * kv.blocks_per_id
         num_partial = num_kept = 0
-        if self._frees_partial_first and kv.line_blocks:  # else all that is free is alike
+        if self._frees_partial_first and (kv.line_blocks or self._lends):  # else all that is free is alike
             if known_tokens < 0:
                 known_tokens = self._final_tokens(request)
             num_partial = request.blocks - known_tokens // self._block_size
@@ -324,8 +350,25 @@ class RunningSet:
         if num_kept > 0:
             kv.give(blocks - num_kept, num_partial)
             request.kept = kv.give_kept(num_kept)
+            self._release_shared(request)
+        elif self._lends and not is_kept and request not in self._returned:
+            self._lent[request] = blocks, num_partial
         else:
-            kv.give(blocks, num_partial)
+            self._returned.discard(request)
+            self._give_back(request, blocks, num_partial)
+
+    def release(self, request: Request) -> None:
+        """Nobody needs the blocks any more that one which ended here has left."""
+        if request in self._lent:
+            self._give_back(request, *self._lent.pop(request))
+        else:
+            self._returned.add(request)  # the host does not know yet that it has ended
+
+    def _give_back(self, request: Request, blocks: int, num_partial: int) -> None:
+        self._kv.give(blocks, num_partial)
+        self._release_shared(request)
+
+    def _release_shared(self, request: Request) -> None:
         if request.shared:
-            kv.release(request.shared)
+            self._kv.release(request.shared)
             request.shared = ()

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from batchsim.errors import StalledSimulation
 from batchsim.latency.base import BatchLatency
+from batchsim.policies.base import Routing
 from batchsim.policies.presets import Policy
 from batchsim.records import Records
 from batchsim.sim.arrivals.client import Clients
 from batchsim.sim.arrivals.front_end import FrontEnd, FrontEndTimes
 from batchsim.sim.arrivals.source import RequestSource
-from batchsim.sim.cluster.router import Queue, Router
+from batchsim.sim.cluster.hand_over import Disaggregation, HandOver
+from batchsim.sim.cluster.router import Queue, Router, Spread
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import GPU, KVMemory
 from batchsim.sim.kv_cache import KVCache
@@ -143,6 +145,7 @@ def run_replicas(
     clients: Clients | None = None,
     max_model_len: int | None = None,
     front_end: FrontEndTimes | None = None,
+    disaggregation: Disaggregation | None = None,
 ) -> Records:
     """Simulate engines that batch at every iteration, until every request has ended.
 
@@ -154,19 +157,29 @@ def run_replicas(
         As in `run_simulation`, which see for what is raised.
     front_end
         What a request takes before an engine knows of it; None: nothing.
+    disaggregation
+        Which replicas compute prompts and which decode; None: all do both.
     """
     env = simpy.Environment()
     recorder = IterationRecorder(env, len(workload))
     true_output_tokens = workload.output_tokens.tolist()
     prefixes = prefix_ids(workload)
-    replicas = []
-    for replica_id, (policy, engine) in enumerate(zip(policies, engines, strict=True)):
+    roles = ["both"] * len(engines) if disaggregation is None else disaggregation.roles
+    replicas, decoders = list[Replica](), list[Replica]()
+    hand_over = None
+    if disaggregation is not None:
+        spread = Spread(_routing(policies[roles.index("decode")]), decoders)
+        hand_over = HandOver(env, replicas, spread, disaggregation, true_output_tokens, recorder)
+    only_first_tokens = [1] * len(workload)
+    for replica_id, (policy, engine, role) in enumerate(zip(policies, engines, roles, strict=True)):
         tokens_per_id = prefixes.tokens_per_id if prefixes is not None and engine.prefix_caching else 0
         kv = KVCache(
             env, engine.num_blocks, engine.block_size, tokens_per_id, is_caching=engine.prefix_caching
         )
-        replicas.append(Replica(env, replica_id, policy, engine, kv, true_output_tokens, recorder))
-    arrivals, between = _connect(env, policies, replicas, front_end)
+        tokens, outlet = (only_first_tokens, hand_over) if role == "prefill" else (true_output_tokens, None)
+        replicas.append(Replica(env, replica_id, policy, engine, kv, tokens, recorder, outlet))
+    decoders += [replica for replica, role in zip(replicas, roles, strict=True) if role == "decode"]
+    arrivals, between = _connect(env, policies, replicas, front_end, decoders)
     details = _details(workload, prefixes)
     source = RequestSource(
         env,
@@ -194,18 +207,26 @@ def _connect(
     policies: Sequence[Policy],
     schedulers: Sequence[Queue],
     front_end: FrontEndTimes | None = None,
+    decoders: Sequence[Replica] = (),
 ) -> tuple[Mailbox, list[_Process]]:
-    """Put a router before several queues, and a server before that; return where requests are to go."""
+    """Put a router before several queues, and a server before that; return where requests are to go.
+
+    What decodes alone is handed its requests by those that compute prompts.
+    """
     inbox, between = schedulers[0].inbox, list[_Process]()
     if len(schedulers) > 1:
-        routing = policies[0].routing
-        assert routing is not None, "several queues need a routing"
-        router = Router(env, routing, schedulers)
+        entrances = [one for one in schedulers if one not in decoders]
+        router = Router(env, _routing(policies[0]), entrances, decoders)
         inbox, between = router.arrivals, [router]
     if front_end is not None:
         server = FrontEnd(env, front_end, inbox)
         inbox, between = server.arrivals, [server, *between]
     return inbox, between
+
+
+def _routing(policy: Policy) -> Routing:
+    assert policy.routing is not None, "several queues need a routing"
+    return policy.routing
 
 
 def _run(

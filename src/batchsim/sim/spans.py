@@ -51,6 +51,8 @@ class SpanRunner:
         kv: KVCache,
         true_output_tokens: Sequence[int],
         recorder: IterationRecorder,
+        *,
+        lends: bool = False,
     ) -> None:
         self._env = env
         self._policy_name = policy.name
@@ -69,6 +71,7 @@ class SpanRunner:
             follows_longest=self._follows_longest,
             is_async=engine.is_async,
             frees_partial_first=self._rule.frees_partial_first,
+            lends=lends,
         )
         self._spare_blocks = self._rule.spare_blocks
         self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder, self._spare_blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
@@ -37,6 +37,8 @@ class NextIteration:
     may_fit_later
         Whether the head of the queue, whose next chunk did not fit, may do so though no blocks come back: as
         its cached blocks are evicted, the chunk lies nearer to the beginning.
+    on_begin
+        Called with a request that is admitted for the first time, and the number of the replica.
     prefill_tokens, prefill_seqs, prefill_pairs
         Its chunks, as `IterationShape` counts them.
     """
@@ -62,6 +64,7 @@ class NextIteration:
         "now_s",
         "num_blocks",
         "num_preempted",
+        "on_begin",
         "prefill_pairs",
         "prefill_seqs",
         "prefill_tokens",
@@ -95,6 +98,7 @@ class NextIteration:
         self.completing: list[Request] = []
         self.growth_blocks = self.num_preempted = self.swap_blocks = 0
         self.may_fit_later = self.holds_decodes = False
+        self.on_begin: Callable[[Request, int], None] | None = None
         self.prefill_tokens = self.prefill_seqs = 0
         self.prefill_pairs = 0.0
 
@@ -225,7 +229,7 @@ class NextIteration:
                 f"request {request.request_id} was admitted with keep_free_blocks = {keep_free_blocks}; a "
                 "number >= 0 is needed"
             )
-        tokens = cached_tokens + num_tokens
+        tokens = request.computed_tokens + cached_tokens + num_tokens
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
         blocks = -(-tokens // self.block_size)
@@ -249,7 +253,13 @@ class NextIteration:
             request.is_waiting = False
             request.scheduled_s = self.now_s
             request.cached_tokens = cached_tokens
-        self._add_chunk(request, num_tokens)
+            if self.on_begin is not None:
+                self.on_begin(request, self._replica_id)
+        if request.kv_source is None:
+            self._add_chunk(request, num_tokens)
+        else:
+            running.wait_for_kv(request)
+            request.kv_source.fetch(request)
         return True
 
     def grow(self) -> int:

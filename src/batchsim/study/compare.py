@@ -21,7 +21,8 @@ from batchsim.policies import presets
 from batchsim.policies.presets import describe
 from batchsim.policies.queueing import MultiBin
 from batchsim.sim.recording.recorder import Recorder
-from batchsim.study.run import SimulationResult, simulate, training_fraction
+from batchsim.study.result import SimulationResult
+from batchsim.study.run import simulate, training_fraction
 from batchsim.workload.predictor import make_predictor
 from batchsim.workload.request import Workload
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -25,14 +25,15 @@ from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.records import Records
-from batchsim.results.store import ITERATION_TABLES, TABLES, save_run
 from batchsim.sim.arrivals.client import make_clients
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.sim.simulation import run_replicas, run_simulation
 from batchsim.specs import load_gpu
 from batchsim.streams import stream
+from batchsim.study.result import SimulationResult
 from batchsim.study.setup.cluster import (
     batch_cluster,
+    disaggregation,
     engines,
     front_end,
     hardware,
@@ -57,79 +58,6 @@ DEFAULT_TRAINING_FRACTION = 0.1
 _REPLAYED = ("session_id", "priority", DELAY_COLUMN)
 #: What a load is a share of where nothing is said: one for all policies, so that they meet the same rate.
 LOAD_BASELINE = "static_fifo"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SimulationResult:
-    """What one run gave.
-
-    Attributes
-    ----------
-    config
-        As used, defaults filled in.
-    summary
-        Flat and JSON-ready: numbers of `metrics.summary.summarise`, and what they hold for (policy, predictor
-        and its quality, latency model and its provenance, workload).
-    records
-        All that left the simulation; `requests`, `batches`, `controllers`, `iterations` and `preemptions` are
-        its tables.
-    manifest
-        Configuration, versions, seed, hashes and provenance: what it takes to repeat the run.
-    hardware
-        What the replicas of an iteration-level run are, if they are alike.
-    expenses
-        What each replica costs and draws.
-    """
-
-    config: RunConfig
-    summary: Mapping[str, Any]
-    records: Records
-    manifest: Mapping[str, Any]
-    hardware: Hardware | None = None
-    expenses: Sequence[Expense] = ()
-
-    @property
-    def requests(self) -> pd.DataFrame:
-        """One row per request: `records.REQUEST_COLUMNS`."""
-        return self.records.requests
-
-    @property
-    def batches(self) -> pd.DataFrame:
-        """One row per batch: `records.BATCH_COLUMNS`."""
-        return self.records.batches
-
-    @property
-    def controllers(self) -> pd.DataFrame:
-        """One row per decision of a controller: `records.CONTROLLER_COLUMNS`."""
-        return self.records.controllers
-
-    @property
-    def iterations(self) -> pd.DataFrame:
-        """One row per span of iterations: `records.ITERATION_COLUMNS`."""
-        return self.records.iterations
-
-    @property
-    def preemptions(self) -> pd.DataFrame:
-        """One row per preemption: `records.PREEMPTION_COLUMNS`."""
-        return self.records.preemptions
-
-    @property
-    def tables(self) -> Mapping[str, pd.DataFrame]:
-        """The tables of the run's world, by name."""
-        names = ITERATION_TABLES if self.records.is_iteration_level else TABLES
-        return {name: getattr(self, name) for name in names}
-
-    def with_warmup(self, num_requests: int) -> SimulationResult:
-        """Summarise again with this many requests cut as warm-up."""
-        if num_requests == self.summary["num_warmup"]:
-            return replace(self, summary={**self.summary, "warmup_rule": num_requests})
-        numbers = summarise(self.records, self.config.slo, num_requests, self.hardware, self.expenses)
-        return replace(self, summary={**self.summary, **numbers})
-
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the run directory, which appears whole or not at all; return its path."""
-        save_run(Path(directory), dict(self.manifest), dict(self.summary), self.tables, overwrite=overwrite)
-        return Path(directory)
 
 
 def simulate(
@@ -310,6 +238,7 @@ def _run_engines(
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
         max_model_len(config, latency),
         front_end(config),
+        disaggregation(config, cluster),
     )
     infos: list[LatencyInfo] = []
     for replica in cluster:

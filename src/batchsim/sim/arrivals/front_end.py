@@ -44,6 +44,7 @@ class FrontEnd:
         yield self._env.timeout(self._times.request_s + self._times.prompt_token_s * request.prompt_tokens)
         self._num_inside -= 1
         if not request.triggered:
+            request.known_s = self._env.now
             self._inbox.deliver(request)
         self._close_when_empty()
 

@@ -18,6 +18,7 @@ from batchsim.records import (
     ITERATION_REQUEST_COLUMNS,
     PREEMPTION_COLUMNS,
     PREEMPTION_MODES,
+    TRANSFER_COLUMNS,
     Records,
     table,
 )
@@ -79,12 +80,15 @@ class IterationRecorder(Recorder):
     ----------
     spans
         A row of `ITERATION_COLUMNS` for each span that has ended.
+    transfers
+        A row of `TRANSFER_COLUMNS` for each transfer that has ended; requests by row.
     """
 
     def __init__(self, env: simpy.Environment, num_requests: int) -> None:
         super().__init__(env, num_requests)
         self._finished = Rows(_FINISHED_COLUMNS)
         self.spans = Rows(ITERATION_COLUMNS)
+        self.transfers = Rows(TRANSFER_COLUMNS)
         self._preemptions = array("d")
         self._recomputed: dict[int, int] = {}
         self._num_preemptions: dict[int, int] = {}
@@ -134,6 +138,8 @@ class IterationRecorder(Recorder):
         preemptions["request_id"] = workload.request_id[preemptions["request_id"].astype(np.int64)]
         modes = pd.CategoricalDtype(list(PREEMPTION_MODES))
         preemptions["mode"] = pd.Categorical.from_codes(preemptions["mode"].astype(np.int8), dtype=modes)
+        transfers = self.transfers.columns()
+        transfers["request_id"] = workload.request_id[transfers["request_id"]]
         base = self.records(workload, predicted, len(kv_blocks), int(np.mean(kv_blocks)) * block_size)
         return Records(
             requests=self._iteration_requests(base.requests),
@@ -144,6 +150,7 @@ class IterationRecorder(Recorder):
             refusals=base.refusals,
             iterations=table(ITERATION_COLUMNS, spans),
             preemptions=table(PREEMPTION_COLUMNS, preemptions),
+            transfers=table(TRANSFER_COLUMNS, transfers),
             kv_blocks=tuple(kv_blocks),
         )
 

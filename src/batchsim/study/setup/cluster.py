@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from batchsim.config import PolicyConfig, ReplicaConfig, RunConfig
+from batchsim.config import ClusterConfig, PolicyConfig, ReplicaConfig, RunConfig
 from batchsim.errors import ConfigError
 from batchsim.latency.analytic import NoisyLatency
 from batchsim.latency.base import IterationLatency
@@ -24,6 +24,7 @@ from batchsim.policies.continuous import ChunkedPrefill
 from batchsim.policies.presets import Policy
 from batchsim.policies.sizing import FixedSize
 from batchsim.sim.arrivals.front_end import FrontEndTimes
+from batchsim.sim.cluster.hand_over import Disaggregation, KVNetwork, Role
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import KVMemory
 from batchsim.sim.simulation import Cluster
@@ -53,6 +54,7 @@ class Replica:
     policy: PolicyConfig
     num_kv_blocks: int
     sharing: Sharing = field(default_factory=Sharing)
+    role: Role = "both"
 
 
 def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
@@ -89,9 +91,41 @@ def with_noise(config: RunConfig, cluster: Cluster) -> Cluster:
 def replicas(config: RunConfig, latency: AnyLatency | None) -> list[Replica]:
     """The replicas of the iteration-level world; `latency` wins over what is configured."""
     cluster = config.cluster
-    given = cluster.replicas or (ReplicaConfig(count=cluster.num_gpus // cluster.gpus_per_replica),)
+    given = cluster.replicas or _equal_replicas(cluster)
     alike = [(_replica(config, one, latency), one.count) for one in given]
     return [replica for replica, count in alike for _ in range(count)]
+
+
+def _equal_replicas(cluster: ClusterConfig) -> tuple[ReplicaConfig, ...]:
+    count, num_prefill = cluster.num_gpus // cluster.gpus_per_replica, cluster.num_prefill_replicas
+    if not num_prefill:
+        return (ReplicaConfig(count=count),)
+    return (
+        ReplicaConfig(count=num_prefill, role="prefill"),
+        ReplicaConfig(count=count - num_prefill, role="decode"),
+    )
+
+
+def disaggregation(config: RunConfig, replicas: Sequence[Replica]) -> Disaggregation | None:
+    """Who computes prompts and who decodes, and what lies between; None where all do both."""
+    roles = [one.role for one in replicas]
+    if set(roles) == {"both"}:
+        return None
+    models = {one.model.name: one.model for one in replicas}
+    if len(models) > 1:
+        raise ConfigError(
+            f"the replicas run {' and '.join(models)}, but KV of one model is of no use to another; one "
+            "model is needed where prompts are computed and decoded on different replicas"
+        )
+    given, model = config.kv_transfer, replicas[0].model
+    network = KVNetwork(
+        given.nic_bytes_per_s,
+        given.latency_s,
+        given.max_transfers,
+        given.fabric_bytes_per_s,
+        by_layer=given.overlap == "layers",
+    )
+    return Disaggregation(roles, network, model.kv_bytes_per_token, model.num_layers)
 
 
 def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
@@ -107,7 +141,8 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
             prefill_token_s=given.host.prefill_token_s,
             wake_s=_calibrated_wake_s(replica.latency) if given.wake_s is None else given.wake_s,
             is_async=given.async_scheduling,
-            prefix_caching=_caches_prefixes(given.prefix_caching, replica.policy),
+            prefix_caching=replica.role != "decode"
+            and _caches_prefixes(given.prefix_caching, replica.policy),
             swap_block_s=given.block_size * replica.model.kv_bytes_per_token / given.swap_bytes_per_s,
             may_extrapolate=config.latency.outside == "extrapolate",
             is_exact=given.exact_iterations,
@@ -189,6 +224,7 @@ def _replica(config: RunConfig, given: ReplicaConfig, latency: AnyLatency | None
         _merged(policy, sharing.data_parallel) if sharing.data_parallel > 1 else policy,
         given.num_kv_blocks or _num_kv_blocks(config, model, gpu, sharing, policy),
         sharing,
+        given.role,
     )
 
 

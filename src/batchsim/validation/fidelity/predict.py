@@ -24,7 +24,8 @@ from batchsim.latency.lockstep import LockstepLatency
 from batchsim.latency.operators import OperatorTable, OperatorTableLatency
 from batchsim.latency.profiles.layer_sharing import LayerStack
 from batchsim.latency.profiles.operator_profile import read_operator_profile
-from batchsim.study.run import SimulationResult, simulate
+from batchsim.study.result import SimulationResult
+from batchsim.study.run import simulate
 from batchsim.validation.fidelity.engine_run import EngineSettings
 from batchsim.validation.fidelity.kv_memory import kv_blocks
 from batchsim.workload.formats import read_trace

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from batchsim.study.run import SimulationResult
+from batchsim.study.result import SimulationResult
 from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.comparison import Comparison
 from batchsim.validation.replays.gates import Gate

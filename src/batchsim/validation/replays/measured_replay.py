@@ -18,7 +18,8 @@ from batchsim.latency.base import RECORDED_FIELDS, BatchShape, IterationShape
 from batchsim.metrics.system import Window, busy_fraction
 from batchsim.policies.presets import PRESETS, find_preset
 from batchsim.results.store import load_run
-from batchsim.study.run import SimulationResult, simulate
+from batchsim.study.result import SimulationResult
+from batchsim.study.run import simulate
 from batchsim.study.setup.hardware import AnyLatency
 from batchsim.workload.formats import read_trace
 from batchsim.workload.request import Workload

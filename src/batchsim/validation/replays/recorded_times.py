@@ -24,7 +24,7 @@ from batchsim.latency.base import (
     LatencyInfo,
 )
 from batchsim.metrics.requests import e2e_s, ttft_s
-from batchsim.study.run import SimulationResult
+from batchsim.study.result import SimulationResult
 from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.replays.measured_replay import Recording
 

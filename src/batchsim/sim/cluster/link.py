@@ -1,0 +1,153 @@
+"""Links that carry KV: what is sent shares their bandwidth, or waits its turn."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from heapq import heappop, heappush
+from math import inf
+from typing import Any
+
+import simpy
+
+from batchsim.sim.mailbox import delay_until
+
+
+class Transfer(simpy.Event):
+    """Bytes on their way: an event that fires when the last link of the path has carried them.
+
+    Attributes
+    ----------
+    start_s
+        When the first of its links began to carry it.
+    """
+
+    __slots__ = ("latency_s", "num_left", "start_s")
+
+    def __init__(self, env: simpy.Environment, num_links: int, latency_s: float) -> None:
+        super().__init__(env)
+        self.start_s = inf
+        self.num_left = num_links
+        self.latency_s = latency_s
+
+
+class Link:
+    """A limited processor-sharing queue: up to `max_transfers` share the bandwidth equally, the rest wait.
+
+    In order of arrival: with one transfer at a time a link is an M/G/1 queue where arrivals are random,
+    without a limit a processor-sharing one. What each transfer under way has been given is the same for all
+    that were under way since; so who is through next is the top of a heap, and a change costs O(log n).
+
+    Parameters
+    ----------
+    bytes_per_s
+        Bandwidth.
+    max_transfers
+        So many are under way at once; 1: first come, first served; None: all.
+
+    Attributes
+    ----------
+    num_bytes
+        Sent so far.
+    busy_s
+        Seconds in which something was under way, up to the last change.
+    """
+
+    def __init__(self, env: simpy.Environment, bytes_per_s: float, max_transfers: int | None = None) -> None:
+        self._env = env
+        self._bytes_per_s = bytes_per_s
+        self._max_transfers = inf if max_transfers is None else max_transfers
+        self._waiting: deque[tuple[Transfer, float]] = deque()
+        self._under_way: list[tuple[float, int, Transfer]] = []
+        self._given = 0.0  # bytes, to each that was under way all the time
+        self._changed_s = 0.0
+        self._next_s = inf  # when the alarm that is set rings
+        self._num_sent = 0
+        self.num_bytes = 0.0
+        self.busy_s = 0.0
+
+    @property
+    def backlog(self) -> int:
+        """Transfers under way or waiting."""
+        return len(self._under_way) + len(self._waiting)
+
+    def carry(self, transfer: Transfer, num_bytes: float) -> None:
+        """Let a transfer pass; its number of links left is one less when it is through."""
+        self.num_bytes += num_bytes
+        if len(self._under_way) >= self._max_transfers:
+            self._waiting.append((transfer, num_bytes))
+            return
+        self._catch_up()
+        self._start(transfer, num_bytes)
+        self._set_alarm()
+
+    def _start(self, transfer: Transfer, num_bytes: float) -> None:
+        self._num_sent += 1
+        heappush(self._under_way, (self._given + num_bytes, self._num_sent, transfer))
+        transfer.start_s = min(transfer.start_s, self._env.now)
+
+    def _catch_up(self) -> None:
+        """Give those under way what they are due since the last change."""
+        now_s = self._env.now
+        if self._under_way:
+            elapsed_s = now_s - self._changed_s
+            self._given += elapsed_s * self._bytes_per_s / len(self._under_way)
+            self.busy_s += elapsed_s
+        self._changed_s = now_s
+
+    def _set_alarm(self) -> None:
+        """Be woken when the next is through, unless an alarm rings before that."""
+        if not self._under_way:
+            return
+        left = self._under_way[0][0] - self._given
+        at_s = self._changed_s + max(0.0, left) * len(self._under_way) / self._bytes_per_s
+        if at_s < self._next_s:
+            self._next_s = at_s
+            simpy.Timeout(self._env, delay_until(self._env.now, at_s), at_s).callbacks.append(self._ring)
+
+    def _ring(self, alarm: Any) -> None:
+        if alarm.value != self._next_s:
+            return  # another was set for an earlier time
+        self._next_s = inf
+        self._catch_up()
+        under_way = self._under_way
+        # One is through whose end is now, whatever the rounding of the bytes that it was given.
+        within = self._given * (1 + 1e-12) + self._env.now * self._bytes_per_s * 4e-15
+        while under_way and under_way[0][0] <= within:
+            self._given = max(self._given, under_way[0][0])
+            _pass(heappop(under_way)[2])
+            if self._waiting:
+                self._start(*self._waiting.popleft())
+        if not under_way:
+            self._given = 0.0  # whatever was lost to rounding is lost for good
+        self._set_alarm()
+
+
+def send(env: simpy.Environment, path: Sequence[Link], num_bytes: float, latency_s: float = 0.0) -> Transfer:
+    """Send bytes over all links of a path at once; the event fires when the slowest has carried them.
+
+    A transfer takes its share of each link whatever the others leave it, as if each could store what comes
+    too early. Where one link of the paths is the bottleneck, which is usual, that is exact.
+    """
+    transfer = Transfer(env, len(path), latency_s)
+    if not path:
+        transfer.start_s = env.now
+        transfer.num_left = 1
+        _pass(transfer)
+    for link in path:
+        link.carry(transfer, num_bytes)
+    return transfer
+
+
+def _pass(transfer: Transfer) -> None:
+    transfer.num_left -= 1
+    if not transfer.num_left:
+        if transfer.latency_s:
+            simpy.Timeout(transfer.env, transfer.latency_s).callbacks.append(partial(_arrive, transfer))
+        else:
+            transfer.succeed()
+
+
+def _arrive(transfer: Transfer, _: simpy.Event) -> None:
+    transfer.succeed()

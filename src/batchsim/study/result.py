@@ -1,0 +1,96 @@
+"""What one simulated run gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from batchsim.config import RunConfig
+from batchsim.metrics.cost import Expense
+from batchsim.metrics.efficiency import Hardware
+from batchsim.metrics.summary import summarise
+from batchsim.records import Records
+from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, save_run
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SimulationResult:
+    """What one run gave.
+
+    Attributes
+    ----------
+    config
+        As used, defaults filled in.
+    summary
+        Flat and JSON-ready: numbers of `metrics.summary.summarise`, and what they hold for (policy, predictor
+        and its quality, latency model and its provenance, workload).
+    records
+        All that left the simulation; `requests`, `batches`, `controllers`, `iterations` and `preemptions` are
+        its tables.
+    manifest
+        Configuration, versions, seed, hashes and provenance: what it takes to repeat the run.
+    hardware
+        What the replicas of an iteration-level run are, if they are alike.
+    expenses
+        What each replica costs and draws.
+    """
+
+    config: RunConfig
+    summary: Mapping[str, Any]
+    records: Records
+    manifest: Mapping[str, Any]
+    hardware: Hardware | None = None
+    expenses: Sequence[Expense] = ()
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """One row per request: `records.REQUEST_COLUMNS`."""
+        return self.records.requests
+
+    @property
+    def batches(self) -> pd.DataFrame:
+        """One row per batch: `records.BATCH_COLUMNS`."""
+        return self.records.batches
+
+    @property
+    def controllers(self) -> pd.DataFrame:
+        """One row per decision of a controller: `records.CONTROLLER_COLUMNS`."""
+        return self.records.controllers
+
+    @property
+    def iterations(self) -> pd.DataFrame:
+        """One row per span of iterations: `records.ITERATION_COLUMNS`."""
+        return self.records.iterations
+
+    @property
+    def preemptions(self) -> pd.DataFrame:
+        """One row per preemption: `records.PREEMPTION_COLUMNS`."""
+        return self.records.preemptions
+
+    @property
+    def transfers(self) -> pd.DataFrame:
+        """One row per hand-over of KV: `records.TRANSFER_COLUMNS`."""
+        return self.records.transfers
+
+    @property
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """The tables of the run's world, by name."""
+        names = ITERATION_TABLES if self.records.is_iteration_level else TABLES
+        filled = [name for name in CLUSTER_TABLES if len(getattr(self, name))]
+        return {name: getattr(self, name) for name in (*names, *filled)}
+
+    def with_warmup(self, num_requests: int) -> SimulationResult:
+        """Summarise again with this many requests cut as warm-up."""
+        if num_requests == self.summary["num_warmup"]:
+            return replace(self, summary={**self.summary, "warmup_rule": num_requests})
+        numbers = summarise(self.records, self.config.slo, num_requests, self.hardware, self.expenses)
+        return replace(self, summary={**self.summary, **numbers})
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the run directory, which appears whole or not at all; return its path."""
+        save_run(Path(directory), dict(self.manifest), dict(self.summary), self.tables, overwrite=overwrite)
+        return Path(directory)

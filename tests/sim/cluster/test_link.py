@@ -1,0 +1,78 @@
+"""A link is the queue it says it is."""
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchsim.sim.cluster.link import Link, send
+
+
+def _ends_s(arrivals: list[tuple[float, float]], max_transfers: int | None, rate: float = 1.0) -> list[float]:
+    """When transfers of so many bytes, sent at their times, are through one link."""
+    env = simpy.Environment()
+    link = Link(env, rate, max_transfers)
+    ends_s = [0.0] * len(arrivals)
+
+    def sender(index: int, at_s: float, num_bytes: float) -> simpy.events.ProcessGenerator:
+        yield env.timeout(at_s)
+        yield send(env, [link], num_bytes)
+        ends_s[index] = env.now
+
+    for index, (at_s, num_bytes) in enumerate(arrivals):
+        env.process(sender(index, at_s, num_bytes))
+    env.run()
+    assert not link.backlog
+    return ends_s
+
+
+def _reference_ends_s(arrivals: list[tuple[float, float]], max_transfers: float) -> list[float]:
+    """The same by stepping from event to event, all shares computed anew at each."""
+    left = [num_bytes for _, num_bytes in arrivals]
+    ends_s = [np.nan] * len(arrivals)
+    order = sorted(range(len(arrivals)), key=lambda index: (arrivals[index][0], index))
+    now_s, active, queue, upcoming = 0.0, list[int](), list[int](), list(order)
+    while active or queue or upcoming:
+        while upcoming and arrivals[upcoming[0]][0] <= now_s:
+            queue.append(upcoming.pop(0))
+        while queue and len(active) < max_transfers:
+            active.append(queue.pop(0))
+        to_arrival_s = arrivals[upcoming[0]][0] - now_s if upcoming else np.inf
+        to_end_s = min((left[index] * len(active) for index in active), default=np.inf)
+        step_s = min(to_arrival_s, to_end_s)
+        for index in active:
+            left[index] -= step_s / len(active)
+        now_s += step_s
+        for index in [one for one in active if left[one] < 1e-12]:
+            active.remove(index)
+            ends_s[index] = now_s
+    return ends_s
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), min_size=1, max_size=12),
+    st.sampled_from([1, 2, 3, None]),
+)
+def test_transfers_end_as_if_every_share_were_computed_anew(
+    arrivals: list[tuple[int, int]], limit: int | None
+) -> None:
+    given = [(at / 2, float(size)) for at, size in arrivals]
+    given.sort(key=lambda one: one[0])
+    expected = _reference_ends_s(given, np.inf if limit is None else limit)
+    assert _ends_s(given, limit) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_path_is_as_slow_as_its_slowest_link_and_counts_its_latency_once() -> None:
+    env = simpy.Environment()
+    path = [Link(env, 4.0), Link(env, 2.0), Link(env, 8.0)]
+    transfer = send(env, path, 8.0, latency_s=0.5)
+    env.run(transfer)
+    assert env.now == pytest.approx(4.5)
+    assert [link.num_bytes for link in path] == [8.0] * 3
+
+
+def test_nothing_in_the_way_takes_the_latency_alone() -> None:
+    env = simpy.Environment()
+    env.run(send(env, [], 1e9, latency_s=0.25))
+    assert env.now == 0.25
