@@ -24,7 +24,7 @@ from batchsim.latency.tables.iteration_grid import TableIterationLatency
 from batchsim.policies.presets import names_of
 from batchsim.records import Records
 from batchsim.sim.simulation import run_replicas
-from batchsim.study.setup.cluster import engines, prepare_policies, replicas
+from batchsim.study.setup.cluster import disaggregation, engines, prepare_policies, replicas
 
 #: About Llama-3.1-8B on an A100: 6 ms a pass, 50 us a prompt token.
 LINEAR = LinearIterationLatency(0.006, 5e-5, 0.0, 2e-5, 2e-8)
@@ -75,7 +75,10 @@ def simulation_alone(
     cluster = replicas(loaded, latency)
     given, capacities = [one.policy for one in cluster], [KV_BLOCKS * 16] * len(cluster)
     policies = prepare_policies(loaded, given, capacities, workload.take(slice(0, 1000)))
-    return lambda: run_replicas(workload, workload.output_tokens, policies, engines(loaded, cluster))
+    apart = disaggregation(loaded, cluster)
+    return lambda: run_replicas(
+        workload, workload.output_tokens, policies, engines(loaded, cluster), disaggregation=apart
+    )
 
 
 def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -84,7 +84,7 @@ class ClusterConfig(Section):
         (), description="instead of equal replicas: tables of what differs; iteration level only"
     )
     num_replicas: NumGPUs | None = Field(None, description="equal replicas; or num_gpus")
-    num_prefill_replicas: Annotated[int, Field(ge=0)] = Field(
+    num_prefill_replicas: Annotated[int, Field(ge=0, le=MOST_GPUS)] = Field(
         0, description="so many of the equal replicas compute prompts, and the others decode; 0: all do both"
     )
     num_gpus: NumGPUs = Field(

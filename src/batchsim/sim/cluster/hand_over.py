@@ -94,15 +94,16 @@ class Handed(Request):
         self.is_waiting = False
         self.computed_tokens = first.prompt_tokens
         self.generated_tokens = 1
-        self.callbacks.append(self._end_first)
 
     @property
     def is_ready(self) -> bool:
         """Whether its prompt is complete."""
         return not math.isnan(self.ready_s)
 
-    def _end_first(self, _: simpy.Event) -> None:
-        self.first.end(str(self.value))
+    def end(self, status: str) -> None:
+        """Both halves end."""
+        super().end(status)
+        self.first.end(status)
 
 
 class HandOver:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from heapq import heappop, heappush
 from math import inf
 from typing import Any
@@ -30,6 +29,23 @@ class Transfer(simpy.Event):
         self.start_s = inf
         self.num_left = num_links
         self.latency_s = latency_s
+
+    def pass_link(self) -> None:
+        """A link has carried it; after the last, and the latency, it is there."""
+        self.num_left -= 1
+        if not self.num_left:
+            if self.latency_s:
+                simpy.Timeout(self.env, self.latency_s).callbacks.append(self._arrive)
+            else:
+                self._arrive()
+
+    def _arrive(self, _: simpy.Event | None = None) -> None:
+        """Fire now, without a turn of the kernel."""
+        callbacks = self.callbacks
+        self._ok, self._value = True, None
+        self.callbacks = None  # type: ignore[assignment]  # SimPy's own mark of a processed event
+        for callback in callbacks:
+            callback(self)
 
 
 class Link:
@@ -85,7 +101,8 @@ class Link:
     def _start(self, transfer: Transfer, num_bytes: float) -> None:
         self._num_sent += 1
         heappush(self._under_way, (self._given + num_bytes, self._num_sent, transfer))
-        transfer.start_s = min(transfer.start_s, self._env.now)
+        if transfer.start_s == inf:
+            transfer.start_s = self._env.now
 
     def _catch_up(self) -> None:
         """Give those under way what they are due since the last change."""
@@ -98,13 +115,12 @@ class Link:
 
     def _set_alarm(self) -> None:
         """Be woken when the next is through, unless an alarm rings before that."""
-        if not self._under_way:
-            return
-        left = self._under_way[0][0] - self._given
-        at_s = self._changed_s + max(0.0, left) * len(self._under_way) / self._bytes_per_s
+        under_way = self._under_way
+        left = under_way[0][0] - self._given
+        at_s = self._changed_s + (left if left > 0.0 else 0.0) * len(under_way) / self._bytes_per_s
         if at_s < self._next_s:
             self._next_s = at_s
-            simpy.Timeout(self._env, delay_until(self._env.now, at_s), at_s).callbacks.append(self._ring)
+            simpy.Timeout(self._env, delay_until(self._changed_s, at_s), at_s).callbacks.append(self._ring)
 
     def _ring(self, alarm: Any) -> None:
         if alarm.value != self._next_s:
@@ -116,12 +132,14 @@ class Link:
         within = self._given * (1 + 1e-12) + self._env.now * self._bytes_per_s * 4e-15
         while under_way and under_way[0][0] <= within:
             self._given = max(self._given, under_way[0][0])
-            _pass(heappop(under_way)[2])
+            through = heappop(under_way)[2]
             if self._waiting:
                 self._start(*self._waiting.popleft())
-        if not under_way:
+            through.pass_link()
+        if under_way:
+            self._set_alarm()
+        else:
             self._given = 0.0  # whatever was lost to rounding is lost for good
-        self._set_alarm()
 
 
 def send(env: simpy.Environment, path: Sequence[Link], num_bytes: float, latency_s: float = 0.0) -> Transfer:
@@ -134,20 +152,7 @@ def send(env: simpy.Environment, path: Sequence[Link], num_bytes: float, latency
     if not path:
         transfer.start_s = env.now
         transfer.num_left = 1
-        _pass(transfer)
+        transfer.pass_link()
     for link in path:
         link.carry(transfer, num_bytes)
     return transfer
-
-
-def _pass(transfer: Transfer) -> None:
-    transfer.num_left -= 1
-    if not transfer.num_left:
-        if transfer.latency_s:
-            simpy.Timeout(transfer.env, transfer.latency_s).callbacks.append(partial(_arrive, transfer))
-        else:
-            transfer.succeed()
-
-
-def _arrive(transfer: Transfer, _: simpy.Event) -> None:
-    transfer.succeed()
