@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,25 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 @dataclass(frozen=True, slots=True)
 class LayerStack:
-    """What of a model's ``config.json`` the sums need; ``num_experts`` is 0 for a dense model."""
+    """What of a model's ``config.json`` the sums need; ``num_experts`` is 0 for a dense model.
+
+    ``num_query_heads`` and ``num_kv_heads`` are 0 where they are not known, or all share one latent (MLA).
+    """
 
     num_layers: int
     hidden_size: int
     vocab_size: int
     num_experts: int = 0
     experts_per_token: int = 0
+    num_query_heads: int = 0
+    num_kv_heads: int = 0
 
     @classmethod
     def of(cls, model: ModelSpec | Mapping[str, Any]) -> LayerStack:
         """Read it from either form."""
         if isinstance(model, ModelSpec):
-            return cls(model.num_layers, model.hidden_size, model.vocab_size)
+            heads = (0, 0) if model.kv_lora_rank else (model.num_query_heads, model.num_kv_heads)
+            return cls(model.num_layers, model.hidden_size, model.vocab_size, 0, 0, *heads)
         experts = next((key for key in _EXPERTS if model.get(key)), None)
         keys = [
             "num_hidden_layers",
@@ -46,13 +52,23 @@ class LayerStack:
                     f"{key} of the model is {model.get(key)!r:.60}; a whole number >= 1 is needed, as a "
                     "config.json has it"
                 )
-        stack = cls(*(model[key] for key in keys))
+        query_heads, kv_heads = _heads(model)
+        stack = replace(
+            cls(*(model[key] for key in keys)), num_query_heads=query_heads, num_kv_heads=kv_heads
+        )
         if stack.experts_per_token > stack.num_experts:
             raise ConfigError(
                 f"num_experts_per_tok of the model is {stack.experts_per_token}; no more than its "
                 f"{stack.num_experts} experts are needed"
             )
         return stack
+
+
+def _heads(model: Mapping[str, Any]) -> tuple[int, int]:
+    query: Any = model.get("num_attention_heads")
+    kv: Any = model.get("num_key_value_heads") or query
+    is_whole = type(query) is int and type(kv) is int and 1 <= kv <= query <= MAX_COUNT
+    return (query, kv) if is_whole and not model.get("kv_lora_rank") else (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

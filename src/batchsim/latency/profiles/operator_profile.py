@@ -8,11 +8,13 @@ layer on one of ``N`` GPUs that share the model:
 - ``tp<N>/attention.csv``: ``prefill_chunk, kv_prefill, n_decode, kv_decode`` (tokens before the chunk and the
   context of each decode; 0 where there is none);
 - ``tp<N>/moe.csv`` for mixtures of experts: ``tokens, activated_experts``, in ``tp1`` the whole experts;
-- ``tp<N>/skew.csv``, not needed: ``regime, n, t_mean_us, t_max_us, t_skew_us``, see `profiles.uneven`.
+- ``tp<N>/skew.csv``, not needed: ``regime, n, t_mean_us, t_max_us, t_skew_us`` and, where there, ``nb``, see
+  `profiles.uneven`.
 
 Profiles of the form before it, with a ``layers.csv``, are read too, see `profiles.v0`.
 
-A ``meta.json`` beside the ``tp<N>`` folders names the GPU and the model.
+A ``meta.json`` beside the ``tp<N>`` folders names the GPU, the number of its ``multiprocessors`` where its
+name does not tell (`profiles.multiprocessors`), and the model.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ import pandas as pd
 from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.analytic import check_number
 from batchsim.latency.base import Domain, Floats, LatencyInfo
-from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency, interpolate_all
+from batchsim.latency.operators import MOST_LISTED, OperatorTable, OperatorTableLatency, interpolate_all
 from batchsim.latency.profiles.grid import fill_gaps, interpolation_errors
 from batchsim.latency.profiles.layer_sharing import Group, LayerStack
+from batchsim.latency.profiles.multiprocessors import multiprocessors
 from batchsim.latency.profiles.tables import ProfileTables, profile_folder
-from batchsim.latency.profiles.uneven import lag_by_seqs
+from batchsim.latency.profiles.uneven import Heads, UnevenContexts, UnevenLag, pass_errors, uneven_lag
 from batchsim.latency.profiles.v0 import FirstTables
 from batchsim.specs import ModelSpec
 
@@ -61,6 +64,7 @@ def read_operator_profile(
     link_latency_s: float = 0.0,
     kernel_gap_s: float = KERNEL_GAP_S,
     memory_bytes_per_s: float | None = None,
+    uneven_contexts: UnevenContexts = "told",
 ) -> OperatorTableLatency:
     """Sum a profile over the layers of a model, with the exchanges between the GPUs that share it.
 
@@ -90,6 +94,9 @@ def read_operator_profile(
         Seconds between an operator and the next; each but the experts counts as one kernel.
     memory_bytes_per_s
         Rate of a GPU's memory; only `profiles.v0` asks for it.
+    uneven_contexts
+        How far uneven decodes are taken to lag: not at all (``alike``), as ``told``, or as at the ``low`` or
+        ``high`` end of what that may be off by.
 
     Raises
     ------
@@ -132,8 +139,13 @@ def read_operator_profile(
 
     errors: dict[str, object] = {}
     attention = _attention(tables, stack.num_layers, errors)
-    lag = _lag(tables)
     meta = tables.meta()
+    skew = _skew(tables)
+    uneven = _uneven(skew, meta, stack, tensor_parallel)
+    lag = {}
+    if uneven_contexts != "alike":
+        last = max(attention["decode"].axes[0][-1], *(int(rows["n"].max()) for rows in skew.values()), 2)
+        lag = {regime: one.lag(min(last, MOST_LISTED), uneven_contexts) for regime, one in uneven.items()}
     details = {
         "gpu": meta.get("gpu", meta.get("hardware")),
         "model": meta.get("model"),
@@ -151,6 +163,14 @@ def read_operator_profile(
         "sha256": tables.sha256,
         "notices": tables.notices,
     }
+    if "pure" in skew:
+        seqs = skew["pure"]["n"]
+        beside_s = np.interp(seqs, tokens, seconds) + np.interp(seqs, sequences, by_sequences_s)
+        details["uneven_contexts"] = {
+            **pass_errors(skew["pure"], uneven["pure"], beside_s, stack.num_layers),
+            "multiprocessors": multiprocessors(meta),
+            "attention": {regime: one.told_by() for regime, one in uneven.items()},
+        }
     try:
         return OperatorTableLatency(
             OperatorTable(by_tokens.axes, tuple(seconds.tolist())),
@@ -225,14 +245,24 @@ def _attention(tables: ProfileTables, num_layers: int, errors: dict[str, object]
     return grids
 
 
-def _lag(tables: ProfileTables) -> dict[str, Lag]:
-    """Return how far uneven decodes lag, alone (``pure``) and beside chunks (``mixed``), where measured."""
+def _skew(tables: ProfileTables) -> dict[str, pd.DataFrame]:
+    """Return the measurements of uneven decodes, alone (``pure``) and beside chunks (``mixed``)."""
     if tables.find("skew") is None:
         tables.notices.append("no skew.csv: decodes of uneven contexts take the time of even ones")
         return {}
-    skew = tables.read_raw("skew", "regime", "n", "t_mean_us", "t_max_us", "t_skew_us")
+    skew = tables.read_raw("skew", "regime", "n", "t_mean_us", "t_max_us", "t_skew_us", optional=("nb",))
     skew = skew[(skew["n"] > 1) & (skew["t_max_us"] > skew["t_mean_us"])]
-    return {str(regime): lag_by_seqs(rows) for regime, rows in skew.groupby("regime")}
+    return {str(regime): rows for regime, rows in skew.groupby("regime")}
+
+
+def _uneven(
+    skew: Mapping[str, pd.DataFrame], meta: Mapping[str, Any], stack: LayerStack, tensor_parallel: int
+) -> dict[str, UnevenLag]:
+    number, heads = multiprocessors(meta), None
+    if number is not None and stack.num_kv_heads:
+        query, kv = (max(1, one // tensor_parallel) for one in (stack.num_query_heads, stack.num_kv_heads))
+        heads = Heads(number, query, kv)
+    return {regime: uneven_lag(rows, regime, heads) for regime, rows in skew.items()}
 
 
 def _experts_s(tables: ProfileTables, tokens: Floats, stack: LayerStack, group: Group) -> Floats:

@@ -42,9 +42,12 @@ class ProfileTables:
         times = frame.groupby(list(columns))["time_us"].mean() * 1e-6
         return times.rename("seconds").reset_index()
 
-    def read_raw(self, name: str, *columns: str, folder: Path | None = None) -> pd.DataFrame:
+    def read_raw(
+        self, name: str, *columns: str, folder: Path | None = None, optional: tuple[str, ...] = ()
+    ) -> pd.DataFrame:
         """Read these columns: names, times in their own unit, or else counts."""
         table = self.table(name, *columns, folder=folder)
+        columns += tuple(column for column in optional if column in table.frame)
         return pd.DataFrame({column: _column(table, column) for column in columns})
 
     def table(self, name: str, *columns: str, folder: Path | None = None) -> CsvTable:

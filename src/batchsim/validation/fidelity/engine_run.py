@@ -15,6 +15,7 @@ from batchsim.errors import ConfigError, TraceError
 from batchsim.files import MAX_COUNT, read_json, resolved
 from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.profiles.operator_profile import KERNEL_GAP_S
+from batchsim.latency.profiles.uneven import UnevenContexts
 from batchsim.policies.engine_versions import NEWEST, closest_known
 from batchsim.specs import load_gpu
 
@@ -99,7 +100,7 @@ class EngineSettings:
     allocate
         What must fit for an admission, if not what the version asks for.
     uneven_contexts
-        Whether attention takes longer where contexts differ, as far as the profile has it.
+        How much longer attention takes where contexts differ, see `latency.profiles.uneven`.
     kernel_gap_s
         Seconds between the kernels of a pass.
     extra_s
@@ -126,7 +127,7 @@ class EngineSettings:
     link_latency_s: float = 0.0
     engine_version: str = NEWEST
     allocate: Literal["prompt", "chunk"] | None = None
-    uneven_contexts: bool = True
+    uneven_contexts: UnevenContexts = "told"
     kernel_gap_s: float = KERNEL_GAP_S
     extra_s: float = 0.0
     notices: tuple[str, ...] = ()

@@ -207,9 +207,8 @@ def _latency(
         link_latency_s=settings.link_latency_s,
         kernel_gap_s=settings.kernel_gap_s,
         memory_bytes_per_s=settings.memory_bytes_per_s,
+        uneven_contexts=settings.uneven_contexts,
     )
-    if not settings.uneven_contexts:
-        table = replace(table, decode_lag=None, mixed_lag=None)
     if settings.extra_s:
         seconds = tuple(one + settings.extra_s for one in table.by_sequences.seconds)
         table = replace(table, by_sequences=OperatorTable(table.by_sequences.axes, seconds))
