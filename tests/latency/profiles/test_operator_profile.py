@@ -2,7 +2,7 @@ import gzip
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.base import IterationShape
 from batchsim.latency.profiles.operator_profile import KERNEL_GAP_S, read_operator_profile
+from batchsim.latency.profiles.uneven import UnevenContexts
 from batchsim.specs import load_model
 from tests.shared_data import shared_path
 
@@ -310,6 +311,42 @@ def test_two_profiles_in_one_folder_are_refused_by_name(profile: Path) -> None:
 def test_mixture_of_experts_needs_their_table(profile: Path) -> None:
     with pytest.raises(ConfigError, match=r"no moe.csv or moe.csv.gz"):
         read_operator_profile(profile, MOE)
+
+
+def test_lag_follows_waves_where_gpu_and_heads_are_known_and_says_by_how_much_it_could_be_off(
+    tmp_path: Path,
+) -> None:
+    # 4 decodes of 2 heads are one wave on 4 multiprocessors, and lag by half; 3 have their contexts split.
+    write_profile(tmp_path / "tp1", skew=SKEW)
+    meta = {"gpu": "a card", "multiprocessors": 4}
+    (tmp_path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    config = {**CONFIG, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+    models = {
+        end: read_operator_profile(tmp_path, config, uneven_contexts=end) for end in get_args(UnevenContexts)
+    }
+
+    def lag_s(end: str, seqs: int) -> float:
+        even_s, uneven_s = (
+            models[end].iteration_s(IterationShape(0, seqs, seqs * 16, longest_tokens=longest))
+            for longest in (16, 32)
+        )
+        return uneven_s - even_s
+
+    assert [lag_s(end, 3) for end in models] == pytest.approx([0, 0, 0, 0], abs=1e-12)
+    assert lag_s("alike", 4) == 0
+    assert lag_s("low", 4) <= lag_s("told", 4) < lag_s("high", 4)
+    assert lag_s("told", 4) == pytest.approx(10 * 0.5 * 4e-6, rel=1e-9)
+    told = models["told"].info.details["uneven_contexts"]
+    assert isinstance(told, dict)
+    assert told["multiprocessors"] == 4
+    assert told["attention"]["pure"]["form"] == "waves"
+    # Left out, all that is known of it is what is usual: 0.13 of the way, not half.
+    beside_s = models["told"].iteration_s(IterationShape(0, 4, 64)) - 10 * 4e-6
+    left_out_s, measured_s, longest_s = (beside_s + 10 * one for one in (11.3e-6, 15e-6, 20e-6))
+    assert told["heldout_mape"] == pytest.approx(1 - left_out_s / measured_s)
+    assert told["low"] == 0
+    assert told["high"] == pytest.approx(longest_s / measured_s - 1)
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,26 @@ def test_the_report_has_every_aggregate_and_what_each_part_is_worth(tmp_path: Pa
     assert "| no asynchronous scheduling | -" in text
 
 
+def test_the_report_has_predictions_at_both_ends_of_uneven_contexts(tmp_path: Path) -> None:
+    # Alike contexts take 100 us, and those of the world's requests differ: between 32 and 37 tokens.
+    write_world(tmp_path)
+    profile = tmp_path / "profiles" / "toy" / "tiny" / "bf16" / "tp1"
+    rising = (profile / "attention.csv").read_text(encoding="utf-8").replace(",64,100\n", ",64,500\n")
+    (profile / "attention.csv").write_text(rising, encoding="utf-8")
+    skew = "regime,n,t_mean_us,t_max_us,t_skew_us\npure,2,10,20,15\npure,4,10,20,12\npure,8,10,20,11\n"
+    (profile / "skew.csv").write_text(skew, encoding="utf-8")
+
+    page, *_ = write_fidelity_report(tmp_path, tmp_path / "docs", lambda _run, _told, stem: stem)
+
+    lines = page.read_text(encoding="utf-8").splitlines()
+    heading = next(line for line in lines if "| measured |" in line).split(" | ")
+    row = next(line for line in lines if line.startswith("| e2e_mean_s |")).split(" | ")
+    low, told, high = (float(row[heading.index(name)]) for name in ("lowest", "predicted", "highest"))
+    assert low <= told <= high
+    assert low < high
+    assert any(line.startswith("Lowest and highest: predicted with the lag") for line in lines)
+
+
 def test_profile_of_the_runs_model_is_found_among_those_of_others(tmp_path: Path) -> None:
     for name in ("org/One/bf16/tp1", "org/Two/bf16/tp1"):
         (tmp_path / name).mkdir(parents=True)

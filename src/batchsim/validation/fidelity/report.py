@@ -9,6 +9,7 @@ from typing import Any
 
 from batchsim.errors import ConfigError
 from batchsim.files import write_whole
+from batchsim.latency.profiles.uneven import UnevenContexts
 from batchsim.validation.fidelity.end_times import TimelineEnd, timeline_ends
 from batchsim.validation.fidelity.engine_run import EngineSettings, MeasuredRun, read_measured_run
 from batchsim.validation.fidelity.errors import AGGREGATES, BASES, compare_with_measured
@@ -85,7 +86,9 @@ def write_fidelity_report(
         stem = "fidelity_" + case.run.name.replace("/", "_").lower()
         picture = plot(case.run, table, output_dir / stem)
         written += [picture, picture.with_suffix(".pdf")]
-        parts += [*_section(case, errors, of_linear, picture.name), *_ablation_table(case, table, errors)]
+        ends = _uneven_ends(case, table)
+        parts += [*_section(case, errors, of_linear, ends, picture.name)]
+        parts += [*_ablation_table(case, table, errors)]
     if timelines_dir is not None:
         parts += _timelines(timeline_ends(timelines_dir, data_dir))
     page = output_dir / "fidelity.md"
@@ -113,7 +116,24 @@ def _predict(case: Case, settings: EngineSettings, family: Any = "operator") -> 
     return predict(settings, case.profile, case.model, case.workload, case.names, family)
 
 
-def _section(case: Case, errors: Mapping[str, Any], linear: Mapping[str, Any], picture: str) -> Iterator[str]:
+def _uneven_ends(case: Case, table: Prediction) -> list[Mapping[str, Any]]:
+    """Replay with the lag of uneven contexts at both ends of its range, where there is one."""
+    if "uneven_contexts" not in table.latency.info.details:
+        return []
+    ends: tuple[UnevenContexts, ...] = ("low", "high")
+    return [
+        compare_with_measured(case.run, _predict(case, replace(table.settings, uneven_contexts=end)))
+        for end in ends
+    ]
+
+
+def _section(
+    case: Case,
+    errors: Mapping[str, Any],
+    linear: Mapping[str, Any],
+    ends: Sequence[Mapping[str, Any]],
+    picture: str,
+) -> Iterator[str]:
     settings, peer = case.run.settings, errors["peer"]
     yield f"## {case.run.name}"
     yield (
@@ -125,20 +145,32 @@ def _section(case: Case, errors: Mapping[str, Any], linear: Mapping[str, Any], p
     )
     for sentence in errors["notices"]:
         yield f"*{sentence[0].upper()}{sentence[1:]}.*"
+    if ends:
+        told = errors["latency"]["details"]["uneven_contexts"]
+        yield (
+            f"Lowest and highest: predicted with the lag of uneven contexts at the ends of its range, "
+            f"{_percent(told['low'])} to {_percent(told['high'])} of a decode pass (mean error on numbers of "
+            f"sequences that its fit did not see: {told['heldout_mape']:.1%})."
+        )
     yield f"![Distributions, measured and predicted]({picture})"
     bases = [basis for basis in BASES if basis in errors["bases"]]
-    columns = ["", "measured", "predicted", *(f"error, from {basis} on" for basis in bases)]
+    columns = ["", "measured", "predicted", *(["lowest", "highest"] if ends else [])]
+    columns += [*(f"error, from {basis} on" for basis in bases)]
     columns += [*([str(peer)] if peer else []), "linear model"]
     first = bases[0]
     found, of_linear = errors["bases"], linear["bases"][first]
+    blanks = ["", "", *(["", ""] if ends else [])]
     rows = []
     for name in AGGREGATES:
         row = found[first]["aggregates"][name]
+        replays = [one["bases"][first]["aggregates"][name]["predicted"] for one in ends]
+        reached = [value for value in (*replays, row["predicted"]) if value is not None] if ends else []
         rows.append(
             [
                 name,
                 _number(row["measured"]),
                 _number(row["predicted"]),
+                *([_number(min(reached, default=None)), _number(max(reached, default=None))] if ends else []),
                 *(_percent(found[basis]["aggregates"][name]["error"]) for basis in bases),
                 *([_percent(row["peer_error"])] if peer else []),
                 _percent(of_linear["aggregates"][name]["error"]),
@@ -147,8 +179,7 @@ def _section(case: Case, errors: Mapping[str, Any], linear: Mapping[str, Any], p
     rows.append(
         [
             "**mean absolute error**",
-            "",
-            "",
+            *blanks,
             *(f"**{found[basis]['mean_absolute_error']:.2%}**" for basis in bases),
             *([f"**{found[first]['peer_mean_absolute_error']:.2%}**"] if peer else []),
             f"**{of_linear['mean_absolute_error']:.2%}**",
@@ -157,8 +188,7 @@ def _section(case: Case, errors: Mapping[str, Any], linear: Mapping[str, Any], p
     rows.append(
         [
             "E2E MAPE of requests",
-            "",
-            "",
+            *blanks,
             *(f"{found[basis]['e2e_mape']:.2%}" for basis in bases),
             *([""] if peer else []),
             f"{of_linear['e2e_mape']:.2%}",
@@ -252,6 +282,8 @@ _TRUST = """\
   that share experts are taken as one engine, of equal shares at all times. No such run was compared.
 - **Several GPUs.** The exchange between GPUs is a formula with the rate and latency of the run's record.
 - **Uneven contexts.** Of the decodes in a pass, the model knows the mean context and the longest, and how far
-  such a pass lags from profiles with two lengths of context.
+  such a pass lags from profiles with two lengths of context. How far contexts of many lengths lag, nobody
+  measured. *Lowest* and *highest* are no bounds: they are where nine of ten groups of those measurements lie,
+  and nothing but the lag moves between them.
 - **Between kernels** half a microsecond is counted, a published figure of another GPU. Its size was not
   tuned, but it was put in after predictions without it had come out too fast: the tables show both."""
