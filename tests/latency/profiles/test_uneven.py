@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -169,9 +169,11 @@ def test_no_number_of_multiprocessors_is_refused() -> None:
         multiprocessors({"multiprocessors": 1.5})
 
 
-def profiles() -> Iterator[tuple[str, Heads, pd.DataFrame]]:
+@cache
+def profiles() -> list[tuple[str, Heads, pd.DataFrame]]:
     """Tell of all shared profiles with uneven decodes: GPU, heads of one of it, and times."""
     root = shared_path("groundtruth/llmservingsim")
+    found = []
     for path in sorted(root.glob("profiles/*/*/*/*/tp*/skew.csv.gz")):
         tables = ProfileTables(path.parent)
         meta, share = tables.meta(), int(path.parent.name.removeprefix("tp"))
@@ -180,7 +182,8 @@ def profiles() -> Iterator[tuple[str, Heads, pd.DataFrame]]:
         assert number is not None
         heads = (config["num_attention_heads"] // share, config["num_key_value_heads"] // share)
         rows = tables.read_raw("skew", "regime", "n", "nb", "t_mean_us", "t_max_us", "t_skew_us")
-        yield meta["hardware"], Heads(number, *heads), rows[rows["t_max_us"] > rows["t_mean_us"]]
+        found.append((meta["hardware"], Heads(number, *heads), rows[rows["t_max_us"] > rows["t_mean_us"]]))
+    return found
 
 
 @pytest.mark.parametrize(("regime", "at_most"), [("pure", 0.03), ("mixed", 0.065)])
