@@ -9,11 +9,12 @@ import math
 from dataclasses import dataclass, field
 
 from batchsim.policies import RankedQueue
-from batchsim.policies.base import Step, WaitingRequest
+from batchsim.policies.base import WaitingRequest
 from batchsim.policies.continuous import StallFree
 from batchsim.policies.presets import Preset
 from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize
+from batchsim.policies.steps import Step
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from batchsim.policies import PlainRule, RankedQueue
-from batchsim.policies.base import (
-    Decision,
-    IterationReport,
-    QueueDiscipline,
-    Setting,
-    Sizer,
-    Step,
-    WaitingRequest,
-)
+from batchsim.policies.base import Decision, IterationReport, QueueDiscipline, Setting, Sizer, WaitingRequest
 from batchsim.policies.batching import Greedy
 from batchsim.policies.presets import Preset
 from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize
+from batchsim.policies.steps import Step
 
 
 @dataclass

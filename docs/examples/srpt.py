@@ -12,11 +12,12 @@ import math
 from dataclasses import dataclass
 
 from batchsim.policies import RankedQueue
-from batchsim.policies.base import Step, WaitingRequest
+from batchsim.policies.base import WaitingRequest
 from batchsim.policies.continuous import StallFree
 from batchsim.policies.presets import Preset
 from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize
+from batchsim.policies.steps import Step
 
 
 def to_go(request: WaitingRequest) -> tuple[int, float, int]:

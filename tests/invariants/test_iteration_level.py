@@ -15,13 +15,13 @@ from batchsim.latency.operators import Lag, OperatorTable, OperatorTableLatency
 from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.tables.iteration_grid import TableIterationLatency
 from batchsim.metrics.summary import laws
-from batchsim.policies.base import Step
 from batchsim.policies.continuous import StallFree
-from batchsim.policies.engine_versions import NEWEST
+from batchsim.policies.parts.engine_versions import NEWEST
 from batchsim.policies.presets import Preset, names_of
 from batchsim.policies.queueing import Fifo
 from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize
+from batchsim.policies.steps import Step
 from batchsim.records import FINISHED, Records
 from batchsim.sim.simulation import run_replicas
 from batchsim.study.setup.cluster import engines, prepare_policies, replicas

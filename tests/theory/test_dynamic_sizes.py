@@ -8,7 +8,7 @@ import pytest
 
 from batchsim.latency.base import BatchShape, BatchTime, Domain, LatencyInfo
 from batchsim.policies.base import Setting
-from batchsim.policies.overflow import largest_batch
+from batchsim.policies.parts.overflow import largest_batch
 from batchsim.policies.reports import BatchReport
 from batchsim.policies.sizing import MemoryAware, SloFeedback
 from tests.sim.worlds import LinearLatency, run, workload

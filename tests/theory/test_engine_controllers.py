@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from batchsim.latency.linear import LinearIterationLatency
-from batchsim.policies.overflow import largest_batch
+from batchsim.policies.parts.overflow import largest_batch
 from batchsim.study.result import SimulationResult
 from batchsim.study.run import simulate
 from batchsim.workload.request import Workload

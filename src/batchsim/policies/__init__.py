@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING
 from batchsim._lazy import lazy
 
 if TYPE_CHECKING:
-    from batchsim.policies.base import (
-        IterationRule,
-        LaunchRule,
-        QueueDiscipline,
-        Routing,
-        RunningRequest,
-        Setting,
-        Sizer,
-        Step,
-        WaitingRequest,
-    )
+    from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Setting, Sizer, WaitingRequest
     from batchsim.policies.batching import FullBatch, Greedy, Timer
     from batchsim.policies.building_blocks import PlainRule, RankedQueue
     from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
@@ -30,6 +20,7 @@ if TYPE_CHECKING:
     from batchsim.policies.reports import BatchReport, Decision, IterationReport
     from batchsim.policies.routing import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin, SessionAffinity
     from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
+    from batchsim.policies.steps import IterationRule, RunningRequest, Step
 else:
     __getattr__, __dir__ = lazy(__name__)
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchsim.errors import PlanError
-from batchsim.policies.base import Setting, Step, WaitingRequest
-from batchsim.policies.lines import RankedLine
+from batchsim.policies.base import Setting, WaitingRequest
+from batchsim.policies.parts.lines import RankedLine
+from batchsim.policies.steps import Step
 
 
 class Answer:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from batchsim.errors import ConfigError
-from batchsim.policies.base import RunningRequest, Sizer, Step, WaitingRequest, arrival_order
+from batchsim.policies.base import Sizer, WaitingRequest, arrival_order
 from batchsim.policies.building_blocks import PlainRule
-from batchsim.policies.engine_versions import NEWEST, EngineRules, rules_of
+from batchsim.policies.parts.engine_versions import NEWEST, EngineRules, rules_of
+from batchsim.policies.steps import RunningRequest, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class PrefillFirst(PlainRule):
                 break
             if not step.admit(request, tokens, keep_free_blocks=kept):
                 break
-            has_admitted = True
+            has_admitted = has_admitted or tokens > 0
             budget -= tokens
         return has_admitted
 
@@ -121,7 +122,7 @@ class ChunkedPrefill(PlainRule):
         A sizer that sets the budget, at most `max_num_batched_tokens`, by what it measures: Algorithm 2 of
         arXiv 2503.05248 in its chunked mode.
     engine_version
-        The version of vLLM that is followed, where they differ: see `policies.engine_versions`.
+        The version of vLLM that is followed, where they differ: see `policies.parts.engine_versions`.
     """
 
     max_num_batched_tokens: int = 2048

@@ -6,11 +6,8 @@ nothing one run learns reaches another.
 
 from __future__ import annotations
 
-import importlib
 import reprlib
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
@@ -19,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from batchsim.errors import ConfigError, nearest
 from batchsim.policies import batching, continuous, queueing, routing, sizing
-from batchsim.policies.base import IterationRule, LaunchRule, QueueDiscipline, Routing, Sizer
+from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Sizer
 from batchsim.policies.batching import FullBatch, Greedy
 from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
-from batchsim.policies.engine_versions import NEWEST
 from batchsim.policies.guards.answers import check_complete, guard
 from batchsim.policies.guards.checks import unguarded
-from batchsim.policies.parameters import check_names, construct, parameters_of
+from batchsim.policies.parts.engine_versions import NEWEST
+from batchsim.policies.parts.importing import import_attribute
+from batchsim.policies.parts.parameters import check_names, construct, parameters_of
 from batchsim.policies.queueing import Fifo, MultiBin, ShortestFirst
 from batchsim.policies.routing import LeastLoaded
 from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
+from batchsim.policies.steps import IterationRule
 
 if TYPE_CHECKING:
     from batchsim.config import PolicyConfig
@@ -278,8 +277,7 @@ def find_preset(name: str) -> Preset:
     if not colon:
         raise ConfigError(f"policy {name!r} is unknown; {nearest(name, PRESETS)}")
     try:
-        with _no_bytecode():
-            preset = getattr(importlib.import_module(module_name), attribute)
+        preset = import_attribute(module_name, attribute)
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
         raise ConfigError(f"policy {name!r} cannot be imported ({type(error).__name__}: {error})") from error
     if not isinstance(preset, Preset):
@@ -287,16 +285,6 @@ def find_preset(name: str) -> Preset:
             f"policy {name!r} is a {type(preset).__name__}; a batchsim.policies.presets.Preset is needed"
         )
     return preset
-
-
-@contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Keep no compiled code of what is imported: that outlives a change of equal length within a second."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
 
 
 def _with_num_bins(config: PolicyConfig, preset: Preset) -> Mapping[str, Any]:

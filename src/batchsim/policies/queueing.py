@@ -15,8 +15,8 @@ from itertools import pairwise
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest, arrival_order
 from batchsim.policies.building_blocks import Answer, OneBin, RankedQueue
-from batchsim.policies.lines import Line
-from batchsim.policies.parameters import is_whole
+from batchsim.policies.parts.lines import Line
+from batchsim.policies.parts.parameters import is_whole
 
 #: Far more than there are lengths to tell apart; every decision looks at each bin.
 MOST_BINS = 1000

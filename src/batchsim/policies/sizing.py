@@ -10,8 +10,8 @@ from typing import Literal
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, Sizer
 from batchsim.policies.building_blocks import Answer
-from batchsim.policies.overflow import Lengths, largest_batch, normal_quantile
-from batchsim.policies.parameters import MOST, is_whole
+from batchsim.policies.parts.overflow import Lengths, largest_batch, normal_quantile
+from batchsim.policies.parts.parameters import MOST, is_whole
 from batchsim.policies.reports import BatchReport, Decision, IterationReport
 
 

@@ -14,9 +14,9 @@ import simpy
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import follows_longest
-from batchsim.policies.base import IterationRule
 from batchsim.policies.guards.checks import kind_of
 from batchsim.policies.presets import Policy
+from batchsim.policies.steps import IterationRule
 from batchsim.sim.decoding import iterations_by
 from batchsim.sim.engine import Engine
 from batchsim.sim.kv_cache import KVCache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
@@ -11,14 +11,15 @@ from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
+from batchsim.sim.step_view import StepView
 from batchsim.sim.waiting import WaitingLine
 
 #: What no plan needs: a rule that asks so often would go on for ever.
 MOST_ASKED = 100_000
 
 
-class NextIteration:
-    """The `policies.base.Step` that the rule sees, where its methods are described; it holds to what fits.
+class NextIteration(StepView):
+    """The `policies.steps.Step` that the rule sees, where its methods are described; it holds to what fits.
 
     It lasts as long as the replica, and begins anew with `start`. What a rule decides is carried out at once:
     in the `RunningSet`, whose are seats and blocks, and in the `WaitingLine`. Its own are the prompts under
@@ -45,16 +46,12 @@ class NextIteration:
 
     __slots__ = (
         "_is_caching",
-        "_kv",
         "_num_asked",
         "_number",
-        "_prefilling",
         "_recorder",
         "_replica_id",
-        "_running",
         "_spare_blocks",
         "_turn",
-        "_waiting",
         "block_size",
         "completing",
         "growth_blocks",
@@ -80,16 +77,13 @@ class NextIteration:
         recorder: IterationRecorder,
         spare_blocks: int = 0,
     ) -> None:
+        super().__init__(waiting, running, kv)
         self._replica_id = replica_id
-        self._waiting = waiting
-        self._running = running
-        self._kv = kv
         self._recorder = recorder
         self._spare_blocks = spare_blocks
         self._is_caching = kv.is_caching
         self._number = 0  # of the iteration
         self._num_asked = 0  # how often, for who is next, since anybody was admitted
-        self._prefilling: dict[int, Request] = {}
         self._turn = 0  # whose it is as some are asked one by one, by admission; those before are in
         self.block_size = kv.block_size
         self.num_blocks = kv.num_blocks
@@ -134,56 +128,7 @@ class NextIteration:
         longest_tokens = decoding.longest_tokens()
         return IterationShape(tokens, decoding.num, decoding.context_tokens, seqs, pairs, longest_tokens)
 
-    # The rule's `Step`
-
-    @property
-    def free_blocks(self) -> int:
-        """Blocks that can be taken."""
-        return self._kv.available
-
-    @property
-    def num_decoding(self) -> int:
-        """Requests that decode."""
-        return self._running.decoding.num
-
-    @property
-    def num_running(self) -> int:
-        """Requests that run."""
-        return self._running.num
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait."""
-        return self._waiting.num
-
-    @property
-    def prefilling(self) -> Sequence[Request]:
-        """Incomplete prompts."""
-        return tuple(self._prefilling.values()) if self._prefilling else ()
-
-    @property
-    def running(self) -> Sequence[Request]:
-        """All that run."""
-        retired = self._running.retired
-        return tuple(one for one in self.holding if one.request_id not in retired)
-
-    @property
-    def growing(self) -> Sequence[Request]:
-        """All that want blocks."""
-        running = self._running
-        return tuple(running.show(one) for one in running.requests.values() if running.grows(one))
-
-    @property
-    def holding(self) -> Sequence[Request]:
-        """All that hold blocks."""
-        running = self._running
-        return tuple(map(running.show, running.requests.values()))
-
-    @property
-    def swapped(self) -> Sequence[Request]:
-        """All that are swapped out."""
-        swapped = self._running.swapped
-        return tuple(swapped.values()) if swapped else ()
+    # The rest of the rule's `Step`
 
     def next_waiting(self) -> Request | None:
         """The head of the queue."""
@@ -202,6 +147,8 @@ class NextIteration:
 
     def uncached_tokens(self, request: Request, *, after_growth: bool = False) -> int:
         """Tokens still to compute, prefix hits taken off."""
+        if request.kv_source is not None:
+            return 0
         wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
         if self._is_caching and (request.prefix_ids or request.kept is not None):
             if after_growth and self.growth_blocks:
@@ -229,7 +176,9 @@ class NextIteration:
                 f"request {request.request_id} was admitted with keep_free_blocks = {keep_free_blocks}; a "
                 "number >= 0 is needed"
             )
-        tokens = request.computed_tokens + cached_tokens + num_tokens
+        tokens = cached_tokens + num_tokens
+        if request.kv_source is not None:
+            tokens = request.computed_tokens + 1  # or it would lack a block at once
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
         blocks = -(-tokens // self.block_size)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from batchsim.errors import ConfigError, TraceError
-from batchsim.policies.engine_versions import NEWEST
+from batchsim.policies.parts.engine_versions import NEWEST
 from batchsim.specs import load_gpu
 from batchsim.validation.fidelity.engine_run import GIB, EngineSettings, MeasuredRun, read_measured_run
 from batchsim.validation.fidelity.errors import AGGREGATES, aggregates, compare_with_measured

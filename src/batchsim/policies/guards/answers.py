@@ -11,17 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.policies.base import (
-    IterationRule,
-    LaunchRule,
-    QueueDiscipline,
-    Routing,
-    Sizer,
-    Step,
-    WaitingRequest,
-)
+from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Sizer, WaitingRequest
 from batchsim.policies.guards.checks import Guard, are_numbers, is_bool, is_foreign, is_whole
 from batchsim.policies.reports import BatchReport, Decision, IterationReport
+from batchsim.policies.steps import IterationRule, Step
 
 #: What the records can count.
 MOST_RUNNING = 2**31 - 1

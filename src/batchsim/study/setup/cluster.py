@@ -19,10 +19,11 @@ from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import default_latency, load_latency
 from batchsim.metrics.efficiency import Hardware
 from batchsim.policies import presets
-from batchsim.policies.base import IterationRule, Setting
+from batchsim.policies.base import Setting
 from batchsim.policies.continuous import ChunkedPrefill
 from batchsim.policies.presets import Policy
 from batchsim.policies.sizing import FixedSize
+from batchsim.policies.steps import IterationRule
 from batchsim.sim.arrivals.front_end import FrontEndTimes
 from batchsim.sim.cluster.hand_over import Disaggregation, KVNetwork, Role
 from batchsim.sim.engine import Engine

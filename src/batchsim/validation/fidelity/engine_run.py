@@ -16,7 +16,7 @@ from batchsim.files import MAX_COUNT, read_json, resolved
 from batchsim.files.tables import CsvTable, read_csv
 from batchsim.latency.profiles.operator_profile import KERNEL_GAP_S
 from batchsim.latency.profiles.uneven import UnevenContexts
-from batchsim.policies.engine_versions import NEWEST, closest_known
+from batchsim.policies.parts.engine_versions import NEWEST, closest_known
 from batchsim.specs import load_gpu
 
 GIB = 2**30

@@ -11,7 +11,7 @@ from batchsim.errors import BatchsimError, ConfigError
 from batchsim.policies import batching, continuous, presets, queueing, routing, sizing
 from batchsim.policies.base import Setting
 from batchsim.policies.batching import Greedy
-from batchsim.policies.parameters import MOST
+from batchsim.policies.parts.parameters import MOST
 from batchsim.study.run import simulate
 from tests.sim.worlds import workload
 

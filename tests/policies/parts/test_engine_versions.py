@@ -4,7 +4,7 @@ import pytest
 
 from batchsim.errors import ConfigError
 from batchsim.policies.continuous import ChunkedPrefill
-from batchsim.policies.engine_versions import NEWEST, rules_of
+from batchsim.policies.parts.engine_versions import NEWEST, rules_of
 
 
 def test_a_version_has_the_rules_of_the_last_that_changed_any() -> None:
