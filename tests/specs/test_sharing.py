@@ -63,7 +63,7 @@ def test_stages_have_their_layers_and_one_end_of_the_vocabulary() -> None:
     layers_bytes = DENSE.weight_bytes - 2 * head - final_norm
 
     two = gpu_weight_bytes(DENSE, Sharing(pipeline_parallel=2))
-    assert two == layers_bytes // 2 + final_norm // 2 + head
+    assert two == layers_bytes // 2 + final_norm + head
     assert gpu_kv_bytes(DENSE, Sharing(pipeline_parallel=2), 10) == gpu_kv_bytes(DENSE, Sharing(), 10) / 2
     # Three stages of four layers: the longest has two.
     assert gpu_kv_bytes(DENSE, Sharing(pipeline_parallel=3), 10) == gpu_kv_bytes(DENSE, Sharing(), 10) / 2

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from batchsim.errors import ConfigError
 from batchsim.specs.gpu import GPUSpec
 from batchsim.specs.model import ModelSpec
 
-#: Of each logit, while vLLM draws tokens to see what it needs: as float32, sorted, its place, probabilities
-#: and their sums. Its logs tell of peaks of 1.2 to 1.4 GiB for 256 sequences and 128,000 to 152,000 tokens.
-LOGIT_BYTES = 32
-CUDA_BYTES = 2**30 / 10  # that PyTorch does not know of; 0.05 to 0.2 GiB in such logs
+#: Of each logit, while vLLM draws tokens to see what it needs: in 16 and in 32 bits, both of them sorted and
+#: their places, twice, probabilities and their sums. Its logs tell of peaks of 38.2 to 38.6 bytes for 1,024
+#: sequences, whatever the model.
+LOGIT_BYTES = 38
+#: Of what a card is sold with, that no program sees (0.35 to 0.8 GiB), and what PyTorch does not know of.
+CUDA_BYTES = 0.6 * 2**30
+#: For what is exchanged with each further GPU: 0.4 GiB for one, 2.4 for seven of them, in such logs.
+LINK_BYTES = 0.35 * 2**30
 #: Tokens whose experts vLLM works on at a time.
 _EXPERT_TOKENS = 32_768
+
+
+class Stage(NamedTuple):
+    """A pipeline's group of GPUs: its layers, those of them without experts, and ends of the model on it."""
+
+    layers: int
+    dense_layers: int
+    ends: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +93,17 @@ class Sharing:
                 f"expert_parallel is {self.expert_parallel}; {model.name} has {model.num_experts} experts"
             )
 
-    def stage_share(self, model: ModelSpec) -> float:
-        """Share of the layers that the longest stage has."""
-        return math.ceil(model.num_layers / self.pipeline_parallel) / model.num_layers
+    def stages(self, model: ModelSpec) -> list[Stage]:
+        """The stages as vLLM cuts them: what does not divide goes to those before the last, from behind."""
+        each, over = divmod(model.num_layers, self.pipeline_parallel)
+        last = self.pipeline_parallel - 1
+        left, stages = model.num_layers - model.num_moe_layers, []
+        for index in range(self.pipeline_parallel):
+            layers = each + (last - over <= index < last)
+            dense = min(left, layers)
+            left -= dense
+            stages.append(Stage(layers, dense, (index == 0) + (index == last)))
+        return stages
 
     def kv_copies(self, model: ModelSpec) -> float:
         """How often the KV of a token lies on the GPUs that share a layer: more GPUs than heads copy."""
@@ -103,37 +124,47 @@ def gpu_weight_bytes(model: ModelSpec, sharing: Sharing) -> int:
 
     Heads, feed-forward blocks and the vocabulary are divided by ``tensor_parallel``; keys and values no
     further than their heads, latents, routers and norms not at all. Experts are divided by all GPUs of a
-    stage. A stage has its share of the layers; embedding and head lie on the first and the last.
+    stage. A stage has its layers, see `Sharing.stages`; embedding and head lie on the first and the last.
     """
-    tensor = sharing.tensor_parallel
+    return math.ceil(max(_stage_weight_bytes(model, sharing, stage) for stage in sharing.stages(model)))
+
+
+def _stage_weight_bytes(model: ModelSpec, sharing: Sharing, stage: Stage) -> float:
+    tensor, moe_layers = sharing.tensor_parallel, stage.layers - stage.dense_layers
     whole_experts = math.ceil(model.num_experts / sharing.expert_parallel)
     slices = sharing.gpus_per_stage if sharing.expert_parallel == 1 else 1
-    experts = model.num_moe_layers * model.expert_parameters * whole_experts / slices
-    norms = (2 * model.num_layers + 1) * model.hidden_size
-    layers_bytes = (
-        gpu_attention_parameters(model, sharing) * model.attention_bytes
-        + model.num_feed_forward_parameters / tensor * model.bytes_per_weight
+    experts = moe_layers * model.expert_parameters * whole_experts / slices
+    width = stage.dense_layers * model.intermediate_size + moe_layers * model.shared_intermediate_size
+    kept = moe_layers * model.hidden_size * model.num_experts + (2 * stage.layers + 1) * model.hidden_size
+    attention = gpu_attention_parameters(model, sharing) * stage.layers / model.num_layers
+    vocabularies = min(stage.ends, 1) if model.tied_embeddings else stage.ends
+    return (
+        attention * model.attention_bytes
+        + 3 * model.hidden_size * width / tensor * model.bytes_per_weight
         + experts * model.expert_bytes
-        + (model.num_router_parameters + norms) * model.kept_bytes
+        + (kept + vocabularies * model.num_head_parameters / tensor) * model.kept_bytes
     )
-    vocabulary = model.num_head_parameters / tensor * model.kept_bytes
-    both_ends = sharing.pipeline_parallel == 1 and not model.tied_embeddings
-    return math.ceil(layers_bytes * sharing.stage_share(model) + vocabulary * (2 if both_ends else 1))
 
 
 def gpu_kv_bytes(model: ModelSpec, sharing: Sharing, tokens: int) -> float:
-    """Memory that one sequence of so many tokens takes on one GPU."""
+    """Memory that one sequence of so many tokens takes on one GPU, of the stage with most layers."""
+    most = max(stage.layers for stage in sharing.stages(model))
+    return _kv_layers_bytes(model, sharing, tokens) * most / model.num_layers
+
+
+def _kv_layers_bytes(model: ModelSpec, sharing: Sharing, tokens: int) -> float:
+    """The same over all layers."""
     of_all = tokens * model.num_kv_layers + min(tokens, model.window_tokens) * model.num_window_layers
     kv_bytes = of_all * model.kv_layer_bytes * sharing.kv_copies(model)
-    held_bytes = (kv_bytes + model.linear_state_bytes) / sharing.tensor_parallel
-    return held_bytes * sharing.stage_share(model)
+    return (kv_bytes + model.linear_state_bytes) / sharing.tensor_parallel
 
 
 def gpu_activation_bytes(model: ModelSpec, sharing: Sharing, tokens: int, sequences: int) -> int:
     """Memory that vLLM keeps free on a GPU for its largest pass: so many tokens, of so many sequences.
 
-    In bf16 the residual, its norm, queries and what attention gives, and gate, product and activation of the
-    feed-forward block or of a token's experts, with what these give; then the logits of all sequences.
+    The larger of two peaks, one after the other: in bf16 the residual, its norm, queries and what attention
+    gives, and gate, product and activation of the feed-forward block or of a token's experts, with what these
+    give; then what the tokens came to, and the logits of all sequences. Besides what CUDA and links take.
     """
     numbers = tokens * (4 * model.hidden_size + 3 * model.intermediate_size / sharing.tensor_parallel)
     if model.num_experts:
@@ -141,7 +172,9 @@ def gpu_activation_bytes(model: ModelSpec, sharing: Sharing, tokens: int, sequen
         width = 3 * model.expert_intermediate_size / slices + model.hidden_size
         together = min(tokens * sharing.data_parallel, max(tokens, _EXPERT_TOKENS))
         numbers = tokens * 4 * model.hidden_size + together * model.experts_per_token * width
-    return math.ceil(2 * numbers + sequences * model.vocab_size * LOGIT_BYTES + CUDA_BYTES)
+    drawing_bytes = sequences * model.vocab_size * LOGIT_BYTES + 2 * tokens * model.hidden_size
+    beside_bytes = CUDA_BYTES + LINK_BYTES * (sharing.gpus_per_stage - 1)
+    return math.ceil(max(2 * numbers, drawing_bytes) + beside_bytes)
 
 
 def kv_capacity_tokens(
@@ -168,12 +201,18 @@ def kv_capacity_tokens(
         raise ConfigError(f"memory margin is {margin!r}; a share of at least 0 and below 1 is needed")
     sharing.check(model)
     usable_bytes = gpu.memory_bytes * (1 - margin)
-    weight_bytes = gpu_weight_bytes(model, sharing)
     length = sequence_tokens or model.max_model_len or 32_768
-    per_token = gpu_kv_bytes(model, sharing, length) / length
-    left_bytes = usable_bytes - weight_bytes - activation_bytes
-    tokens = math.floor(sharing.data_parallel * (left_bytes / per_token))
+    per_layer = _kv_layers_bytes(model, sharing, length) / (length * model.num_layers)
+    free_bytes = usable_bytes - activation_bytes
+    tokens = math.floor(
+        sharing.data_parallel
+        * min(
+            (free_bytes - math.ceil(_stage_weight_bytes(model, sharing, stage))) / (per_layer * stage.layers)
+            for stage in sharing.stages(model)
+        )
+    )
     if tokens < 1:
+        weight_bytes = gpu_weight_bytes(model, sharing)
         together = gpu.name if sharing.num_gpus == 1 else f"{sharing.num_gpus} {gpu.name}"
         each = "" if sharing.num_gpus == 1 else " on each"
         also = f" and its activations {activation_bytes / 2**30:.1f} GiB" if activation_bytes else ""
