@@ -133,7 +133,7 @@ def model_of(name: str, folder: Path) -> ModelSpec:
         ("qwen3-30b-a3b", Sharing(4), 14.2474, 0.002),
         # vllm/issues/6746: "Loading model weights took 57.7520 GB" (of 2^30 bytes), 8 x H100
         ("llama-3.1-405b-fp8", Sharing(8), 57.7520, 0.005),
-        # vllm/issues/33155 and the page above: "Model loading took 64.38 GiB memory", H100, the Triton kernels
+        # vllm/issues/33155 and the page above: "Model loading took 64.38 GiB memory", H100, of Triton
         ("gpt-oss-120b", Sharing(), 64.38, 0.005),
         # vllm/issues/23278, myoceane.fr/index.php/ai-vllm-a100-gemma-4: those of Marlin pad the width, too
         ("gpt-oss-120b", Sharing(), 65.9651, 0.025),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from batchsim.errors import ConfigError
 from batchsim.specs.fields import check_magnitude
 from batchsim.specs.gpu import GPUSpec
-from batchsim.specs.loading import load_gpu, load_model, load_spec, parse_spec, spec_files
+from batchsim.specs.loading import load_gpu, load_model, load_spec, parse_spec, read_model, spec_files
 from batchsim.specs.model import Arithmetic, ModelSpec
 from batchsim.specs.sharing import (
     Sharing,
@@ -32,6 +32,7 @@ __all__ = [
     "load_model",
     "load_spec",
     "parse_spec",
+    "read_model",
     "spec_files",
 ]
 

@@ -29,9 +29,13 @@ def load_model(name: str | Path) -> ModelSpec:
     ConfigError
         For an unknown name (with the nearest known ones) and for a file that does not hold such a model.
     """
-    tree, where = _read(name, "models", "model")
+    return read_model(*_read(name, "models", "model"))
+
+
+def read_model(tree: Mapping[str, Any], where: str) -> ModelSpec:
+    """The model that the content of such a file is of; ``where`` opens the sentence of a `ConfigError`."""
     if is_hugging_face(tree):
-        tree = from_hugging_face(tree, where)
+        tree = from_hugging_face({"name": str(tree.get("model_type", "model")), **tree}, where)
     return parse_spec(ModelSpec, tree, where)
 
 

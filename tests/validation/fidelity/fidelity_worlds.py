@@ -32,6 +32,7 @@ MODEL: dict[str, Any] = {
     "num_key_value_heads": 2,
     "intermediate_size": 128,
     "vocab_size": 1000,
+    "tie_word_embeddings": False,
 }
 META: dict[str, Any] = {
     "model": "tiny",

@@ -16,6 +16,7 @@ MODEL = {
     "num_key_value_heads": 2,
     "intermediate_size": 128,
     "vocab_size": 100,
+    "tie_word_embeddings": False,
 }
 
 

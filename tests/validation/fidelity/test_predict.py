@@ -10,6 +10,7 @@ import pytest
 from batchsim.errors import ConfigError, TraceError
 from batchsim.policies.parts.engine_versions import NEWEST
 from batchsim.specs import load_gpu
+from batchsim.specs.sharing import CUDA_BYTES, LOGIT_BYTES
 from batchsim.validation.fidelity.engine_run import GIB, EngineSettings, MeasuredRun, read_measured_run
 from batchsim.validation.fidelity.errors import AGGREGATES, aggregates, compare_with_measured
 from batchsim.validation.fidelity.kv_memory import kv_blocks, read_model_config
@@ -178,16 +179,30 @@ def test_what_nobody_recorded_is_vllms_default_and_said_so(tmp_path: Path) -> No
 
 def test_kv_blocks_are_what_weights_and_activations_leave_of_the_memory() -> None:
     settings = EngineSettings(
-        max_num_seqs=8, max_num_batched_tokens=64, memory_bytes=GIB, memory_utilization=0.5
+        max_num_seqs=8, max_num_batched_tokens=64, memory_bytes=4 * GIB, memory_utilization=0.5
     )
 
     blocks, notice = kv_blocks(settings, MODEL)
 
     weights = 64 * 16 * (2 * 4 + 2 * 2) + 3 * 64 * 128 + 2 * 64 * 1000 + 3 * 64
-    activations = 64 * (4 * 64 + 3 * 128) * 2 + 8 * 1000 * 32
-    left = 0.985 * GIB / 2 - 2 * weights - activations - GIB / 10
+    logits = 8 * 1000 * LOGIT_BYTES + 2 * 64 * 64
+    left = 2 * GIB - 2 * weights - logits - CUDA_BYTES
     assert blocks == left // (2 * 2 * 16 * 2 * 16)
     assert notice.startswith(f"the number of KV blocks is not recorded; {blocks} are taken")
+
+
+def test_kv_blocks_are_those_of_experts_latents_and_bytes_of_the_config() -> None:
+    def blocks(**model: Any) -> int:
+        settings = EngineSettings(memory_bytes=GIB, weights_and_kv_share=0.5, data_parallel=2)
+        return kv_blocks(settings, {**MODEL, **model})[0]
+
+    in_fp8 = blocks(quantization_config={"quant_method": "fp8"}, kv_cache_dtype="fp8")
+    assert in_fp8 == pytest.approx(2 * blocks(), rel=0.001)
+    latent = {"kv_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16}
+    assert blocks(**latent) == pytest.approx(2 * blocks(), rel=0.001)  # 32 numbers instead of 64
+    experts = {"num_experts": 64, "num_experts_per_tok": 2, "moe_intermediate_size": 1024}
+    held = 32 * 3 * 64 * 1024 * 2 / (2 * 2 * 16 * 2 * 16)  # half of them by each replica
+    assert blocks() - blocks(**experts) == pytest.approx(held, rel=0.01)
 
 
 def test_share_of_a_cluster_file_is_that_of_weights_and_blocks_unless_it_is_vllms_own(tmp_path: Path) -> None:
