@@ -17,6 +17,7 @@ from batchsim.latency.base import (
     LatencyInfo,
     padded_batch_time,
 )
+from batchsim.latency.expert_load import ExpertLoad
 from batchsim.latency.lockstep import fullest_share
 from batchsim.specs import GPUSpec, ModelSpec, Sharing, gpu_attention_parameters
 
@@ -75,8 +76,8 @@ class RooflineLatency:
     Groups of GPUs with attention of their own (``data_parallel``) run passes in lockstep: the fullest counts,
     see `lockstep.fullest_share`. They share experts, which tokens of all reach. A token's activations go to
     all GPUs and come back added up, or, where GPUs hold whole experts (``expert_parallel``), to those of the
-    GPUs that have its experts, expected ``n * (1 - (1 - 1 / n) ^ k)`` of ``n``. GPUs are taken to be equally
-    loaded.
+    GPUs that have its experts, expected ``n * (1 - (1 - 1 / n) ^ k)`` of ``n``. The GPU whose experts most
+    tokens chose counts, see `ExpertLoad`; exchanges are those of the mean.
 
     Attributes
     ----------
@@ -98,6 +99,7 @@ class RooflineLatency:
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=lambda: LatencyInfo("roofline", "derived"))
     _costs: _Costs = field(init=False, repr=False, compare=False)
+    _expert_load: ExpertLoad = field(init=False, repr=False, compare=False)
     # Those that count, if every token attends to all before it and meets every weight, on GPUs that share
     # tensors only: a token, a sample, a pair, weights, KV, fixed, sent.
     _plain: tuple[float, ...] | None = field(init=False, repr=False, compare=False)
@@ -129,6 +131,7 @@ class RooflineLatency:
         is_plain = not (model.num_experts or model.num_window_layers or model.num_linear_layers)
         is_plain = is_plain and not model.kv_lora_rank and self.pipeline_parallel == 1
         object.__setattr__(self, "_costs", costs)
+        object.__setattr__(self, "_expert_load", ExpertLoad(model, self.expert_parallel))
         object.__setattr__(self, "_plain", plain if is_plain else None)
         if self.info.name == "roofline":
             name = f"roofline of {model.name} on {self.gpu.name}"
@@ -210,7 +213,7 @@ class RooflineLatency:
         near_tokens = min(context_tokens, window * decode_seqs)
         compute_s = (
             costs.token_s * tokens
-            + costs.expert_token_s * all_tokens
+            + costs.expert_token_s * all_tokens * self._expert_load.load(all_tokens / groups)
             + costs.sample_s * sequences
             + costs.pair_s * prefill_pairs
             + costs.window_pair_s * min(prefill_pairs, window * prefill_tokens)
@@ -222,7 +225,7 @@ class RooflineLatency:
             + costs.window_kv_s * (prefill_tokens + near_tokens)
             + costs.state_s * sequences
         )
-        experts = self.model.reached_experts(all_tokens / groups)
+        experts = self._expert_load.reached(all_tokens / groups)
         memory_s = costs.weights_s + costs.expert_s * experts + read_s / groups
         return compute_s / groups, memory_s, costs.fixed_s + costs.sent_s * tokens / groups
 
