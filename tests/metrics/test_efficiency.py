@@ -70,9 +70,11 @@ def test_mfu_counts_the_experts_that_a_token_goes_to_and_mbu_those_that_a_pass_r
     # Instead of 3 * 4 * 10 weights of a block: two experts of 3 * 4 * 5 of four, and a router of 4 * 4.
     flop = 2 * (720 + 3 * 16) * 11 + 2 * 28 * 9 + 4 * 3 * 2 * 5 * 49
     assert mfu(DONE, hardware, 8.0) == flop / (8 * 1e10)
-    reached = 4 * (1 - 0.5 ** (11 / 4))
-    weights = 748 - 3 * 120 + 3 * 16 + 3 * 60 * reached
-    assert mbu(DONE, hardware, 8.0) == pytest.approx((4 * weights * 2 + 41 * 60) / (8 * 5e9))
+    # A pass of five tokens and three of two, and not four of eleven quarters.
+    done = work(ITERATIONS, Window(0.0, 10.0), experts)
+    reached = 4 * (1 - 0.5**5) + 3 * 4 * (1 - 0.5**2)
+    weights = 4 * (748 - 3 * 120 + 3 * 16) + 3 * 60 * reached
+    assert mbu(done, hardware, 8.0) == pytest.approx((weights * 2 + 41 * 60) / (8 * 5e9))
 
 
 def test_layers_of_a_window_count_the_tokens_in_it() -> None:

@@ -57,6 +57,8 @@ class Work(NamedTuple):
         Read by decodes, from the KV cache.
     decodes
         Tokens computed in decodes.
+    experts
+        Of a layer, summed over the passes that reach them, each by as many tokens as it has.
     """
 
     busy_s: float
@@ -66,10 +68,11 @@ class Work(NamedTuple):
     pairs: float
     kv_tokens: float
     decodes: float
+    experts: float = 0.0
 
 
-def work(iterations: Columns[Any], window: Window) -> Work:
-    """Sum up the work in the window."""
+def work(iterations: Columns[Any], window: Window, model: ModelSpec | None = None) -> Work:
+    """Sum up the work in the window; which experts are reached, the model tells."""
     busy_s = running_s(iterations, window)
     share = busy_s / np.asarray(iterations["finish_s"] - iterations["start_s"])
     num = np.asarray(iterations["num_iterations"], dtype=np.float64)
@@ -78,7 +81,10 @@ def work(iterations: Columns[Any], window: Window) -> Work:
     decodes = decoded_tokens(iterations)
     samples = np.asarray(iterations["prefill_seqs"]) + decodes
     pairs = np.asarray(iterations["prefill_pairs"]) + kv_tokens
-    amounts = (num, computed_tokens(iterations), samples, pairs, kv_tokens, decodes)
+    tokens = computed_tokens(iterations)
+    each: Any = tokens / num
+    experts = num * (model.reached_experts(each) if model else 0.0)
+    amounts = (num, tokens, samples, pairs, kv_tokens, decodes, experts)
     return Work(float(busy_s.sum()), *(float((amount * share).sum()) for amount in amounts))
 
 
@@ -104,15 +110,15 @@ def mfu(work: Work, hardware: Hardware, seconds: float) -> float:
 def mbu(work: Work, hardware: Hardware, seconds: float) -> float:
     """Bytes to be read / (seconds * peak bandwidth): the weights in each iteration, and the decodes' KV.
 
-    Of experts those that the tokens of a mean iteration reach; groups of GPUs with attention of their own all
-    read it. Left out: KV that is written, and KV that later chunks of a prompt read. Seconds as in `mfu`.
+    Of experts those that the tokens of each iteration reach, if they choose as by lot; groups of GPUs with
+    attention of their own all read it. Left out: KV that is written, and KV that later chunks of a prompt
+    read. Seconds as in `mfu`.
     """
     model = hardware.model
-    experts = model.reached_experts(ratio(work.tokens, work.passes))
-    weight_bytes = model.every_pass_bytes * hardware.sharing.data_parallel + experts * model.reached_bytes
     near_tokens = min(work.kv_tokens, model.window_tokens * work.decodes)
     read_bytes = (
-        weight_bytes * work.passes
+        model.every_pass_bytes * hardware.sharing.data_parallel * work.passes
+        + model.reached_bytes * work.experts
         + model.kv_bytes_per_token * work.kv_tokens
         + model.window_bytes_per_token * near_tokens
     )

@@ -123,7 +123,7 @@ def _ttft_parts(finished: Arrays, iterations: Arrays) -> dict[str, float]:
 def _efficiency(
     iterations: Arrays, num_replicas: int, window: Window, hardware: Hardware
 ) -> dict[str, float]:
-    done = work(iterations, window)
+    done = work(iterations, window, hardware.model)
     wall_s = num_replicas * window.length_s
     return {
         "mfu": mfu(done, hardware, done.busy_s),
