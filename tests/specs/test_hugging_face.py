@@ -247,6 +247,7 @@ def test_kv_cache_dtype_is_the_type_of_its_numbers(tmp_path: Path) -> None:
     [
         ({**PLAIN, "model_type": "deepseek_v9"}, "model_type is 'deepseek_v9'; did you mean deepseek_v"),
         ({**PLAIN, "num_local_experts": 8}, "it has 8 experts, and a llama with experts is not known"),
+        ({**EXPERTS, "moe_intermediate_size": None}, "moe_intermediate_size is missing"),
         ({**EXPERTS, "num_experts_per_tok": None}, "num_experts_per_tok or experts_per_token is missing"),
         ({**EXPERTS, "num_experts_per_tok": 17}, "experts_per_token is 17; at most num_experts = 16"),
         ({**LATENT, "v_head_dim": None}, "v_head_dim is missing"),

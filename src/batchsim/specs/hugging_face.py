@@ -42,6 +42,8 @@ _EXPERTS = (
     "glm4_moe",
     "minimax_m2",
 )
+#: Those of them that have no other width than that of their experts.
+_ONE_WIDTH = ("mixtral", "gpt_oss", "minimax_m2", None)
 _KNOWN = (
     *_DENSE,
     "gemma2",
@@ -164,7 +166,7 @@ def _feed_forward(config: _Config) -> dict[str, int]:
         return {"intermediate_size": config.whole("intermediate_size")}
     if kind is not None and kind not in _EXPERTS:
         config.refuse(f"it has {experts} experts, and a {kind} with experts is not known")
-    width = config.whole("moe_intermediate_size", "intermediate_size")
+    width = config.whole("moe_intermediate_size", *(["intermediate_size"] if kind in _ONE_WIDTH else []))
     shared = config.whole("shared_expert_intermediate_size", default=0)
     shared = shared or config.whole("n_shared_experts", default=0) * width
     return {
