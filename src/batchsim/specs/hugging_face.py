@@ -132,7 +132,7 @@ def _is_tied(config: _Config, outer: Mapping[str, Any]) -> Any:
     if str(config.tree.get("model_type")).startswith("gemma"):
         return True
     if config.tree.get("model_type") is None:
-        config.refuse("tie_word_embeddings is missing")
+        config.refuse("tie_word_embeddings is missing, and model_type, which would tell")
     return False
 
 
