@@ -100,6 +100,25 @@ def counts(row: Row, *names: str) -> list[int]:
     return [int(row[name]) for name in names]
 
 
+def gpus_of(row: Row) -> tuple[int, int, int, int]:
+    """Tensor-, pipeline-, data- and expert-parallel GPUs of a row of NVIDIA's serving points.
+
+    As many data-parallel groups as tensor-parallel GPUs are taken to name the same GPUs twice, as groups of
+    one each: as given, they would fill several machines. Experts that GPUs cannot share out are shared by
+    all that share a layer.
+    """
+    tensor, pipeline, data, expert = (
+        _at_least_one(row[f"{kind}_parallel"]) for kind in ("tensor", "pipeline", "data", "expert")
+    )
+    if tensor == data > 1:
+        tensor, expert = 1, min(expert, data)
+    return tensor, pipeline, data, expert if tensor * data % expert == 0 else tensor * data
+
+
+def _at_least_one(number: float) -> int:
+    return 1 if pd.isna(number) else max(1, int(number))
+
+
 def predict_rows(table: pd.DataFrame, predict: Callable[[Row], tuple[Row, list[Time]]]) -> Points:
     """Predict row by row: what a row is and its times, or `Unpredictable`."""
     rows: list[Row] = []

@@ -26,6 +26,7 @@ LOOP: dict[str, Any] = {
     "tp_size": 1,
     "pp_size": 1,
     "attention_dp_size": None,
+    "moe_ep_size": 1,
     "silicon_ttft_ms": 40.0,
     "silicon_tpot_ms": 10.0,
 }

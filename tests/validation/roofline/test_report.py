@@ -7,10 +7,10 @@ import pytest
 from batchsim.errors import ConfigError, TraceError
 from batchsim.latency.base import BatchShape, IterationShape, decode_span_s
 from batchsim.latency.store import default_latency
-from batchsim.specs import in_fp8, load_gpu, load_model
+from batchsim.specs import Sharing, in_fp8, load_gpu, load_model
 from batchsim.validation.points import POINT_COLUMNS, Points
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
-from batchsim.validation.roofline.points import GPUS, MODELS
+from batchsim.validation.roofline.points import GPUS, MODELS, in_fp4
 from batchsim.validation.roofline.report import (
     RooflineErrors,
     error_rows,
@@ -23,6 +23,8 @@ from tests.shared_data import shared_path
 from tests.validation.roofline.published import write_batches, write_loops
 
 LLAMA, H100 = load_model("llama-3.1-8b"), load_gpu("h100")
+MIXTURE = {"model_path": "deepseek-ai/DeepSeek-V3", "system": "h200_sxm", "precision": "fp8", "tp_size": 8}
+SHARED_BY_NOBODY = "data_parallel is 8, but llama-3.1-8b has no experts to share"
 
 
 def predicted(points: Points) -> dict[str, float]:
@@ -46,7 +48,7 @@ def test_a_static_batch_takes_what_the_default_roofline_says(tmp_path: Path, num
     ("change", "reason", "detail"),
     [
         ({"Hardware": "Abacus"}, "GPU without a spec", "Abacus"),
-        ({"Model": "mistralai/Mixtral-8x7B-v0.1"}, "model without a spec", "mistralai/Mixtral-8x7B-v0.1"),
+        ({"Model": "Deci/DeciLM-7B"}, "model without a spec", "Deci/DeciLM-7B"),
         ({"Framework": "llama.cpp"}, "the batch size is not one of sequences", "llama.cpp"),
         ({"Throughput": 256.0}, "latency and throughput contradict each other", "vLLM"),
         (
@@ -129,6 +131,40 @@ def test_fp8_counts_a_byte_a_weight_and_the_fp8_rate(tmp_path: Path) -> None:
     assert set(points.table["precision"]) == {"fp8"}
 
 
+@pytest.mark.parametrize(
+    ("gpus", "sharing"),
+    [
+        ({}, Sharing(8)),
+        ({"moe_ep_size": 8}, Sharing(8, expert_parallel=8)),
+        ({"tp_size": 4, "pp_size": 2}, Sharing(4, 2)),
+        # Named twice: eight groups of one GPU, with one client each
+        ({"attention_dp_size": 8, "moe_ep_size": 8}, Sharing(1, 1, 8, 8)),
+    ],
+)
+def test_mixtures_are_shared_out_as_the_row_says(
+    tmp_path: Path, gpus: dict[str, int], sharing: Sharing
+) -> None:
+    points = predict_closed_loops(write_loops(tmp_path / "loops.csv", {**MIXTURE, **gpus}))
+
+    latency = default_latency(load_model("deepseek-v3"), load_gpu("h200"), sharing=sharing)
+    clients = sharing.data_parallel
+    decodes_s = decode_span_s(latency, 7, clients, clients * 512) / 7
+    assert predicted(points)["TPOT"] == pytest.approx(decodes_s)
+    assert points.table["num_gpus"].tolist() == [8, 8]
+    assert points.table["batch_size"].tolist() == [clients, clients]
+
+
+def test_nvfp4_quantises_experts_and_leaves_attention_to_the_model() -> None:
+    mixture, dense = (in_fp4(load_model(name)) for name in ("deepseek-v3", "llama-3.1-70b"))
+
+    assert (mixture.expert_bytes, mixture.attention_bytes) == (
+        0.5625,
+        load_model("deepseek-v3").attention_bytes,
+    )
+    assert (dense.bytes_per_weight, dense.attention_bytes, dense.kept_bytes) == (0.5625, 0.5625, 2)
+    assert mixture.arithmetic == dense.arithmetic == "fp4"
+
+
 def test_zero_and_nothing_say_that_nothing_is_parallel(tmp_path: Path) -> None:
     table = write_loops(tmp_path / "loops.csv", {"attention_dp_size": 0}, {"attention_dp_size": None})
 
@@ -141,13 +177,14 @@ def test_zero_and_nothing_say_that_nothing_is_parallel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason", "detail"),
     [
-        ({"system": "gb200"}, "GPU without a spec", "gb200"),
-        ({"model_path": "deepseek-ai/DeepSeek-R1"}, "model without a spec", "deepseek-ai/DeepSeek-R1"),
+        ({"system": "gb300"}, "GPU without a spec", "gb300"),
+        ({"model_path": "zhipuai/GLM-5"}, "model without a spec", "zhipuai/GLM-5"),
         ({"precision": "fp4"}, "quantisation without a spec", "fp4 on h100"),
         ({"precision": "fp8", "system": "a100"}, "GPU without a spec", "a100"),
         ({"mode": "disagg"}, "prefill and decode on GPUs of their own", "disagg"),
-        ({"pp_size": 2}, "parallelism that a roofline does not know", "pipeline parallel"),
-        ({"attention_dp_size": 8}, "parallelism that a roofline does not know", "data parallel"),
+        ({"attention_dp_size": 8}, "GPUs that cannot share the model", SHARED_BY_NOBODY),
+        ({"tp_size": 8, "pp_size": 2}, "GPUs of several machines", "16 h100"),
+        ({**MIXTURE, "precision": "bf16"}, "quantisation without a spec", "bf16 on h200"),
         ({"isl": 10**6}, "not even one request fits the memory", "llama-3.1-8b on h100"),
         ({"silicon_tpot_ms": 4.4}, "faster than the data sheet allows", "vllm on h100"),
     ],
@@ -217,6 +254,7 @@ def test_the_page_has_all_points_and_every_reason(tmp_path: Path) -> None:
     assert "2 of 5 published rows have a prediction, which makes 3 times" in text
     assert "| GPU without a spec | 3 | Abacus 3 |" in text
     assert text.count("| TTFT | h100 |") == 5  # by GPU, out of step, by engine, by GPUs, by clients
+    assert "| TTFT | dense | llama-3.1-8b | bf16 | 1 |" in text
     assert "50% of peak FLOP/s, 70% of peak bandwidth, 2 ms a pass" in text
 
 

@@ -25,7 +25,16 @@ from batchsim.latency.profiles.aiconfigurator import (
 )
 from batchsim.metrics.requests import tpot_s, ttft_s
 from batchsim.study.run import simulate
-from batchsim.validation.points import Points, Row, Time, counts, leave_out, predict_rows, read_columns
+from batchsim.validation.points import (
+    Points,
+    Row,
+    Time,
+    counts,
+    gpus_of,
+    leave_out,
+    predict_rows,
+    read_columns,
+)
 from batchsim.workload.request import Source, Workload
 
 COLUMNS = {
@@ -154,28 +163,8 @@ def set_up_of(row: Row, precision: str) -> SetUp:
     is_own = model != name or precision in _OWN.get(name, (precision,))
     if model not in known().models or not is_own:
         leave_out("model that the package has not", f"{name} in {precision}")
-    tensor_parallel, data_parallel, pipeline_parallel, expert_parallel = (
-        _at_least_one(row[f"{kind}_parallel"]) for kind in ("tensor", "data", "pipeline", "expert")
-    )
-    if tensor_parallel == data_parallel > 1:
-        # Taken to name the same GPUs twice, as groups of one each: as given, they would fill several nodes.
-        expert_parallel = min(expert_parallel, data_parallel)
-        tensor_parallel = 1
-    gpus = tensor_parallel * data_parallel
-    return SetUp(
-        str(row["gpu"]),
-        model,
-        str(row["framework"]),
-        "current",
-        tensor_parallel,
-        pipeline_parallel,
-        expert_parallel if gpus % expert_parallel == 0 else gpus,
-        data_parallel,
-    )
-
-
-def _at_least_one(number: float) -> int:
-    return 1 if pd.isna(number) else max(1, int(number))
+    tensor, pipeline, data, expert = gpus_of(row)
+    return SetUp(str(row["gpu"]), model, str(row["framework"]), "current", tensor, pipeline, expert, data)
 
 
 @cache

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchsim.latency.base import BatchShape
 from batchsim.latency.store import default_latency
+from batchsim.specs import Sharing
 from batchsim.validation.points import Points, Row, Time, counts, leave_out, predict_rows, read_columns
 from batchsim.validation.roofline.points import hardware, ideal, kv_tokens
 
@@ -49,7 +50,7 @@ def _predict(row: Row) -> tuple[Row, list[Time]]:
     num_tokens = 2 * size * length
     if not math.isclose(row["tokens_per_s"] * measured_s, num_tokens, rel_tol=0.01):
         leave_out("latency and throughput contradict each other", framework)
-    if num_tokens > kv_tokens(model, gpu, num_gpus):
+    if num_tokens > kv_tokens(model, gpu, Sharing(num_gpus)):
         leave_out("the batch does not fit the memory at once", f"{model.name} on {gpu.name}")
     latency, shape = default_latency(model, gpu, num_gpus), BatchShape(size, length, length)
     what = {
