@@ -18,8 +18,9 @@ from aiconfigurator.cli.api import cli_estimate
 from batchsim.files import write_whole
 from batchsim.latency.profiles.aiconfigurator import SetUp, kv_capacity_tokens
 from batchsim.validation.operators.closed_loops import COLUMNS, set_up_of
-from batchsim.validation.operators.report import ERROR_COLUMNS, error_rows, skipped_rows
+from batchsim.validation.operators.report import STATISTICS
 from batchsim.validation.points import Row, Time, counts, leave_out, predict_rows, read_columns
+from batchsim.validation.tables import error_rows, markdown, skipped_rows
 
 PAGE = """\
 # AIConfigurator's own predictions
@@ -84,12 +85,9 @@ def main() -> None:
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
     points = predict_rows(read_columns(given.table, COLUMNS), predict)
-    lines = [
-        "| engine | metric | " + " | ".join(ERROR_COLUMNS) + " |",
-        "|---|---|" + "---:|" * len(ERROR_COLUMNS),
-        *(f"| {' | '.join(row)} |" for row in error_rows(points.table, ["framework", "metric"])),
-    ]
-    left_out = [f"- {reason}: {num} ({detail})" for reason, num, detail in skipped_rows(points)]
+    rows = error_rows(points.table, ["framework", "metric"], STATISTICS)
+    lines = [markdown(["engine", "metric", *STATISTICS], rows, 2)]
+    left_out = [f"- {reason}: {num} ({detail})" for reason, num, detail in skipped_rows(points.skipped)]
     write_whole(given.output_file, "\n".join([PAGE, *lines, "\nLeft out:\n", *left_out]) + "\n")
 
 

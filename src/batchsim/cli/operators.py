@@ -19,12 +19,13 @@ def fidelity_hardware(table: Path, output_dir: Path) -> None:
     TABLE is a CSV file as aiconfigurator has it. Rows without a prediction are counted.
     """
     from batchsim.validation.operators.closed_loops import predict_measured_loops
-    from batchsim.validation.operators.report import ERROR_COLUMNS, error_rows, write_operators_report
+    from batchsim.validation.operators.report import STATISTICS, write_operators_report
+    from batchsim.validation.tables import error_rows
 
     points = predict_measured_loops(table)
     echo_table(
         "Error, predicted / measured - 1",
-        ("engine", "metric", *ERROR_COLUMNS),
-        error_rows(points.table, ["framework", "metric"]),
+        ("engine", "metric", *STATISTICS),
+        error_rows(points.table, ["framework", "metric"], STATISTICS),
     )
     click.echo(f"written: {write_operators_report(points, output_dir)}", err=True)

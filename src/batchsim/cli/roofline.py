@@ -20,24 +20,19 @@ def roofline_error(tables: tuple[Path, ...], output_dir: Path) -> None:
     aiconfigurator has them), known by their columns. Rows without a prediction are counted.
     """
     from batchsim.figures.measured.roofline import plot_roofline_errors
-    from batchsim.validation.roofline.report import (
-        ERROR_COLUMNS,
-        error_rows,
-        predict_tables,
-        skipped_rows,
-        write_roofline_report,
-    )
+    from batchsim.validation.roofline.report import STATISTICS, predict_tables, write_roofline_report
+    from batchsim.validation.tables import error_rows, skipped_rows
 
     errors = predict_tables(tables)
     echo_table(
         "Error of the default roofline, predicted / measured - 1",
-        ("metric", "GPU", *ERROR_COLUMNS),
-        error_rows(errors.points, ["metric", "gpu"]),
+        ("metric", "GPU", *STATISTICS),
+        error_rows(errors.points, ["metric", "gpu"], STATISTICS),
     )
     echo_table(
         f"Left out: {errors.num_skipped:,} of {errors.num_rows:,} rows",
         ("why", "rows", "which"),
-        skipped_rows(errors),
+        skipped_rows(errors.skipped),
     )
     for path in write_roofline_report(errors, output_dir, plot_roofline_errors):
         click.echo(f"written: {path}", err=True)

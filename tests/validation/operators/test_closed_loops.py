@@ -15,7 +15,8 @@ from batchsim.validation.operators.closed_loops import (
     predict_measured_loops,
     protocol_of,
 )
-from batchsim.validation.operators.report import error_rows, write_operators_report
+from batchsim.validation.operators.report import STATISTICS, write_operators_report
+from batchsim.validation.tables import error_rows
 from tests.latency.flat_passes import flat_passes
 
 MODELS = ("nvidia/Llama-3.1-70B-Instruct-FP8", "Qwen/Qwen3-32B")
@@ -136,11 +137,11 @@ def test_page_tells_errors_and_what_is_left_out(tmp_path: Path, monkeypatch: pyt
 
     page = write_operators_report(points, tmp_path).read_text(encoding="utf-8")
 
-    assert error_rows(points.table, ["framework", "metric"])[0] == [
+    assert error_rows(points.table, ["framework", "metric"], STATISTICS)[0] == [
         "vllm", "TPOT", "1", "-16.0%", "16.0%", "16.0%", "100%",
     ]  # fmt: skip
     assert "1 of 2 rows have a prediction" in " ".join(page.split())
-    assert "| prefill and decode on GPUs of their own | 1 | disagg |" in page
+    assert "| prefill and decode on GPUs of their own | 1 | disagg (1) |" in page
     assert max(map(len, page.splitlines())) < 400
 
 

@@ -11,13 +11,7 @@ from batchsim.specs import Sharing, in_fp8, load_gpu, load_model
 from batchsim.validation.points import POINT_COLUMNS, Points
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
 from batchsim.validation.roofline.points import GPUS, MODELS, in_fp4
-from batchsim.validation.roofline.report import (
-    RooflineErrors,
-    error_rows,
-    predict_tables,
-    skipped_rows,
-    write_roofline_report,
-)
+from batchsim.validation.roofline.report import predict_tables, write_roofline_report
 from batchsim.validation.roofline.static_batches import predict_static_batches
 from tests.shared_data import shared_path
 from tests.validation.roofline.published import write_batches, write_loops
@@ -215,28 +209,6 @@ def test_a_table_of_neither_kind_is_refused(tmp_path: Path) -> None:
         predict_tables([path])
 
 
-def test_errors_are_signed_and_counted_by_group() -> None:
-    points = pd.DataFrame(
-        {
-            "gpu": ["a", "a", "a", "b"],
-            "measured_s": [1.0, 1.0, 1.0, 2.0],
-            "predicted_s": [0.8, 0.6, 2.0, 2.5],
-        }
-    )
-
-    rows = error_rows(points, ["gpu"])
-
-    # errors -20, -40 and +100 % on a; +25 % on b
-    assert rows == [["a", "3", "-20%", "53%", "33%", "67%"], ["b", "1", "+25%", "25%", "100%", "100%"]]
-
-
-def test_reasons_are_listed_with_the_most_frequent_first() -> None:
-    errors = RooflineErrors(pd.DataFrame(), pd.DataFrame(), 6, {"rare": {"x": 1}, "often": {"y": 1, "z": 2}})
-
-    assert skipped_rows(errors) == [["often", "3", "z 2, y 1"], ["rare", "1", "x 1"]]
-    assert errors.num_skipped == 4
-
-
 def test_the_page_has_all_points_and_every_reason(tmp_path: Path) -> None:
     batches = write_batches(tmp_path / "batches.csv", {}, {"Hardware": "Abacus"}, {"Hardware": "Abacus"})
     loops = write_loops(tmp_path / "loops.csv", {}, {"system": "Abacus"})
@@ -252,7 +224,7 @@ def test_the_page_has_all_points_and_every_reason(tmp_path: Path) -> None:
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert drawn[0]["metric"].tolist() == ["batch", "TTFT", "TPOT"]
     assert "2 of 5 published rows have a prediction, which makes 3 times" in text
-    assert "| GPU without a spec | 3 | Abacus 3 |" in text
+    assert "| GPU without a spec | 3 | Abacus (3) |" in text
     assert text.count("| TTFT | h100 |") == 5  # by GPU, out of step, by engine, by GPUs, by clients
     assert "| TTFT | dense | llama-3.1-8b | bf16 | 1 |" in text
     assert "50% of peak FLOP/s, 70% of peak bandwidth, 2 ms a pass" in text

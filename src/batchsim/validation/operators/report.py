@@ -12,8 +12,15 @@ from batchsim.files import write_whole
 from batchsim.latency.profiles.aiconfigurator import package_version
 from batchsim.validation.operators import closed_loops
 from batchsim.validation.points import Points
+from batchsim.validation.tables import Statistics, error_rows, markdown, skipped_rows
 
-ERROR_COLUMNS = ("rows", "signed median", "median error", "mean error", "within 25 %")
+STATISTICS: Statistics = {
+    "rows": lambda error: f"{len(error):,}",
+    "signed median": lambda error: f"{error.median():+.1%}",
+    "median error": lambda error: f"{error.abs().median():.1%}",
+    "mean error": lambda error: f"{error.abs().mean():.1%}",
+    "within 25 %": lambda error: f"{(error.abs() <= 0.25).mean():.0%}",
+}
 _HOST_COLUMNS = (
     "engine",
     "server: ms a request",
@@ -24,27 +31,6 @@ _HOST_COLUMNS = (
 )
 #: Clients of the groups of a table.
 _CLIENTS = (0, 4, 16, 64, 256, closed_loops.MOST_CLIENTS)
-
-
-def error_rows(points: pd.DataFrame, by: Sequence[str]) -> list[list[str]]:
-    """One row of text for each group: names, then `ERROR_COLUMNS`. An error is predicted / measured - 1."""
-    error = points["predicted_s"] / points["measured_s"] - 1
-    return [
-        [
-            *map(str, names),
-            f"{len(group):,}",
-            f"{group.median():+.1%}",
-            f"{group.abs().median():.1%}",
-            f"{group.abs().mean():.1%}",
-            f"{(group.abs() <= 0.25).mean():.0%}",
-        ]
-        for names, group in error.groupby([points[name] for name in by], observed=True)
-    ]
-
-
-def skipped_rows(points: Points) -> list[list[str]]:
-    """Why, rows and which: the most frequent first."""
-    return [[reason, f"{num:,}", detail] for (reason, detail), num in points.skipped.most_common()]
 
 
 def write_operators_report(points: Points, output_dir: str | Path) -> Path:
@@ -65,7 +51,7 @@ def _page(points: Points) -> Iterator[str]:
     )
     yield _error_table(table, ["framework", "metric"])
     yield "## Host times\n\n" + _HOST
-    yield _table(_HOST_COLUMNS, _host_rows(), 1)
+    yield markdown(_HOST_COLUMNS, _host_rows(), 1)
     yield "## By model, GPU and precision"
     for metric in ("TPOT", "TTFT"):
         yield f"{metric}:"
@@ -73,7 +59,7 @@ def _page(points: Points) -> Iterator[str]:
     yield "## By clients"
     yield _error_table(table, ["framework", "metric", "clients"])
     yield "## Left out\n\nRows without a prediction:"
-    yield _table(["why", "rows", "which"], skipped_rows(points), 3)
+    yield markdown(["why", "rows", "which"], skipped_rows(points.skipped), 3)
     yield _TRUST
 
 
@@ -90,12 +76,7 @@ def _bounds(group: pd.Interval) -> str:
 
 
 def _error_table(points: pd.DataFrame, by: Sequence[str]) -> str:
-    return _table([*by, *ERROR_COLUMNS], error_rows(points, by), len(by))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], num_names: int) -> str:
-    lines = [columns, ["---"] * num_names + ["---:"] * (len(columns) - num_names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown([*by, *STATISTICS], error_rows(points, by, STATISTICS), len(by))
 
 
 _HEAD = """\

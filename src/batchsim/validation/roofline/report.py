@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,11 @@ from batchsim.errors import ConfigError
 from batchsim.files import write_whole
 from batchsim.latency.store import default_latency
 from batchsim.specs import load_gpu, load_model
-from batchsim.validation.points import POINT_COLUMNS, Points
+from batchsim.validation.points import POINT_COLUMNS
 from batchsim.validation.roofline import closed_loops, static_batches
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
 from batchsim.validation.roofline.static_batches import predict_static_batches
+from batchsim.validation.tables import Statistics, error_rows, markdown, skipped_rows
 from batchsim.workload.tables import read_table
 
 Plot = Callable[[pd.DataFrame, Path], Path]
@@ -27,7 +28,13 @@ SPREAD = 0.1
 FEW = 16
 
 _HEADINGS = {"gpu": "GPU", "batch_size": "batch size", "num_gpus": "GPUs"}
-ERROR_COLUMNS = ("points", "median error", "mean absolute error", "within 25 %", "within 50 %")
+STATISTICS: Statistics = {
+    "points": lambda error: f"{len(error):,}",
+    "median error": lambda error: f"{error.median():+.0%}",
+    "mean absolute error": lambda error: f"{error.abs().mean():.0%}",
+    "within 25 %": lambda error: f"{(error.abs() <= 0.25).mean():.0%}",
+    "within 50 %": lambda error: f"{(error.abs() <= 0.5).mean():.0%}",
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -43,18 +50,18 @@ class RooflineErrors:
     num_rows
         Rows of all files.
     skipped
-        Reason to detail to rows.
+        Rows left out, by reason and detail.
     """
 
     points: pd.DataFrame
     out_of_step: pd.DataFrame
     num_rows: int = 0
-    skipped: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def num_skipped(self) -> int:
         """Rows that were left out."""
-        return sum(sum(details.values()) for details in self.skipped.values())
+        return self.skipped.total()
 
 
 def predict_tables(paths: Sequence[str | Path]) -> RooflineErrors:
@@ -83,41 +90,11 @@ def predict_tables(paths: Sequence[str | Path]) -> RooflineErrors:
                 f"closed loops ({', '.join(closed_loops.COLUMNS)})"
             )
         points.append(found.table)
-        _count(errors, found)
+        errors.num_rows += found.num_rows
+        errors.skipped += found.skipped
     errors.points = _together(points)
     errors.out_of_step = _together(out_of_step)
     return errors
-
-
-def error_rows(points: pd.DataFrame, by: Sequence[str]) -> list[list[str]]:
-    """One row of text for each group: names, then `ERROR_COLUMNS`. An error is predicted / measured - 1."""
-    error = points["predicted_s"] / points["measured_s"] - 1
-    return [
-        [
-            *map(str, names),
-            f"{len(group):,}",
-            f"{group.median():+.0%}",
-            f"{group.abs().mean():.0%}",
-            f"{(group.abs() <= 0.25).mean():.0%}",
-            f"{(group.abs() <= 0.5).mean():.0%}",
-        ]
-        for names, group in error.groupby([points[name] for name in by])
-    ]
-
-
-def skipped_rows(errors: RooflineErrors) -> list[list[str]]:
-    """Reason, rows and which: the most frequent first."""
-    rows = sorted(errors.skipped.items(), key=lambda item: -sum(item[1].values()))
-    return [
-        [
-            reason,
-            f"{sum(details.values()):,}",
-            ", ".join(
-                f"{detail} {num:,}" for detail, num in sorted(details.items(), key=lambda item: -item[1])
-            ),
-        ]
-        for reason, details in rows
-    ]
 
 
 def write_roofline_report(errors: RooflineErrors, output_dir: str | Path, plot: Plot) -> list[Path]:
@@ -164,7 +141,7 @@ def _page(errors: RooflineErrors, picture: str) -> Iterator[str]:
         yield _error_table(loops, ["metric", "gpu", "num_gpus"])
         yield _error_table(loops, ["metric", "gpu", "clients"])
     yield f"## Left out\n\n{errors.num_skipped:,} of {errors.num_rows:,} rows have no prediction:"
-    yield _table(["why", "rows", "which"], skipped_rows(errors), 3)
+    yield markdown(["why", "rows", "which"], skipped_rows(errors.skipped), 3)
     yield _TRUST
 
 
@@ -173,20 +150,8 @@ def _layers(model: str) -> str:
 
 
 def _error_table(points: pd.DataFrame, by: Sequence[str]) -> str:
-    columns = [*(_HEADINGS.get(name, name) for name in by), *ERROR_COLUMNS]
-    return _table(columns, error_rows(points, by), len(by))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], num_names: int) -> str:
-    lines = [columns, ["---"] * num_names + ["---:"] * (len(columns) - num_names), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _count(errors: RooflineErrors, found: Points) -> None:
-    errors.num_rows += found.num_rows
-    for (reason, detail), num in found.skipped.items():
-        details = errors.skipped[reason]
-        details[detail] = details.get(detail, 0) + num
+    columns = [*(_HEADINGS.get(name, name) for name in by), *STATISTICS]
+    return markdown(columns, error_rows(points, by, STATISTICS), len(by))
 
 
 def _together(tables: list[pd.DataFrame]) -> pd.DataFrame:
