@@ -4,8 +4,16 @@ from dataclasses import replace
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.specs import GPUSpec, ModelSpec, Sharing, gpu_weight_bytes, kv_capacity_tokens, load_model
-from batchsim.specs.sharing import gpu_kv_bytes
+from batchsim.specs import (
+    GPUSpec,
+    ModelSpec,
+    Sharing,
+    gpu_activation_bytes,
+    gpu_weight_bytes,
+    kv_capacity_tokens,
+    load_model,
+)
+from batchsim.specs.sharing import CUDA_BYTES, LOGIT_BYTES, gpu_kv_bytes
 
 GIB = 2**30
 
@@ -67,6 +75,40 @@ def test_stages_have_their_layers_and_one_end_of_the_vocabulary() -> None:
     assert gpu_kv_bytes(DENSE, Sharing(pipeline_parallel=2), 10) == gpu_kv_bytes(DENSE, Sharing(), 10) / 2
     # Three stages of four layers: the longest has two.
     assert gpu_kv_bytes(DENSE, Sharing(pipeline_parallel=3), 10) == gpu_kv_bytes(DENSE, Sharing(), 10) / 2
+
+
+@pytest.mark.parametrize(
+    ("stages", "layers", "dense"),
+    [(1, [10], [3]), (2, [5, 5], [3, 0]), (3, [3, 4, 3], [3, 0, 0]), (4, [2, 3, 3, 2], [2, 1, 0, 0])],
+)
+def test_stages_are_cut_as_vllm_cuts_them(stages: int, layers: list[int], dense: list[int]) -> None:
+    model = replace(EXPERTS, num_layers=10, num_dense_layers=3)
+
+    found = Sharing(pipeline_parallel=stages).stages(model)
+
+    assert [stage.layers for stage in found] == layers
+    assert [stage.dense_layers for stage in found] == dense
+    assert sum(stage.ends for stage in found) == 2
+
+
+def test_the_fullest_stage_decides_how_much_fits() -> None:
+    # Five layers each, three of the first without experts
+    model = replace(EXPERTS, num_layers=10, num_dense_layers=3, intermediate_size=1)
+    sharing = Sharing(pipeline_parallel=2)
+
+    held_bytes = 5 * 2 * (EXPERTS.query_parameters + EXPERTS.kv_parameters + 64 * 6)
+    held_bytes += 5 * 2 * 6 * EXPERTS.expert_parameters + 2 * 11 * 64 + 2 * 64 * 100
+    assert gpu_weight_bytes(model, sharing) == held_bytes
+    left_bytes = 0.9e9 - held_bytes
+    assert kv_capacity_tokens(model, GPU, 0.1, sharing) == int(left_bytes / gpu_kv_bytes(model, sharing, 1))
+
+
+def test_the_largest_pass_peaks_in_its_layers_or_in_its_logits() -> None:
+    def activations(tokens: int, sequences: int) -> float:
+        return gpu_activation_bytes(DENSE, Sharing(), tokens, sequences) - CUDA_BYTES
+
+    assert activations(1000, 1) == pytest.approx(2 * 1000 * (4 * 64 + 3 * 128), abs=1)
+    assert activations(10, 500) == pytest.approx(500 * 100 * LOGIT_BYTES + 2 * 10 * 64, abs=1)
 
 
 def test_a_window_holds_no_more_than_its_tokens_and_a_state_is_as_long_as_it_is() -> None:

@@ -10,8 +10,8 @@ from batchsim.errors import ConfigError
 from batchsim.specs.gpu import GPUSpec
 from batchsim.specs.model import ModelSpec
 
-#: Of each logit, while vLLM draws tokens to see what it needs: in 16 and in 32 bits, both of them sorted and
-#: their places, twice, probabilities and their sums. Its logs tell of peaks of 38.2 to 38.6 bytes for 1,024
+#: Of each logit, while vLLM draws tokens to see what it needs: in 16 and in 32 bits, sorted with its place,
+#: room to sort, probabilities and their sums. Its logs tell of peaks of 38.2 to 38.6 bytes for 1,024
 #: sequences, whatever the model.
 LOGIT_BYTES = 38
 #: Of what a card is sold with, that no program sees (0.35 to 0.8 GiB), and what PyTorch does not know of.
