@@ -202,7 +202,8 @@ _TRUST = """\
   %), but too short: by 16 % (median), by 29 % with up to 4 clients, where their passes launch more kernels
   than 2 ms hold and experts with a token or two do not reach the bandwidth. On H100 it is 4 %, on H200 29
   %, with Kimi-K2.5's int4 weights 38 %. TTFT is too short by 44 %: nothing of the front end is in it, and
-  products of a few tokens for each expert probably do not reach half of the fp8 and fp4 peaks.
+  products of a few tokens for each expert probably do not reach half of the fp8 and fp4 peaks. Static
+  batches of Mixtral come out as those of dense models do.
 - **Experts shared out** (expert parallelism): the GPU whose experts most tokens chose counts, if they
   choose as by lot ([latency.md](latency.md)). Of 343 such rows the median error of TPOT is 13 %; taken as
   evenly loaded it would be 17 %, and 14 instead of 5 % too short.
