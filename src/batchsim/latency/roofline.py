@@ -99,7 +99,8 @@ class RooflineLatency:
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=lambda: LatencyInfo("roofline", "derived"))
     _costs: _Costs = field(init=False, repr=False, compare=False)
-    _expert_load: ExpertLoad = field(init=False, repr=False, compare=False)
+    # Where GPUs hold whole experts.
+    _expert_load: ExpertLoad | None = field(init=False, repr=False, compare=False)
     # Those that count, if every token attends to all before it and meets every weight, on GPUs that share
     # tensors only: a token, a sample, a pair, weights, KV, fixed, sent.
     _plain: tuple[float, ...] | None = field(init=False, repr=False, compare=False)
@@ -131,7 +132,8 @@ class RooflineLatency:
         is_plain = not (model.num_experts or model.num_window_layers or model.num_linear_layers)
         is_plain = is_plain and not model.kv_lora_rank and self.pipeline_parallel == 1
         object.__setattr__(self, "_costs", costs)
-        object.__setattr__(self, "_expert_load", ExpertLoad(model, self.expert_parallel))
+        shared_out = ExpertLoad(model, self.expert_parallel) if self.expert_parallel > 1 else None
+        object.__setattr__(self, "_expert_load", shared_out)
         object.__setattr__(self, "_plain", plain if is_plain else None)
         if self.info.name == "roofline":
             name = f"roofline of {model.name} on {self.gpu.name}"
@@ -211,9 +213,14 @@ class RooflineLatency:
         tokens, sequences = prefill_tokens + decode_seqs, prefill_seqs + decode_seqs
         groups = min(self.pipeline_parallel, max(sequences, 1))
         near_tokens = min(context_tokens, window * decode_seqs)
+        if self._expert_load is None:
+            load, experts = 1.0, self.model.reached_experts(all_tokens / groups)
+        else:
+            load = self._expert_load.load(all_tokens / groups)
+            experts = self._expert_load.reached(all_tokens / groups)
         compute_s = (
             costs.token_s * tokens
-            + costs.expert_token_s * all_tokens * self._expert_load.load(all_tokens / groups)
+            + costs.expert_token_s * all_tokens * load
             + costs.sample_s * sequences
             + costs.pair_s * prefill_pairs
             + costs.window_pair_s * min(prefill_pairs, window * prefill_tokens)
@@ -225,7 +232,6 @@ class RooflineLatency:
             + costs.window_kv_s * (prefill_tokens + near_tokens)
             + costs.state_s * sequences
         )
-        experts = self._expert_load.reached(all_tokens / groups)
         memory_s = costs.weights_s + costs.expert_s * experts + read_s / groups
         return compute_s / groups, memory_s, costs.fixed_s + costs.sent_s * tokens / groups
 
