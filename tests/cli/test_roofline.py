@@ -16,7 +16,7 @@ def test_errors_and_what_is_left_out_are_printed_and_written(tmp_path: Path) -> 
 
     assert result.exit_code == 0, result.output
     assert "1 of 3 rows" in result.stdout
-    assert "Abacus 1" in result.stdout
+    assert "Abacus (1)" in result.stdout
     assert all(metric in result.stdout for metric in ("batch", "TTFT", "TPOT"))
     names = {path.name for path in (tmp_path / "docs").iterdir()}
     assert names == {"roofline.md", "roofline.png", "roofline.pdf"}
