@@ -9,6 +9,7 @@ from batchsim.cli import main
 from batchsim.latency.store import default_latency, save_latency
 from batchsim.policies.presets import PRESETS, names_of
 from batchsim.specs import load_gpu, load_model
+from tests.latency.flat_passes import flat_passes
 
 TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "".join(
     f"{0.4 * row},{20 + row % 7},{1 + (row * 37) % 90}\n" for row in range(300)
@@ -415,3 +416,17 @@ def test_a_trace_is_described_in_the_unit_that_is_asked_for(tmp_path: Path) -> N
     assert "--time-unit s (10 s)" in unsaid.stderr
     assert json.loads(said.stdout)["span_s"] == 10.0
     assert json.loads(run.stdout)["request_rate_per_s"] == 0.2
+
+
+def test_a_run_that_fails_says_which_hardware_was_assumed(trace: Path, tmp_path: Path) -> None:
+    rows = {"gpu": "Abacus 1", "tensor_parallel": 8, "model": "someone/Else"}
+    latency = tmp_path / "latency.json"
+    save_latency(flat_passes(rows), latency)
+
+    for command in (["run"], ["capacity", "--slo", "ttft:500"]):
+        options = ["--trace", str(trace), "--policy", "vllm_v1", "--latency", str(latency)]
+        result = CliRunner().invoke(main, [*command, *options])
+
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Notice: latency model made up is of someone/Else on Abacus 1")
+        assert "12 query heads of qwen2.5-1.5b" in result.stderr

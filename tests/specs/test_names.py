@@ -34,6 +34,8 @@ def test_what_a_driver_calls_a_gpu_is_its_spec(name: str, spec: str | None) -> N
     [
         ("Qwen/Qwen2.5-1.5B-Instruct", "qwen2.5-1.5b"),
         ("meta-llama/Llama-2-7b-chat-hf", "llama-2-7b"),
+        ("llama2-70b", "llama-2-70b"),  # as splitwise-sim writes it
+        ("llamas-7b", None),
         ("meta-llama/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b"),
         ("mistralai/Mistral-7B-v0.1", "mistral-7b"),
         ("llama-3.1-70b", "llama-3.1-70b"),

@@ -72,6 +72,11 @@ def test_own_gpus_have_their_own_prices(tmp_path: Path) -> None:
         ({}, ["h100", "NVIDIA H100 80GB HBM3"], "h100, h100 are to be compared; each may be named once"),
         ({}, ["h1000"], "unknown GPU 'h1000'.*did you mean h100"),
         ({"latency": {"file": "mine.json"}}, ["h100"], "latency.file is mine.json, of one kind of GPU"),
+        (
+            {"latency": {"family": "aiconfigurator", "system": "h200_sxm", "model": "Qwen/Qwen3-32B"}},
+            ["h100"],
+            "latency.system is h200_sxm, of one kind of GPU",
+        ),
         ({"cost": {"usd_per_gpu_hour": {"h1000": 1.0}}}, ["h100"], "unknown GPU 'h1000'; did you mean h100"),
     ],
 )

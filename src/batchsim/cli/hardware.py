@@ -128,7 +128,7 @@ def _derived(model: ModelSpec) -> dict[str, int]:
 
 
 _SOURCES = ("measured", "transferred", "none")
-_TRIED = ("system", "backend", "version", *(f"models {source}" for source in _SOURCES))
+_TRIED = ("system", "backend", "version", "models measured", "transferred", "without times")
 _GPU_COLUMNS = (
     "name",
     "memory (GiB)",

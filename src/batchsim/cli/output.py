@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from batchsim.errors import printable
+from batchsim.errors import ConfigError, printable
 from batchsim.files import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+    from batchsim.config import RunConfig
 
 #: A row of the summary table: title, key, factor, digits (None: as `milliseconds` has them), unit.
 _Row = tuple[str, str, float, int | None, str]
@@ -318,6 +320,19 @@ def _bars() -> Progress:
     )
     progress.start()
     return progress
+
+
+@contextmanager
+def hardware_told(config: RunConfig) -> Iterator[None]:
+    """Where the block fails, say which hardware was assumed: often that is why."""
+    try:
+        yield
+    except ConfigError:
+        from batchsim.study.setup.hardware import hardware_notices
+
+        for sentence in hardware_notices([config]):
+            notice(sentence)
+        raise
 
 
 @contextmanager

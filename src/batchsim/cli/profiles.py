@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     default="current",
     show_default=True,
     metavar="V",
-    help="current, previous, next, or one.",
+    help="current, previous, next, or a number.",
 )
 @click.option("--link-bytes-per-s", type=float, metavar="X", help="Rate of the link between the GPUs.")
 @click.option("--link-latency-s", type=float, default=0.0, show_default=True, metavar="S")

@@ -14,6 +14,7 @@ from batchsim.cli.output import (
     echo_json,
     echo_summaries,
     echo_table,
+    hardware_told,
     milliseconds,
     notice,
     progress_watch,
@@ -52,7 +53,7 @@ def run(
         check_vacant(output_dir, overwrite=overwrite, inputs=inputs)
     if timeline is not None:
         check_file(timeline, inputs=inputs, overwrite=overwrite)
-    with progress_watch() as watch:
+    with hardware_told(config), progress_watch() as watch:
         result = simulate(config, on_start=lambda recorder: watch.follow(config.policy.preset, recorder))
     _notices(result)
     if output_dir is not None:
@@ -106,7 +107,7 @@ def compare_(
         check_file(output_dir / "differences.csv", inputs=inputs, overwrite=overwrite)
         for name in names:
             check_vacant(output_dir / _folder(name), overwrite=overwrite, inputs=inputs)
-    with progress_watch() as watch:
+    with hardware_told(config), progress_watch() as watch:
         comparison = compare(config, names, on_start=watch.follow)
     results = comparison.results
     _notices(next(iter(results.values())))

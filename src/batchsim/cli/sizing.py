@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from batchsim.cli.options import overrides, run_options
-from batchsim.cli.output import echo_json, echo_table, notice, plain, stderr, warn
+from batchsim.cli.output import echo_json, echo_table, hardware_told, notice, plain, stderr, warn
 from batchsim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def capacity(
         for gpu, of_kind in of_kinds
         for name, config in for_policies(of_kind, names).items()
     }
-    found, failures = _search(cases, share=share, num_parts=parts, tolerance=tolerance)
+    with hardware_told(base):
+        found, failures = _search(cases, share=share, num_parts=parts, tolerance=tolerance)
     best = cheapest(found) if kinds else None
     for sentence in dict.fromkeys(said for one in found.values() for said in one.assumptions):
         notice(sentence)

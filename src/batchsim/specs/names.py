@@ -11,6 +11,8 @@ from typing import Literal
 
 Kind = Literal["models", "gpus"]
 
+#: How others write the name of a family that a number follows.
+_UNHYPHENATED = re.compile(r"^(llama|mistral)(?=\d)")
 #: What publishers add to a model's name without a change of its shape.
 _ADDED = re.compile(r"^meta-|-(hf|base|instruct|chat|v0\.1|dynamic)$|-instruct(?=-fp8$)")
 #: What tells a slower card from the one of the same name that ships, unless the spec's name has it as well.
@@ -38,6 +40,7 @@ def known_model(name: str) -> str | None:
     short, before = name.strip().rsplit("/", 1)[-1].lower(), ""
     while short != before:
         short, before = _ADDED.sub("", short), short
+    short = _UNHYPHENATED.sub(r"\1-", short)
     return short if short in shipped("models") else None
 
 

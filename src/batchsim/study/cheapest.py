@@ -14,9 +14,6 @@ from batchsim.study.setup.cost import check_priced
 
 Case = TypeVar("Case")
 
-#: Settings of a latency model that do not make it one of a certain GPU.
-_OF_ANY_KIND = {"outside", "noise"}
-
 
 def for_gpus(base: RunConfig, gpus: Sequence[str]) -> dict[str, RunConfig]:
     """Configure the same cluster with each of these kinds of GPU, by the names of their specs.
@@ -30,7 +27,7 @@ def for_gpus(base: RunConfig, gpus: Sequence[str]) -> dict[str, RunConfig]:
     names = [load_gpu(gpu).name for gpu in gpus]
     if len(set(names)) < len(names):
         raise ConfigError(f"GPUs {', '.join(names)} are to be compared; each may be named once")
-    for key in sorted(base.latency.model_fields_set - _OF_ANY_KIND):
+    for key in ("file", "system"):
         if (named := getattr(base.latency, key)) is not None:
             raise ConfigError(
                 f"latency.{key} is {named!s:.60}, of one kind of GPU; leave it out to compare kinds, each "

@@ -160,8 +160,8 @@ def _checked(set_up: SetUp) -> SetUp:
     model = model_folder(set_up.model)
     if model is None and set_up.model not in models:
         raise ConfigError(
-            f"aiconfigurator-core knows no model {set_up.model!r}; {nearest(set_up.model, models)} or give a "
-            "folder that holds its config.json"
+            f"aiconfigurator-core knows no model {set_up.model!r}; {nearest(set_up.model, models)} "
+            "(or a folder that holds its config.json)"
         )
     gpus = set_up.tensor_parallel * set_up.data_parallel
     if gpus % set_up.expert_parallel:
