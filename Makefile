@@ -25,6 +25,10 @@ EXPERIMENTS ?= $(if $(LATENCY),$(shell grep -L 'latency\.file' experiments/*.tom
 SMALL := $(RESULTS)/small$(if $(LATENCY),-$(basename $(notdir $(LATENCY))))
 SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY)) $(OPTIONS)
 ROOFLINE_DATA ?= data/roofline
+# What runs say that they could be off by.
+ERRORS := src/batchsim/latency/data/expected_errors.json
+# What AIConfigurator predicts; without it (make fidelity-peers) the page of ours stands alone.
+PEERS_CSV := $(RESULTS)/fidelity-peers.csv
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep sweep-full figures data calibrate validate validate-vllm fidelity fidelity-hardware fidelity-peers roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
@@ -59,7 +63,7 @@ figures: $(VENV)/.installed  ## Draw the figures again from the results that are
 # Under ROOFLINE_DATA, tables as their publishers name and place them.
 roofline-error: $(VENV)/.installed  ## Predict the published measurements in ROOFLINE_DATA without a calibration; write docs/roofline.md
 	$(BIN)/batchsim roofline-error $(ROOFLINE_DATA)/llm-inference-bench/all_results.csv.gz \
-		$(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs
+		$(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs --errors $(ERRORS)
 
 data: $(VENV)/.installed  ## Download and check the public BurstGPT trace
 	$(BIN)/batchsim trace download --output-dir data
@@ -131,7 +135,8 @@ $(HARDWARE)/.installed: setup.cfg
 	@touch $@
 
 fidelity-hardware: $(HARDWARE)/.installed  ## Predict published serving points from NVIDIA's operators; write docs/fidelity-hardware.md (minutes)
-	$(HARDWARE)/bin/batchsim fidelity-hardware $(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs
+	$(HARDWARE)/bin/batchsim fidelity-hardware $(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs \
+		--errors $(ERRORS) $(addprefix --peers ,$(wildcard $(PEERS_CSV)))
 
 $(HARDWARE)-peers/.installed: setup.cfg
 	$(PYTHON) -m venv $(HARDWARE)-peers
@@ -139,7 +144,8 @@ $(HARDWARE)-peers/.installed: setup.cfg
 	@touch $@
 
 fidelity-peers: $(HARDWARE)-peers/.installed  ## Predict the same points by AIConfigurator itself; write docs/fidelity-peers.md (minutes)
-	$(HARDWARE)-peers/bin/python tests/bench/fidelity_peers.py $(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz -o docs/fidelity-peers.md
+	$(HARDWARE)-peers/bin/python tests/bench/fidelity_peers.py $(ROOFLINE_DATA)/aiconfigurator/silicon_sample.csv.gz \
+		-o docs/fidelity-peers.md --csv $(PEERS_CSV)
 
 test: $(VENV)/.installed-dev  ## Run all tests and checks of layering
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -105,6 +105,16 @@ def test_saturated_runs_are_hollow_and_the_legend_says_so() -> None:
     assert legend == ["a", "hollow: saturated"]
 
 
+def test_small_print_says_how_far_times_could_be_off_where_all_runs_agree() -> None:
+    def footer(*told: str, low: float | None = -0.1) -> str:
+        columns = {"expected_error": list(told), "expected_error_tpot_low": [low] * len(told)}
+        return conditions(results({}, policy=["a"] * len(told), **columns), pd.DataFrame())
+
+    assert "(derived); off by much. SLO" in footer("off by much", "off by much")
+    assert "off by" not in footer("off by much", "off by little")
+    assert "off by" not in footer("off by what is not known", low=None)
+
+
 def test_the_footer_says_what_is_synthetic_and_what_derived() -> None:
     footer = conditions(results({}, policy=["a"]), pd.DataFrame())
 

@@ -28,6 +28,9 @@ class _OutputPath(click.Path):
 
 OUTPUT_PATH = _OutputPath(path_type=Path)
 
+#: Of commands that hold predictions against published points.
+ERRORS_HELP = "JSON in which to put the range that runs say they could be off by; others in it stay."
+
 #: Options that set one configuration key as they are.
 _PLAIN = {
     "trace": "workload.trace",

@@ -206,23 +206,34 @@ def _headline(summary: Mapping[str, Any]) -> str:
 
 
 def _caption(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the numbers cover, for each run where they differ."""
+    """What the numbers cover, and how far they could be off, for each run where they differ."""
+    told = [
+        *by_name({name: _covered(summary) for name, summary in summaries.items()}),
+        *by_name({name: str(summary["expected_error"]) for name, summary in summaries.items()}),
+    ]
+    return "\n".join(map(plain, told))
+
+
+def by_name(told: Mapping[str, str]) -> list[str]:
+    """Sentences on some runs, each once; with the names that it is of where they differ."""
     lines: dict[str, list[str]] = {}
-    for name, summary in summaries.items():
-        line = (
-            f"latencies over {summary['num_covered']:,} requests ({summary['num_warmup']:,} cut as warm-up, "
-            f"{summary['num_training']:,} set aside for training, {summary['num_dropped']:,} dropped by the "
-            f"reader); {_window(summary)}"
-        )
-        if summary["e2e_mean_ci95_low_s"] is None:
-            reason = "is saturated" if summary["saturated"] else "has too few independent stretches"
-            line += f"; no interval of the mean: the run {reason}"
-        if summary["prices"] is not None:
-            line += f"; cost with {summary['prices']}"
+    for name, line in told.items():
         lines.setdefault(line, []).append(name)
-    return "\n".join(
-        plain(line if len(lines) == 1 else f"{', '.join(names)}: {line}") for line, names in lines.items()
+    return [line if len(lines) == 1 else f"{', '.join(names)}: {line}" for line, names in lines.items()]
+
+
+def _covered(summary: Mapping[str, Any]) -> str:
+    line = (
+        f"latencies over {summary['num_covered']:,} requests ({summary['num_warmup']:,} cut as warm-up, "
+        f"{summary['num_training']:,} set aside for training, {summary['num_dropped']:,} dropped by the "
+        f"reader); {_window(summary)}"
     )
+    if summary["e2e_mean_ci95_low_s"] is None:
+        reason = "is saturated" if summary["saturated"] else "has too few independent stretches"
+        line += f"; no interval of the mean: the run {reason}"
+    if summary["prices"] is not None:
+        line += f"; cost with {summary['prices']}"
+    return line
 
 
 def _window(summary: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from batchsim.cli.options import overrides, run_options
-from batchsim.cli.output import echo_json, echo_table, hardware_told, notice, plain, stderr, warn
+from batchsim.cli.output import by_name, echo_json, echo_table, hardware_told, notice, plain, stderr, warn
 from batchsim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
             + ("" if one.half_width_per_s is None else "; ± is the 95 % interval of the rate over the parts")
             + ("" if one.best.prices is None else f"; {one.best.prices}")
         )
+    for sentence in by_name({str(case): one.best.expected_error for case, one in found.items()}):
+        click.echo(sentence)
 
 
 def _echo_cheapest(case: _Case, one: Capacity) -> None:
@@ -232,6 +234,7 @@ def _as_json(case: _Case, found: Capacity, *, is_cheapest: bool) -> dict[str, An
         "verdict": found.best.verdict,
         "workload": found.best.workload,
         "latency_model": found.best.latency,
+        "expected_error": found.best.expected_error,
         "num_requests": found.best.num_requests,
         "num_simulations": len(found.trials),
         "usd_per_hour": found.best.usd_per_hour,

@@ -186,7 +186,8 @@ def conditions(results: SweepResults, table: pd.DataFrame) -> str:
     return (
         f"Workload: {_workload(results)} ({_each(runs['workload_kind'])}){_pace(results)}, "
         f"{_each(runs['num_requests'])} requests a run, on {_each(runs['num_gpus'])} {gpus}. "
-        f"Latency model: {_each(runs['latency_model'])} ({_each(runs['latency_provenance'])}). "
+        f"Latency model: {_each(runs['latency_model'])} ({_each(runs['latency_provenance'])})"
+        f"{_expected_error(runs)}. "
         f"SLO: {shown or 'none'}. "
         f"Output lengths from: {_each(runs['predictor'])}. {_window_of(runs)}{_outside(runs)}"
         f"{_intervals(table)}"
@@ -246,6 +247,14 @@ def _outside(runs: pd.DataFrame) -> str:
     """Say how far the runs left the range of the latency model, with a full stop and a space."""
     said = outside_range(runs)
     return f"{said}. " if said else ""
+
+
+def _expected_error(runs: pd.DataFrame) -> str:
+    """How far times could be off, where that is known and the same for all runs."""
+    ends = runs.filter(regex="^expected_error_.*_low$")
+    if ends.isna().all(axis=None) or len(runs["expected_error"].unique()) > 1:
+        return ""
+    return f"; {runs['expected_error'].iloc[0]}"
 
 
 def _intervals(table: pd.DataFrame) -> str:

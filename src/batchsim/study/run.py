@@ -43,6 +43,7 @@ from batchsim.study.setup.cluster import (
 )
 from batchsim.study.setup.cost import describe_prices, expenses
 from batchsim.study.setup.coverage import outside_advice
+from batchsim.study.setup.expected_error import ExpectedError, expected_error
 from batchsim.study.setup.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
@@ -181,6 +182,7 @@ class _Done(NamedTuple):
     records: Records
     policy: Policy
     latencies: Sequence[LatencyInfo]
+    error: ExpectedError
     expenses: Sequence[Expense]
     hardware: Hardware | None = None
 
@@ -212,7 +214,8 @@ def _run_batches(
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
         max_model_len(config, latency),
     )
-    return _Done(records, policies[0], [info], taken * cluster.num_gpus)
+    error = expected_error([cluster.latency], config.engine, is_iteration_level=False)
+    return _Done(records, policies[0], [info], error, taken * cluster.num_gpus)
 
 
 def _run_engines(
@@ -244,7 +247,8 @@ def _run_engines(
     for replica in cluster:
         if replica.latency.info not in infos:
             infos.append(replica.latency.info)
-    return _Done(records, policies[0], infos, taken, hardware(config, cluster))
+    error = expected_error([one.latency for one in cluster], config.engine, is_iteration_level=True)
+    return _Done(records, policies[0], infos, error, taken, hardware(config, cluster))
 
 
 def _with_replayed(records: Records, workload: Workload) -> Records:
@@ -284,6 +288,7 @@ def _conditions(config: RunConfig, done: _Done, training: Workload, evaluated: W
         "prices": describe_prices(config.cost, (one.gpu for one in done.expenses)),
         "latency_model": " + ".join(dict.fromkeys(one.name for one in done.latencies)),
         "latency_provenance": " + ".join(dict.fromkeys(one.provenance for one in done.latencies)),
+        **done.error.summary(),
         "workload": source.name,
         "workload_kind": source.kind,
         "num_dropped": sum(source.dropped.values()),

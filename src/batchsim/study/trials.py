@@ -55,6 +55,8 @@ class Trial(NamedTuple):
         Of a request.
     usd_per_hour, prices
         What the GPUs cost, None where a price is not known; what each kind does, and who says so.
+    expected_error
+        How far times could be off, in words.
     """
 
     request_rate_per_s: float
@@ -73,6 +75,7 @@ class Trial(NamedTuple):
     mean_output_tokens: float
     usd_per_hour: float | None
     prices: str | None
+    expected_error: str
 
     @property
     def attains(self) -> bool:
@@ -191,6 +194,7 @@ class Trials:
             float(result.requests["output_tokens"].mean()),
             summary["usd_per_hour"],
             summary["prices"],
+            str(summary["expected_error"]),
         )
         self.done.append(trial)
         if self._on_trial is not None:

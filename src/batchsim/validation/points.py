@@ -15,6 +15,7 @@ from batchsim.files import MAX_COUNT
 from batchsim.files.tables import CsvTable, read_csv
 
 POINT_COLUMNS = (
+    "row",  # of the file, counted from 0
     "kind",  # "static batch" or "closed loop"
     "gpu",
     "model",
@@ -123,7 +124,7 @@ def predict_rows(table: pd.DataFrame, predict: Callable[[Row], tuple[Row, list[T
     """Predict row by row: what a row is and its times, or `Unpredictable`."""
     rows: list[Row] = []
     skipped: Counter[tuple[str, str]] = Counter()
-    for row in table.to_dict("records"):
+    for number, row in enumerate(table.to_dict("records")):
         try:
             what, times = predict(row)
             for time in times:
@@ -135,7 +136,11 @@ def predict_rows(table: pd.DataFrame, predict: Callable[[Row], tuple[Row, list[T
             skipped[why.args[0], why.args[1]] += 1
         else:
             rows += [
-                {**what, **{name: value for name, value in time._asdict().items() if name != "least_s"}}
+                {
+                    "row": number,
+                    **what,
+                    **{name: value for name, value in time._asdict().items() if name != "least_s"},
+                }
                 for time in times
             ]
     return Points(pd.DataFrame(rows, columns=list(POINT_COLUMNS)), len(table), skipped)

@@ -10,7 +10,18 @@ import pandas as pd
 from batchsim.config.hardware import HOST_TIMES
 from batchsim.files import write_whole
 from batchsim.latency.profiles.aiconfigurator import package_version
+from batchsim.validation.error_ranges import (
+    Range,
+    error_range,
+    errors_of,
+    held_out_ranges,
+    share_within,
+    told_ranges,
+    with_e2e,
+    write_ranges,
+)
 from batchsim.validation.operators import closed_loops
+from batchsim.validation.operators.peers import PEER_COLUMNS, beside, peer_rows
 from batchsim.validation.points import Points
 from batchsim.validation.tables import Statistics, error_rows, markdown, skipped_rows
 
@@ -20,6 +31,13 @@ STATISTICS: Statistics = {
     "median error": lambda error: f"{error.abs().median():.1%}",
     "mean error": lambda error: f"{error.abs().mean():.1%}",
     "within 25 %": lambda error: f"{(error.abs() <= 0.25).mean():.0%}",
+}
+#: Metrics that the table of ranges tells of.
+_METRICS = ("TPOT", "TTFT", "E2E")
+#: Names of what is the same model, or of its size and layers, in other precisions.
+_SAME = {
+    "DeepSeek-R1": "DeepSeek-V3",
+    "DeepSeek-V3.1": "DeepSeek-V3",
 }
 _HOST_COLUMNS = (
     "engine",
@@ -33,14 +51,36 @@ _HOST_COLUMNS = (
 _CLIENTS = (0, 4, 16, 64, 256, closed_loops.MOST_CLIENTS)
 
 
-def write_operators_report(points: Points, output_dir: str | Path) -> Path:
-    """Write ``fidelity-hardware.md``; return its path."""
+def write_operators_report(points: Points, output_dir: str | Path, peers: pd.DataFrame | None = None) -> Path:
+    """Write ``fidelity-hardware.md``; return its path.
+
+    Parameters
+    ----------
+    peers
+        What AIConfigurator predicts of the same table: `peers.read_peers`.
+    """
     page = Path(output_dir) / "fidelity-hardware.md"
-    write_whole(page, "\n\n".join(_page(points)) + "\n")
+    write_whole(page, "\n\n".join(_page(points, peers)) + "\n")
     return page
 
 
-def _page(points: Points) -> Iterator[str]:
+def write_operators_ranges(points: Points, path: str | Path) -> None:
+    """Put what runs on these operators could be off by, by engine, into the file that runs read it from."""
+    table = with_e2e(points.table)
+    ranges = {
+        str(name): told_ranges(of_engine, of_engine["model"].map(family))
+        for name, of_engine in table.groupby("framework")
+    }
+    write_ranges(path, "aiconfigurator", "batchsim fidelity-hardware", ranges)
+
+
+def family(model: str) -> str:
+    """A model's name without its publisher and precision: what is left out together."""
+    name = model.rpartition("/")[2].removesuffix("-NVFP4").removesuffix("-FP8")
+    return _SAME.get(name, name)
+
+
+def _page(points: Points, peers: pd.DataFrame | None) -> Iterator[str]:
     table = points.table
     table = table.assign(clients=pd.cut(table["batch_size"], _CLIENTS).map(_bounds))
     yield _HEAD.format(
@@ -50,17 +90,65 @@ def _page(points: Points) -> Iterator[str]:
         rounds=closed_loops.ROUNDS,
     )
     yield _error_table(table, ["framework", "metric"])
+    both = None if peers is None else beside(table, peers)
+    if both is not None:
+        yield "Beside AIConfigurator's own predictions, of the rows that both predict:"
+        yield _peer_table(both, ["framework", "metric"])
+    yield "## What an answer could be off by\n\n" + _RANGES
+    yield _range_table(with_e2e(table))
     yield "## Host times\n\n" + _HOST
     yield markdown(_HOST_COLUMNS, _host_rows(), 1)
-    yield "## By model, GPU and precision"
+    yield "## By model, GPU and precision\n\n" + _BY_MODEL
+    by_model = ["framework", "model", "gpu", "precision"]
     for metric in ("TPOT", "TTFT"):
         yield f"{metric}:"
-        yield _error_table(table[table["metric"] == metric], ["framework", "model", "gpu", "precision"])
+        yield _held_out_table(table[table["metric"] == metric], by_model)
+    if both is not None:
+        yield "Of the rows that both predict, beside AIConfigurator's own predictions:"
+        yield _peer_table(both, ["metric", *by_model])
     yield "## By clients"
     yield _error_table(table, ["framework", "metric", "clients"])
     yield "## Left out\n\nRows without a prediction:"
     yield markdown(["why", "rows", "which"], skipped_rows(points.skipped), 3)
     yield _TRUST
+
+
+def _range_table(points: pd.DataFrame) -> str:
+    rows = []
+    for name, of_engine in points.groupby("framework"):
+        for metric in _METRICS:
+            error = errors_of(of_engine[of_engine["metric"] == metric])
+            models = of_engine.loc[error.index, "model"].map(family)
+            bounds, without = error_range(error, models), held_out_ranges(error, models)
+            held_out = [without[model] for model in models]
+            shares = (share_within(error, bounds), share_within(error, held_out))
+            within = [f"{share:.0%}" for share in shares]
+            rows.append([str(name), metric, f"{len(error):,}", f"{len(without)}", _ends(bounds), *within])
+    columns = ["framework", "metric", "rows", "models", "range", "within it", "within, model left out"]
+    return markdown(columns, rows, 2)
+
+
+def _held_out_table(points: pd.DataFrame, by: Sequence[str]) -> str:
+    """Errors of each group, and the range that the other models of its engine tell of it."""
+    error = errors_of(points)
+    without: dict[tuple[str, str], Range] = {}
+    for name, of_engine in error.groupby(points["framework"]):
+        models = points.loc[of_engine.index, "model"].map(family)
+        of_others = held_out_ranges(of_engine, models)
+        without |= {(str(name), model): bounds for model, bounds in of_others.items()}
+    rows = error_rows(points, by, STATISTICS)
+    for row, (_, group) in zip(rows, error.groupby([points[one] for one in by]), strict=True):
+        bounds = without[row[0], family(row[1])]
+        row += [_ends(bounds), f"{share_within(group, bounds):.0%}"]
+    return markdown([*by, *STATISTICS, "range by others", "within it"], rows, len(by))
+
+
+def _ends(bounds: Range) -> str:
+    return f"{bounds.low:+.0%} to {bounds.high:+.0%}"
+
+
+def _peer_table(both: pd.DataFrame, by: Sequence[str]) -> str:
+    return markdown([*by, *PEER_COLUMNS], peer_rows(both, by), len(by))
 
 
 def _host_rows() -> list[list[str]]:
@@ -91,6 +179,16 @@ estimates it at 90 % of the GPUs' memory. **Nothing is fitted to a row or a mode
 are those of the rows with 1 to 4 clients, below. {num_predicted:,} of {num_rows:,} rows have a
 prediction. Errors are predicted / measured - 1; mean and median error are those of their size.
 AIConfigurator's own predictions of the same rows: [fidelity-peers.md](fidelity-peers.md)."""
+
+_RANGES = """\
+A run on these operators says by how much its times could be off (`expected_error` in its summary): the 10th
+to the 90th of 100 errors of its engine, where each model counts the same, however many rows it has. Nothing
+is fitted to a model, but the models of tomorrow are others: so each is left out in turn, in all its
+precisions, and its rows are held against the range of the rest. E2E is TTFT and all later tokens at TPOT. In
+a closed loop the throughput is off by as much the other way; below capacity it is the rate that comes in."""
+
+_BY_MODEL = """\
+*Range by others*: what would be said without this model, and the share of its rows within."""
 
 _HOST = """\
 What the operators leave out, `engine.frontend` in a run file, told from InferenceMAX's rows with 1 to 4

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from batchsim.errors import ConfigError
 from batchsim.files import write_whole
 from batchsim.latency.store import default_latency
 from batchsim.specs import load_gpu, load_model
+from batchsim.validation.error_ranges import told_ranges, with_e2e, write_ranges
 from batchsim.validation.points import POINT_COLUMNS
 from batchsim.validation.roofline import closed_loops, static_batches
 from batchsim.validation.roofline.closed_loops import predict_closed_loops
@@ -104,6 +106,31 @@ def write_roofline_report(errors: RooflineErrors, output_dir: str | Path, plot: 
     page = output_dir / "roofline.md"
     write_whole(page, "\n\n".join(_page(errors, picture.name)) + "\n")
     return [page, picture, picture.with_suffix(".pdf")]
+
+
+def write_roofline_ranges(errors: RooflineErrors, path: str | Path) -> None:
+    """Put what a run on the default roofline could be off by into the file that runs read it from.
+
+    Of closed loops those whose clients get out of step count, as requests of a trace do.
+    """
+    made_by, static = "batchsim roofline-error", errors.points["kind"] == "static batch"
+    for kind, points in (
+        ("closed loops", with_e2e(errors.out_of_step)),
+        ("static batches", errors.points[static]),
+    ):
+        if len(points):
+            write_ranges(path, f"roofline, {kind}", made_by, _ranges(points))
+
+
+def _ranges(points: pd.DataFrame) -> dict[str, Any]:
+    """By GPU, each of its models alike; of any other GPU, each of these alike."""
+    told = {str(gpu): _told(of_gpu, of_gpu["model"]) for gpu, of_gpu in points.groupby("gpu")}
+    return {**told, "any": _told(points, points["gpu"])}
+
+
+def _told(points: pd.DataFrame, group: pd.Series[str]) -> dict[str, Any]:
+    has_experts = any(load_model(name).num_experts for name in points["model"].unique())
+    return {**told_ranges(points, group), "has_experts": has_experts}
 
 
 def _page(errors: RooflineErrors, picture: str) -> Iterator[str]:
