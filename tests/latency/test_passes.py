@@ -22,6 +22,14 @@ MODEL = PassTableLatency(
 )
 
 
+#: Attention of prompts by their ends: one of 4 tokens alone takes 4 s, so many of 8 take 16 s.
+ENDS = replace(
+    MODEL,
+    prefill=OperatorTable(((1, 4), (4, 8)), (4.0, 16.0, 8.0, 16.0)),
+    by_prompt_tokens=OperatorTable(((1, 8),), (1.0, 8.0)),
+)
+
+
 def prompts(num: int, chunk: int, before: int, decode_seqs: int = 0, context: int = 0) -> IterationShape:
     tokens = num * chunk
     return IterationShape(tokens, decode_seqs, decode_seqs * context, num, tokens * (before + chunk / 2))
@@ -44,6 +52,20 @@ def test_several_prompts_are_no_long_one() -> None:
     assert MODEL.iteration_s(prompts(4, 2, 0)) == 4.5 + 4.0
     assert MODEL.iteration_s(prompts(1, 8, 0)) == 4.5 + 4.0
     assert MODEL.iteration_s(prompts(4, 2, 16)) == 4.5 + 8.0
+
+
+def test_chunk_takes_its_share_of_the_pairs_up_to_its_end() -> None:
+    whole_s, chunk_s = ENDS.iteration_s(prompts(1, 8, 0)), ENDS.iteration_s(prompts(1, 4, 4))
+
+    assert whole_s == 4.5 + 8.0 + 16.0
+    assert chunk_s == 2.5 + 4.0 + 0.75 * 16.0
+    assert ENDS.iteration_s(prompts(4, 1, 3)) == 2.5 + 4.0 + 7 / 16 * 8.0
+
+
+def test_ends_are_covered_as_far_as_the_tables_go() -> None:
+    assert ENDS.covers(prompts(1, 5, 3))
+    assert not ENDS.covers(prompts(1, 5, 4))
+    assert not replace(ENDS, by_tokens=OperatorTable(((1, 99),), (1.0, 5.0))).covers(prompts(2, 5, 0))
 
 
 def test_prompts_that_differ_count_as_so_many_of_their_mean() -> None:
@@ -76,10 +98,11 @@ def test_covers_ends_where_a_table_does(shape: IterationShape, is_covered: bool)
     assert MODEL.covers(shape) is is_covered
 
 
-def test_file_gives_an_equal_model(tmp_path: Path) -> None:
-    save_latency(MODEL, tmp_path / "latency.json")
+@pytest.mark.parametrize("model", [MODEL, ENDS])
+def test_file_gives_an_equal_model(model: PassTableLatency, tmp_path: Path) -> None:
+    save_latency(model, tmp_path / "latency.json")
 
-    assert load_latency(tmp_path / "latency.json") == MODEL
+    assert load_latency(tmp_path / "latency.json") == model
 
 
 def test_table_of_other_axes_is_refused() -> None:
@@ -87,6 +110,13 @@ def test_table_of_other_axes_is_refused() -> None:
         ConfigError, match="prefill has 2 axes; 3 are needed: prompts, chunk, tokens before it"
     ):
         replace(MODEL, prefill=MODEL.decode)
+
+
+def test_attention_by_ends_has_two_axes() -> None:
+    with pytest.raises(
+        ConfigError, match="prefill has 3 axes; 2 are needed: prompts, tokens up to their end"
+    ):
+        replace(ENDS, prefill=MODEL.prefill)
 
 
 def test_sum_of_tables_is_not_called_measured() -> None:

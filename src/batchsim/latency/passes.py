@@ -44,6 +44,10 @@ class PassTableLatency:
         that differ count as so many of their mean, after as many tokens as give them their pairs.
     decode
         Attention of decodes over their number and mean context.
+    by_prompt_tokens
+        What of the attention of prompts follows their tokens, whatever is before them. With it ``prefill`` is
+        over their number and the tokens up to the end of each, and counts by the share of their pairs that
+        the chunk has.
     domain
         The range of whole batches; that of iterations is where all tables have points.
     """
@@ -54,11 +58,16 @@ class PassTableLatency:
     decode: OperatorTable
     domain: Domain = field(default_factory=Domain)
     info: LatencyInfo = field(default_factory=lambda: LatencyInfo("passes", "derived"))
+    by_prompt_tokens: OperatorTable | None = None
     _rows: dict[int, DecodeRow] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, axes in PASS_TABLES.items():
-            check_table(name, getattr(self, name), axes)
+            if name != "prefill" or self.by_prompt_tokens is None:
+                check_table(name, getattr(self, name), axes)
+        if self.by_prompt_tokens is not None:
+            check_table("prefill", self.prefill, ("prompts", "tokens up to their end"))
+            check_table("by_prompt_tokens", self.by_prompt_tokens, ("prompt tokens",))
         if self.info.provenance == "measured":
             raise ConfigError(
                 "a sum of tables is computed, not measured; its provenance must be derived or synthetic"
@@ -77,9 +86,13 @@ class PassTableLatency:
             return False
         if not prefill_tokens:
             return decode_seqs <= self.by_decodes.axes[0][-1]
-        is_inside = all(
-            value <= axis[-1] for value, axis in zip(_prompts(shape), self.prefill.axes, strict=True)
-        )
+        num_prompts, chunk, before = _prompts(shape)
+        at: tuple[float, ...] = (num_prompts, chunk, before)
+        if self.by_prompt_tokens is not None:
+            if prefill_tokens > self.by_prompt_tokens.axes[0][-1]:
+                return False
+            at = (num_prompts, chunk + before)
+        is_inside = all(value <= axis[-1] for value, axis in zip(at, self.prefill.axes, strict=True))
         return is_inside and prefill_tokens + decode_seqs <= self.by_tokens.axes[0][-1]
 
     def batch_time(self, shape: BatchShape) -> BatchTime:
@@ -98,7 +111,7 @@ class PassTableLatency:
         if not prefill_tokens:
             return self.decode_line(decode_seqs, context_tokens).first_s
         time_s = look_up(self.by_tokens, (prefill_tokens + decode_seqs,))
-        time_s += look_up(self.prefill, _prompts(shape))
+        time_s += self._prefill_s(shape)
         if decode_seqs:
             time_s += look_up(self.decode, (decode_seqs, context_tokens / decode_seqs))
         if time_s <= 0:
@@ -119,6 +132,15 @@ class PassTableLatency:
             raise too_far(self.info, IterationShape(0, decode_seqs, context_tokens), first_s, "the tables")
         return line_of(first_s, slope_s, num_linear, decode_seqs)
 
+    def _prefill_s(self, shape: IterationShape) -> float:
+        """Attention of the prompts of a pass."""
+        num_prompts, chunk, before = _prompts(shape)
+        if self.by_prompt_tokens is None:
+            return look_up(self.prefill, (num_prompts, chunk, before))
+        end = chunk + before
+        pairs_s = share_of_pairs(chunk, end) * look_up(self.prefill, (num_prompts, end))
+        return look_up(self.by_prompt_tokens, (shape.prefill_tokens,)) + pairs_s
+
     def _row(self, decode_seqs: int) -> DecodeRow:
         beside_s = look_up(self.by_decodes, (decode_seqs,))
         row = self._rows[decode_seqs] = decode_row(
@@ -128,6 +150,11 @@ class PassTableLatency:
             ]
         )
         return row
+
+
+def share_of_pairs(chunk: float, end: float) -> float:
+    """Of the pairs of all tokens up to an end, those of the last so many."""
+    return chunk * (2 * end - chunk) / end**2
 
 
 def _prompts(shape: IterationShape) -> tuple[int, float, float]:
