@@ -272,8 +272,10 @@ class LatencyConfig(Section):
     pipeline_parallel: NumGPUs | None = Field(
         None, description="stages that a pass goes through; left out: cluster.pipeline_parallel"
     )
-    data_parallel: NumGPUs = Field(
-        1, description="groups of tensor_parallel GPUs that share the experts; each is a replica"
+    data_parallel: NumGPUs | None = Field(
+        None,
+        description="groups of tensor_parallel GPUs that share the experts; left out: cluster.data_parallel, "
+        "given beside a cluster.data_parallel of 1: each is a replica",
     )
     outside: Literal["refuse", "extrapolate"] = Field("refuse", description="beyond the calibrated range")
     noise: Annotated[float, Field(ge=0, le=3)] = Field(

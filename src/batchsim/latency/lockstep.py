@@ -9,8 +9,19 @@ from typing import Any, cast
 
 import numpy as np
 
-from batchsim.latency.base import DecodeLine, Domain, Floats, IterationShape, LatencyInfo
+from batchsim.latency.base import (
+    BatchShape,
+    BatchTime,
+    DecodeLine,
+    Domain,
+    Floats,
+    IterationShape,
+    LatencyInfo,
+    follows_longest,
+    padded_batch_time,
+)
 from batchsim.latency.operators import OperatorTableLatency
+from batchsim.latency.passes import PassTableLatency
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class LockstepLatency:
         How many there are.
     """
 
-    table: OperatorTableLatency
+    table: OperatorTableLatency | PassTableLatency
     num_replicas: int
 
     @property
@@ -50,7 +61,7 @@ class LockstepLatency:
     @property
     def follows_longest(self) -> bool:
         """As the table does."""
-        return self.table.follows_longest
+        return follows_longest(self.table)
 
     def covers(self, shape: IterationShape) -> bool:
         """Whether the table covers the pass of the fullest replica."""
@@ -60,8 +71,15 @@ class LockstepLatency:
         """Seconds of one pass of all replicas."""
         fullest = self._fullest(shape)
         mean_tokens = math.ceil((shape.prefill_tokens + shape.decode_seqs) / self.num_replicas)
-        own_s = self.table.tokens_s(fullest.prefill_tokens + fullest.decode_seqs)
-        return self.table.iteration_s(fullest) - own_s + self.table.tokens_s(mean_tokens)
+        own_tokens = fullest.prefill_tokens + fullest.decode_seqs
+        time_s = self.table.iteration_s(fullest)
+        if own_tokens == mean_tokens:  # as in all passes of decodes alone, which a table may time apart
+            return time_s
+        return time_s - self.table.tokens_s(own_tokens) + self.table.tokens_s(mean_tokens)
+
+    def batch_time(self, shape: BatchShape) -> BatchTime:
+        """Seconds to the first token and to the end of the batch; its prefill is one pass, without chunks."""
+        return padded_batch_time(self, shape)
 
     def iterations_s(self, shapes: Sequence[IterationShape] | Floats) -> Floats:
         """Seconds of many passes."""
@@ -76,7 +94,9 @@ class LockstepLatency:
     def decode_line(self, decode_seqs: int, context_tokens: int, longest_tokens: int = 0) -> DecodeLine:
         """Seconds of the following decode iterations."""
         fullest = self._fullest(IterationShape(0, decode_seqs, context_tokens, longest_tokens=longest_tokens))
-        return self.table.decode_line(fullest.decode_seqs, fullest.context_tokens, longest_tokens)
+        if follows_longest(self.table):
+            return self.table.decode_line(fullest.decode_seqs, fullest.context_tokens, longest_tokens)
+        return self.table.decode_line(fullest.decode_seqs, fullest.context_tokens)
 
     def _fullest(self, shape: IterationShape) -> IterationShape:
         return fullest_share(shape, self.num_replicas)

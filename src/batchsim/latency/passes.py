@@ -110,7 +110,7 @@ class PassTableLatency:
         prefill_tokens, decode_seqs, context_tokens = shape[:3]
         if not prefill_tokens:
             return self.decode_line(decode_seqs, context_tokens).first_s
-        time_s = look_up(self.by_tokens, (prefill_tokens + decode_seqs,))
+        time_s = self.tokens_s(prefill_tokens + decode_seqs)
         time_s += self._prefill_s(shape)
         if decode_seqs:
             time_s += look_up(self.decode, (decode_seqs, context_tokens / decode_seqs))
@@ -131,6 +131,10 @@ class PassTableLatency:
         if first_s <= 0:
             raise too_far(self.info, IterationShape(0, decode_seqs, context_tokens), first_s, "the tables")
         return line_of(first_s, slope_s, num_linear, decode_seqs)
+
+    def tokens_s(self, tokens: int) -> float:
+        """What follows the tokens of a pass that has prompts."""
+        return look_up(self.by_tokens, (tokens,))
 
     def _prefill_s(self, shape: IterationShape) -> float:
         """Attention of the prompts of a pass."""

@@ -39,7 +39,7 @@ from batchsim.specs import (
     load_model,
 )
 from batchsim.streams import stream
-from batchsim.study.setup.hardware import AnyLatency, given_latency
+from batchsim.study.setup.hardware import AnyLatency, given_latency, in_lockstep
 from batchsim.workload.request import Workload
 
 GIB = 2**30
@@ -289,7 +289,7 @@ def _latency(
 ) -> AnyLatency:
     """The replica's own file, the run's model, or a derived model of the GPU whose memory counts."""
     if own_file is not None:
-        return load_latency(own_file)
+        return in_lockstep(load_latency(own_file), sharing)
     return given_latency(config.latency, sharing) or default_latency(model, gpu, sharing=sharing)
 
 

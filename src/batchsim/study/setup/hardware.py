@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from batchsim.config import ClusterConfig, LatencyConfig, ReplicaConfig, RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.base import BatchLatency, IterationLatency
+from batchsim.latency.lockstep import LockstepLatency
+from batchsim.latency.operators import OperatorTableLatency
+from batchsim.latency.passes import PassTableLatency
 from batchsim.latency.profiles.aiconfigurator import SetUp, aiconfigurator_latency
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import load_latency
@@ -88,29 +91,47 @@ def given_latency(latency: LatencyConfig, sharing: Sharing) -> AnyLatency | None
     Raises
     ------
     ConfigError
-        Of a model of one group among several (``latency.data_parallel``), if a replica is to hold several.
+        As `in_lockstep`.
     """
     if latency.file is not None:
-        return load_latency(latency.file)
+        return in_lockstep(load_latency(latency.file), sharing)
     if latency.system is None or latency.model is None:
         return None
-    if sharing.data_parallel > 1:
-        raise ConfigError(
-            f"cluster.data_parallel is {sharing.data_parallel}, but a model of {latency.family} tells the "
-            "time of one group of GPUs: give latency.data_parallel, and the groups as cluster.num_replicas"
-        )
-    return aiconfigurator_latency(
-        SetUp(
-            latency.system,
-            latency.model,
-            latency.backend,
-            latency.version,
-            latency.tensor_parallel or sharing.tensor_parallel,
-            latency.pipeline_parallel or sharing.pipeline_parallel,
-            latency.expert_parallel or sharing.expert_parallel,
-            latency.data_parallel,
-        )
+    set_up = SetUp(
+        latency.system,
+        latency.model,
+        latency.backend,
+        latency.version,
+        latency.tensor_parallel or sharing.tensor_parallel,
+        latency.pipeline_parallel or sharing.pipeline_parallel,
+        latency.expert_parallel or sharing.expert_parallel,
+        latency.data_parallel or sharing.data_parallel,
     )
+    return in_lockstep(aiconfigurator_latency(set_up), sharing, set_up.data_parallel)
+
+
+def in_lockstep(latency: AnyLatency, sharing: Sharing, num_groups: int | None = None) -> AnyLatency:
+    """A table of one group of GPUs as the model of a replica of all of them; all others as they are.
+
+    Parameters
+    ----------
+    num_groups
+        That the table is of; left out: as its details say.
+
+    Raises
+    ------
+    ConfigError
+        If the replica has several groups, and the table is of another number.
+    """
+    if sharing.data_parallel == 1 or not isinstance(latency, OperatorTableLatency | PassTableLatency):
+        return latency
+    told = num_groups or latency.info.details.get("data_parallel", 1)
+    if told != sharing.data_parallel:
+        raise ConfigError(
+            f"cluster.data_parallel is {sharing.data_parallel}, but latency model {latency.info.name} is of "
+            f"data_parallel = {told}: give both alike, or the groups as cluster.num_replicas"
+        )
+    return LockstepLatency(latency, sharing.data_parallel)
 
 
 def hardware_notices(configs: Iterable[RunConfig]) -> list[str]:
@@ -195,7 +216,9 @@ def _own_kv_tokens(config: RunConfig, latency: AnyLatency) -> int | None:
     """KV tokens that a latency model tells, where the configuration leaves them, and the model, open."""
     cluster, tokens = config.cluster, latency.info.details.get("kv_capacity_tokens")
     is_open = cluster.kv_capacity_tokens is None and config.engine.num_kv_blocks is None
-    return tokens if is_open and "model" not in cluster.model_fields_set and isinstance(tokens, int) else None
+    if not is_open or "model" in cluster.model_fields_set or not isinstance(tokens, int):
+        return None
+    return tokens * cluster.data_parallel  # told of one group
 
 
 def _is_shipped(latency: RooflineLatency) -> bool:
