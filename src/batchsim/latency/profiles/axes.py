@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +23,7 @@ def bending(
     A step is found by it to the whole number. What the points around a point tell is left out in the end.
     """
 
+    @cache
     def values(number: int) -> Floats:
         return np.array([function(number) for function in functions])
 
@@ -29,12 +31,15 @@ def bending(
     gaps = list(pairwise(sorted(known)))
     while gaps:
         low, high = gaps.pop()
-        middle = (low + high) // 2
-        if low < middle:
-            known[middle] = values(middle)
-            line = known[low] + (known[high] - known[low]) * ((middle - low) / (high - low))
-            if np.any(np.abs(line - known[middle]) > within * np.abs(known[middle])):
-                gaps += [(low, middle), (middle, high)]
+        # Quarters, too: two steps can leave the middle where the line is.
+        inside = [low + (high - low) * part // 4 for part in (1, 2, 3)]
+        bends = False
+        for number in sorted({*inside} - {low}):
+            known[number] = values(number)
+            line = known[low] + (known[high] - known[low]) * ((number - low) / (high - low))
+            bends |= bool(np.any(np.abs(line - known[number]) > within * np.abs(known[number])))
+        if bends:
+            gaps += [(low, inside[1]), (inside[1], high)]
     numbers = np.array(sorted(known))
     kept = thinned(numbers, np.array([known[number] for number in numbers.tolist()]), within)
     return tuple(numbers[kept].tolist())

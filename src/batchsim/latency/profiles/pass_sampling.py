@@ -149,9 +149,10 @@ def _prefill(estimator: PassEstimator, most: Range) -> OperatorTable:
 
     nums = [num for num in (1, 2, 3, 6, 12) if num <= most.max_seqs]
     befores = [num for num in (0, 1, 100, 1000, 3000, 20000) if num <= most.max_context]
-    some = [num for num in (10, 300, 3000) if num <= most.max_tokens]
+    some = [num for num in (2, 10, 300, 3000) if num <= most.max_tokens]
     starts = {*_doubling(most.max_tokens, _PER_DOUBLING_OF_THREE), *_before_doublings(most.max_tokens)}
-    chunks = bending([along_chunk(*of) for of in product(nums, befores)], starts, _THIN_OF_THREE)
+    bends = bending([along_chunk(*of) for of in product(nums, befores)], starts, _THIN_OF_THREE)
+    chunks = tuple(sorted({1, 2, 3, 4, *bends}))  # the least bend apart from those further on
     starts = {0, *_doubling(most.max_context, _PER_DOUBLING_OF_THREE)}
     before = bending([along_before(*of) for of in product(nums, some)], starts, _THIN_OF_THREE)
     return _table((prompts, chunks, before), time_s)
@@ -161,40 +162,45 @@ def _decode(estimator: PassEstimator, most: Range) -> OperatorTable:
     def along_seqs(context: int) -> Callable[[int], float]:
         return lambda seqs: estimator.decode_s(seqs, context)
 
-    contexts = _doubling(most.max_context, 1)[4:] or (most.max_context,)
-    starts = {*_doubling(most.max_seqs), *_before_doublings(most.max_seqs)}
-    seqs = bending([along_seqs(mean) for mean in contexts], starts)
+    doubled = _doubling(most.max_context, 1)[4:] or (most.max_context,)
+    contexts = [
+        context for each in doubled for context in (each, each + each // 64)
+    ]  # before a step, and after
+    seq_starts = {*_doubling(most.max_seqs), *_before_doublings(most.max_seqs)}
+    seqs = bending([along_seqs(context) for context in contexts], seq_starts)
     of = [num for num in (1, 3, 5, 12, 20, 29, 50, 57, 100, 300, 700) if num <= most.max_seqs]
     context = bending([partial(estimator.decode_s, num) for num in of], _doubling(most.max_context))
     return _table((seqs, context), estimator.decode_s)
 
 
-def held_out_errors(model: PassTableLatency, estimator: PassEstimator, most: Range) -> dict[str, float]:
+def held_out_errors(model: PassTableLatency, estimator: PassEstimator, most: Range) -> dict[str, object]:
     """Relative errors of passes drawn at random, all magnitudes alike: of prompts, of decodes, of both."""
     rng = np.random.default_rng(0)
-
     drawn = partial(_drawn, rng)
-    errors = []
+    errors, passes = [], []
     for number in range(NUM_HELD_OUT):
-        time_s, tokens, seqs, context, prompts, pairs = 0.0, 0, 0, 0, 0, 0.0
+        time_s, prompts, chunk, before, seqs, mean = 0.0, 0, 0, 0, 0, 0
         if number % 3:
             prompts = drawn(16)
             chunk = drawn(most.max_tokens // prompts)
             before = drawn(most.max_context // 2, _BLOCK_TOKENS) if rng.random() < 0.3 else 0
-            tokens, pairs = prompts * chunk, prompts * chunk * (before + chunk / 2)
             time_s += estimator.prefill_s(prompts, chunk, before)
         if number % 3 != 1:
             seqs, mean = drawn(most.max_seqs), drawn(most.max_context, 16)
-            context = seqs * mean
             time_s += estimator.decode_s(seqs, mean)
+        tokens = prompts * chunk
         time_s += estimator.tokens_s(tokens + seqs) if tokens else estimator.decodes_s(seqs)
-        shape = IterationShape(tokens, seqs, context, prompts, pairs)
+        shape = IterationShape(tokens, seqs, seqs * mean, prompts, tokens * (before + chunk / 2))
         errors.append(abs(model.iteration_s(shape) / time_s - 1))
+        passes.append(
+            {"prompts": prompts, "chunk": chunk, "before": before, "decodes": seqs, "mean_context": mean}
+        )
     return {
         "num_passes": NUM_HELD_OUT,
         "mean_error": float(np.mean(errors)),
         "p99_error": float(np.quantile(errors, 0.99)),
         "max_error": float(np.max(errors)),
+        "worst_pass": passes[int(np.argmax(errors))],
     }
 
 
