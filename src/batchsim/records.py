@@ -167,8 +167,8 @@ class Records:
     refusals: Mapping[int, str]
     iterations: pd.DataFrame = field(default_factory=lambda: empty(ITERATION_COLUMNS))
     preemptions: pd.DataFrame = field(default_factory=lambda: empty(PREEMPTION_COLUMNS))
-    transfers: pd.DataFrame = field(default_factory=lambda: empty(TRANSFER_COLUMNS))
     kv_blocks: tuple[int, ...] = ()
+    transfers: pd.DataFrame = field(default_factory=lambda: empty(TRANSFER_COLUMNS))
 
     @property
     def is_iteration_level(self) -> bool:
