@@ -10,7 +10,7 @@ import numpy as np
 from batchsim.config import PolicyConfig
 from batchsim.latency.linear import LinearIterationLatency
 from batchsim.policies import presets
-from batchsim.sim import replica, simulation
+from batchsim.sim import simulation, spans
 from batchsim.sim.engine import Engine
 from batchsim.sim.replica import Replica
 from batchsim.sim.request import Request
@@ -45,8 +45,8 @@ def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
     logged = partial(LoggedReplica, rows=rows, most_rows=most_iterations(case))
     with (
         patch.object(simulation, "Replica", logged),
-        patch.object(replica, "RunningSet", LoggedRunningSet),
-        patch.object(replica, "NextIteration", LoggedStep),
+        patch.object(spans, "RunningSet", LoggedRunningSet),
+        patch.object(spans, "NextIteration", LoggedStep),
     ):
         try:
             records = simulation.run_replicas(workload, workload.output_tokens, [policy], [engine])

@@ -153,7 +153,9 @@ def test_greedy_never_leaves_a_gpu_idle_while_a_request_waits(world: World) -> N
     ]
     for request in waited.itertuples():
         for gpu_id in [request.gpu_id] if is_routed else range(world.config["cluster"]["num_gpus"]):
-            assert is_busy_throughout(result, gpu_id, request.arrival_s, request.scheduled_s)
+            # An arrival is at its time, or at the next number after it: delays are added to the clock.
+            waited_from_s = np.nextafter(request.arrival_s, np.inf)
+            assert is_busy_throughout(result, gpu_id, waited_from_s, request.scheduled_s)
 
 
 @settings(max_examples=60)

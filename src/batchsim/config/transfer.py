@@ -24,6 +24,9 @@ class KVTransferConfig(Section):
         description="so many share an adapter, the others wait in order of arrival (1: one after the other); "
         "left out: all share it",
     )
+    bytes_per_token: PositiveFloat | None = Field(
+        None, description="of KV; left out: what cluster.model has for each token of a prompt"
+    )
     overlap: Literal["none", "layers"] = Field(
         "none",
         description="KV is sent when the whole prompt is computed, or each layer's as soon as that is",

@@ -36,10 +36,17 @@ def make_world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_run(world: Path, name: str, throughput: str = "throughput", **instance: Any) -> None:
-    one = {"model_name": "org/Tiny-1", "npu_mem": {"mem_size": 1}, "pd_type": None, **instance}
+def write_run(
+    world: Path,
+    name: str,
+    throughput: str = "throughput",
+    roles: tuple[str | None, ...] = (None,),
+    **given: Any,
+) -> None:
+    one = {"model_name": "org/Tiny-1", "npu_mem": {"mem_size": 1}, **given}
+    cluster = {"link_bw": 1, "nodes": [{"instances": [{**one, "pd_type": role} for role in roles]}]}
     folder = world / "runs/toy"
-    (folder / f"{name}_config.json").write_text(json.dumps({"nodes": [{"instances": [one]}]}), "utf-8")
+    (folder / f"{name}_config.json").write_text(json.dumps(cluster), "utf-8")
     lines = "".join(f"{second},{5 if second in (1, 2) else 0}\n" for second in range(5))
     (folder / f"{name}_throughput.measured_vllm.csv").write_text(f"time_s,{throughput}\n{lines}", "utf-8")
 
@@ -58,14 +65,27 @@ def test_end_counts_from_the_clock_of_the_workload(world: Path) -> None:
     assert end.error == pytest.approx(end.predicted_s / 1.5 - 1)
 
 
+def test_kv_crosses_the_link_between_prefill_and_decode(world: Path) -> None:
+    write_run(world, "A")
+    write_run(world, "B", roles=("prefill", "decode"))
+
+    (together, apart) = timeline_ends(world / "runs", world / "data")
+
+    # 32 tokens of 10 layers, 2 heads of 16 numbers, keys and values, 2 bytes each, at 1 GB/s.
+    carried_s = 32 * 10 * 2 * 16 * 2 * 2 / 1e9
+    assert together.predicted_s is not None is not apart.predicted_s
+    assert apart.predicted_s - together.predicted_s == pytest.approx(carried_s, rel=1e-3)
+    assert apart.num_replicas == 2
+
+
 def test_what_cannot_be_predicted_says_why(world: Path) -> None:
-    write_run(world, "A", pd_type="prefill")
+    write_run(world, "A", roles=("prefill",))
     write_run(world, "B", model_name="org/Other")
 
     disaggregated, unknown = timeline_ends(world / "runs", world / "data")
 
     assert disaggregated.predicted_s is None is disaggregated.error
-    assert "not simulated" in disaggregated.reason
+    assert disaggregated.reason == "instances of pd_type prefill are not simulated"
     assert unknown.reason == "no config.json of org/Other"
 
 
@@ -87,10 +107,10 @@ def test_another_table_is_refused(world: Path) -> None:
         list(timeline_ends(world / "runs", world / "data"))
 
 
-def test_measured_runs_end_within_five_percent() -> None:
+def test_measured_runs_end_within_three_percent() -> None:
     directory = shared_path("groundtruth/llmservingsim-ispass26")
 
     ends = {end.name: end for end in timeline_ends(directory, shared_path("groundtruth/llmservingsim"))}
 
-    errors = [ends[name].error for name in ("A6000/MD", "A6000/SD_PC")]
-    assert all(error is not None and abs(error) < 0.05 for error in errors), errors
+    errors = [ends[name].error for name in ("A6000/MD", "A6000/SD_PC", "A6000/PDD")]
+    assert all(error is not None and abs(error) < 0.03 for error in errors), errors

@@ -126,7 +126,8 @@ def disaggregation(config: RunConfig, replicas: Sequence[Replica]) -> Disaggrega
         given.fabric_bytes_per_s,
         by_layer=given.overlap == "layers",
     )
-    return Disaggregation(roles, network, model.kv_bytes_per_token, model.num_layers)
+    kv_bytes_per_token = given.bytes_per_token or model.kv_bytes_per_token
+    return Disaggregation(roles, network, kv_bytes_per_token, model.num_layers)
 
 
 def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:

@@ -18,6 +18,7 @@ import pandas as pd
 from batchsim.errors import ConfigError, TraceError
 from batchsim.files import MAX_COUNT, read_json
 from batchsim.files.tables import read_csv
+from batchsim.specs import read_model
 from batchsim.validation.fidelity.engine_run import read_settings
 from batchsim.validation.fidelity.kv_memory import read_model_config
 from batchsim.validation.fidelity.predict import predict, read_workload
@@ -75,21 +76,26 @@ def _end(path: Path, workloads: Path, data_dir: Path) -> TimelineEnd:
         raise ConfigError(f"{cluster_file}: model_name is {model!r:.60}; the name of a model is needed")
     config = data_dir / "models" / f"{model}.json"
     profile = data_dir / "profiles_v0" / path.parent.name / model
-    if any(one.get("pd_type") for one in instances):
-        return known._replace(reason="prefill and decode on GPUs of their own are not simulated")
+    roles = [str(one.get("pd_type") or "both") for one in instances]
+    if set(roles) not in ({"both"}, {"prefill", "decode"}):
+        return known._replace(reason=f"instances of pd_type {', '.join(roles):.60} are not simulated")
     if not config.is_file() or not profile.is_dir():
         return known._replace(reason=f"no {'profile' if config.is_file() else 'config.json'} of {model}")
     # Of that time is vLLM 0.11, which schedules while the GPU waits.
     settings = replace(
         read_settings({"vllm_version": "0.11", **cluster}, cluster_file),
         data_parallel=len(instances),
+        num_prefill=roles.count("prefill"),
     )
     family = model.rsplit("/", 1)[-1].split("-")[0].lower()
     sent = next(iter(sorted(workloads.glob(f"*{glob.escape(family)}*.jsonl"))), None)
     if sent is None:
         raise ConfigError(f"{workloads}: no workload of {family}, which {path} needs")
     workload, names = read_workload(sent)
-    prediction = predict(settings, profile, read_model_config(config), workload, names)
+    tree = read_model_config(config)
+    if settings.num_prefill:
+        settings = replace(settings, kv_token_bytes=read_model(tree, str(config)).kv_bytes_per_token)
+    prediction = predict(settings, profile, tree, workload, names)
     last_s = float(prediction.requests["last_token_s"].max())
     if math.isnan(last_s):
         return known._replace(reason=f"no request of {sent.name} fits the memory that is left for KV")

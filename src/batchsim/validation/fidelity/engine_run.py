@@ -91,6 +91,9 @@ class EngineSettings:
         Rate of a GPU's memory.
     link_bytes_per_s, link_latency_s
         Between the GPUs of a replica: rate in one direction, and seconds of one message.
+    num_prefill, kv_token_bytes
+        So many of the replicas only compute prompts, and the others decode; bytes of KV that the link between
+        carries for each token of a prompt.
     shares_experts
         Whether replicas share the experts of a mixture, whole ones or slices.
     async_scheduling
@@ -111,6 +114,8 @@ class EngineSettings:
 
     tensor_parallel: int = 1
     data_parallel: int = 1
+    num_prefill: int = 0
+    kv_token_bytes: float | None = None
     is_expert_parallel: bool = False
     shares_experts: bool = False
     max_num_seqs: int = 256

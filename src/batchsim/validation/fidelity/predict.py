@@ -229,7 +229,11 @@ def _config(settings: EngineSettings) -> dict[str, Any]:
                 **({"allocate": settings.allocate} if settings.allocate else {}),
             },
         },
-        "cluster": {"num_replicas": settings.data_parallel // together},
+        "cluster": {
+            "num_replicas": settings.data_parallel // together,
+            "num_prefill_replicas": settings.num_prefill,
+        },
+        "kv_transfer": _transfer(settings),
         "engine": {
             "block_size": settings.block_size,
             "num_kv_blocks": together * (settings.num_kv_blocks - 1),  # but for the null block
@@ -238,6 +242,17 @@ def _config(settings: EngineSettings) -> dict[str, Any]:
         },
         "latency": {"outside": "extrapolate"},
         "metrics": {"warmup": 0.0},
+    }
+
+
+def _transfer(settings: EngineSettings) -> dict[str, Any]:
+    """The link between replicas that compute prompts and those that decode; nothing where all do both."""
+    if not settings.num_prefill:
+        return {}
+    return {
+        "nic_bytes_per_s": settings.link_bytes_per_s,
+        "latency_s": settings.link_latency_s,
+        "bytes_per_token": settings.kv_token_bytes,
     }
 
 
