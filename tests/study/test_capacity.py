@@ -191,3 +191,50 @@ def test_what_cannot_be_searched_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         search(evenly(40, 1.0), 5.0, change, **options)
+
+
+def test_the_best_split_into_pools_is_found() -> None:
+    """Prompts cost twice what answers do: of six replicas four compute prompts."""
+    rng = np.random.default_rng(3)
+    num = 1500
+    requests = Workload(
+        np.arange(num),
+        np.cumsum(rng.exponential(1.0, num)),
+        rng.integers(150, 250, num),
+        rng.integers(15, 25, num),
+    )
+    latency = LinearIterationLatency(0.005, 0.001, 0.0, 0.0, 0.0)
+    config = {
+        "policy": {"preset": "vllm_v1", "batch_size": 1},
+        "cluster": {"num_gpus": 6},
+        "slo": {"ttft_ms": 2000, "e2e_ms": 4000},
+    }
+    found = find_capacity(config, requests, latency=latency, split_pools=True)
+    each = {
+        num_prefill: find_capacity(
+            {**config, "cluster": {"num_gpus": 6, "num_prefill_replicas": num_prefill}},
+            requests,
+            latency=latency,
+        ).request_rate_per_s
+        for num_prefill in range(1, 6)
+    }
+    assert found.best.num_prefill_replicas == max(each, key=lambda one: each[one]) == 4
+    assert found.request_rate_per_s == pytest.approx(each[4], rel=0.02)
+
+    asked = {**config, "workload": {"request_rate": 0.9 * each[4]}}
+    fewest = find_capacity(asked, requests, latency=latency, split_pools=True)
+    assert (fewest.num_gpus, fewest.best.num_prefill_replicas) == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"policy": {"preset": "static_fifo"}}, "hands no prompts over"),
+        ({"cluster": {"num_gpus": 4, "num_prefill_replicas": 1}}, "leave it out"),
+        ({"cluster": {"num_gpus": 1}}, "at least 2 GPUs"),
+    ],
+)
+def test_a_cluster_that_cannot_be_split_says_so(config: dict[str, Any], message: str) -> None:
+    given = {"policy": {"preset": "vllm_v1"}, "slo": {"ttft_ms": 500}, **config}
+    with pytest.raises(ConfigError, match=message):
+        find_capacity(given, split_pools=True)

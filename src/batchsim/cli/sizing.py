@@ -53,6 +53,11 @@ class _Case(NamedTuple):
     show_default=True,
     help="Consecutive parts of the requests, for intervals.",
 )
+@click.option(
+    "--split-pools",
+    is_flag=True,
+    help="Let some replicas compute prompts and the others decode, as many of each as is best.",
+)
 @click.option("--tolerance", type=float, default=0.01, show_default=True, help="Of the rate, relative.")
 def capacity(
     config_file: Path | None,
@@ -64,6 +69,7 @@ def capacity(
     gpus: tuple[str, ...],
     share: float,
     parts: int,
+    split_pools: bool,
     tolerance: float,
     **given: Any,
 ) -> None:
@@ -93,7 +99,9 @@ def capacity(
         for name, config in for_policies(of_kind, names).items()
     }
     with hardware_told(base):
-        found, failures = _search(cases, share=share, num_parts=parts, tolerance=tolerance)
+        found, failures = _search(
+            cases, share=share, num_parts=parts, tolerance=tolerance, split_pools=split_pools
+        )
     best = cheapest(found) if kinds else None
     for sentence in dict.fromkeys(said for one in found.values() for said in one.assumptions):
         notice(sentence)
@@ -151,6 +159,7 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
         "policy": lambda case, one: case.policy,
         "GPU": lambda case, one: str(case.gpu),
         "GPUs": lambda case, one: f"{one.num_gpus}",
+        "prefill replicas": lambda case, one: f"{one.best.num_prefill_replicas}",
         "requests/s": lambda case, one: _rate(one),
         "attains, misses": lambda case, one: "-" if is_asked else _bracket(one),
         "bounded by": lambda case, one: one.binding or "-",
@@ -158,6 +167,8 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
         "USD/hour": lambda case, one: _known(one.best.usd_per_hour, ",.2f"),
         "USD/million output tokens": lambda case, one: _known(one.usd_per_million_output_tokens, ",.3f"),
     }
+    if not any(one.best.num_prefill_replicas for one in found.values()):
+        del columns["prefill replicas"]
     if all(case.gpu is None for case in found):
         del columns["GPU"]
     if all(one.best.usd_per_hour is None for one in found.values()):
@@ -225,6 +236,7 @@ def _as_json(case: _Case, found: Capacity, *, is_cheapest: bool) -> dict[str, An
     return {
         **compared,
         "num_gpus": found.num_gpus,
+        "num_prefill_replicas": found.best.num_prefill_replicas,
         "request_rate_per_s": found.request_rate_per_s,
         "request_rate_ci95_per_s": found.half_width_per_s,
         "missed_rate_per_s": found.missed_per_s if found.missed_per_s < float("inf") else None,

@@ -40,6 +40,9 @@ class ReplicaConfig(Section):
     num_kv_blocks: Count | None = None
     batch_size: Count | None = Field(None, description="limit on running requests (max_num_seqs)")
     max_num_batched_tokens: Count | None = Field(None, description="token budget of an iteration")
+    batching: dict[str, Any] = Field(
+        {}, description="as policy.batching: what differs, or another rule by its kind"
+    )
 
 
 class ClusterConfig(Section):

@@ -16,6 +16,7 @@ import numpy as np
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
+from batchsim.policies import presets
 from batchsim.study.setup.hardware import AnyLatency, adopt_hardware
 from batchsim.study.trials import Requests, Trial, Trials, requests_of
 from batchsim.workload.request import Workload
@@ -121,6 +122,7 @@ def find_capacity(
     num_parts: int = 20,
     tolerance: float = 0.01,
     on_trial: Callable[[Trial], None] | None = None,
+    split_pools: bool = False,
 ) -> Capacity:
     """Find the highest request rate of a cluster, or for a ``request_rate`` its fewest GPUs.
 
@@ -142,6 +144,8 @@ def find_capacity(
         Of the rate, relative: the rate found attains the SLO, one larger by this was seen to miss it.
     on_trial
         Called after each simulation.
+    split_pools
+        Part the replicas into some that compute prompts and others that decode, as is best at each rate.
 
     Raises
     ------
@@ -163,10 +167,31 @@ def find_capacity(
         raise ConfigError(f"num_parts is {num_parts}; at least 2 are needed for an interval")
     if not 0 < tolerance < 1:
         raise ConfigError(f"tolerance is {tolerance:g}; a number in (0, 1) is needed")
-    search = _Search(loaded, requests_of(loaded, workload), latency, share, num_parts, on_trial)
     rate_per_s = loaded.workload.request_rate
+    if split_pools:
+        _check_split(loaded, is_rate_searched=rate_per_s is None)
+    search = _Search(loaded, requests_of(loaded, workload), latency, share, num_parts, on_trial, split_pools)
     found = search.highest_rate(tolerance) if rate_per_s is None else search.fewest_gpus(rate_per_s)
     return replace(found, assumptions=tuple(assumptions))
+
+
+def _check_split(config: RunConfig, *, is_rate_searched: bool) -> None:
+    cluster = config.cluster
+    if not presets.find_preset(config.policy.preset).is_iteration_level:
+        raise ConfigError(
+            f"policy {config.policy.preset} runs batches to completion and hands no prompts over; one that "
+            "batches at every iteration is needed to split the replicas into pools"
+        )
+    if cluster.num_prefill_replicas:
+        raise ConfigError(
+            f"cluster.num_prefill_replicas is {cluster.num_prefill_replicas}: leave it out to have the best "
+            "split into pools searched"
+        )
+    if is_rate_searched and cluster.num_gpus < 2 * cluster.gpus_per_replica:
+        raise ConfigError(
+            f"cluster.num_gpus is {cluster.num_gpus}: one replica cannot be split into pools; at least "
+            f"{2 * cluster.gpus_per_replica} GPUs are needed"
+        )
 
 
 class _Search:
@@ -178,11 +203,13 @@ class _Search:
         share: float,
         num_parts: int,
         on_trial: Callable[[Trial], None] | None,
+        split_pools: bool,
     ) -> None:
         self._config = config
+        self._fewest_replicas = 2 if split_pools else 1
         self._requests = requests
         self._few = requests.first(max(int(_GLANCE * requests.num_evaluated), _SMALLEST_GLANCE))
-        self._trials = Trials(config, latency, share, num_parts, on_trial)
+        self._trials = Trials(config, latency, share, num_parts, on_trial, is_split_open=split_pools)
 
     def highest_rate(self, tolerance: float) -> Capacity:
         """Bracket the rate on a few of the requests, then on all, and close in on it."""
@@ -207,7 +234,7 @@ class _Search:
     def fewest_gpus(self, rate_per_s: float) -> Capacity:
         """Search with a few of the requests, then from there with all."""
         step = self._config.cluster.gpus_per_replica
-        few = self._fewest(self._few, rate_per_s, 1, step)
+        few = self._fewest(self._few, rate_per_s, self._fewest_replicas, step)
         best = self._fewest(self._requests, rate_per_s, few.num_gpus // step, step)
         return self._capacity(best, math.nan, "")
 
@@ -217,7 +244,7 @@ class _Search:
         def attempt(num: int) -> Trial:
             return self._trials.attempt(requests, rate_per_s, num * step)
 
-        too_few, num, best = 0, guess, attempt(guess)
+        too_few, num, best = self._fewest_replicas - 1, guess, attempt(guess)
         while not best.attains:
             if 2 * num * step > _MOST_GPUS:
                 raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ class Trial(NamedTuple):
 
     Attributes
     ----------
+    num_prefill_replicas
+        Replicas that only compute prompts; 0: all do both.
     num_requests
         Simulated; fewer in a first look than in the search itself.
     binding
@@ -61,6 +64,7 @@ class Trial(NamedTuple):
 
     request_rate_per_s: float
     num_gpus: int
+    num_prefill_replicas: int
     num_requests: int
     binding: str
     margin: float
@@ -150,6 +154,8 @@ class Trials:
         share: float,
         num_parts: int,
         on_trial: Callable[[Trial], None] | None,
+        *,
+        is_split_open: bool = False,
     ) -> None:
         self.done: list[Trial] = []
         self._config = config
@@ -157,15 +163,47 @@ class Trials:
         self._share = share
         self._num_parts = num_parts
         self._on_trial = on_trial
+        self._is_split_open = is_split_open
+        self._prefill_share = 0.5  # of the replicas, where it was best last
 
     def attempt(self, requests: Requests, rate_per_s: float, num_gpus: int) -> Trial:
-        """Simulate the requests at this pace; the warm-up is left out of what is judged."""
+        """Simulate the requests at this pace; of open splits into pools, the one with the best margin.
+
+        The warm-up is left out of what is judged. With more replicas that compute prompts, more of them wait
+        for too few that decode, and the other way round: so the best split is climbed to from where it was
+        last.
+        """
+        if not self._is_split_open:
+            return self._simulate(requests, rate_per_s, num_gpus, self._config.cluster.num_prefill_replicas)
+        num_replicas = num_gpus // self._config.cluster.gpus_per_replica
+
+        @cache
+        def split(num: int) -> Trial:
+            return self._simulate(requests, rate_per_s, num_gpus, num)
+
+        best = min(max(round(self._prefill_share * num_replicas), 1), num_replicas - 1)
+        while not split(best).attains:
+            near = [num for num in (best - 1, best + 1) if 0 < num < num_replicas]
+            better = max((best, *near), key=lambda num: (split(num).attains, split(num).margin))
+            if better == best:
+                break
+            best = better
+        self._prefill_share = best / num_replicas
+        return split(best)
+
+    def _simulate(
+        self, requests: Requests, rate_per_s: float, num_gpus: int, num_prefill_replicas: int
+    ) -> Trial:
         fraction = requests.num_training / len(requests.workload)
         config = self._config.model_copy(
             update={
                 "workload": WorkloadConfig(request_rate=rate_per_s, training_fraction=fraction),
                 "cluster": self._config.cluster.model_copy(
-                    update={"num_gpus": num_gpus, "num_replicas": None}
+                    update={
+                        "num_gpus": num_gpus,
+                        "num_replicas": None,
+                        "num_prefill_replicas": num_prefill_replicas,
+                    }
                 ),
             }
         )
@@ -180,6 +218,7 @@ class Trials:
         trial = Trial(
             rate_per_s,
             num_gpus,
+            num_prefill_replicas,
             requests.num_evaluated,
             binding,
             float(scores[binding].mean()),

@@ -94,6 +94,19 @@ def test_the_blocks_of_a_prompt_stay_taken_until_its_kv_is_there() -> None:
     assert result.requests["scheduled_s"][1] == pytest.approx(sent_s[0])
 
 
+def test_a_pool_may_admit_by_predicted_kv() -> None:
+    """Answers will have 5 blocks more: with room for both prompts, but not for both answers, one waits."""
+    pool: list[dict[str, Any]] = [
+        {"role": "prefill", "num_kv_blocks": 100},
+        {"role": "decode", "num_kv_blocks": 25},
+    ]
+    greedy = run([0.0, 0.0], [80, 80], [150, 150], cluster={"replicas": pool})
+    pool[1]["batching"] = {"kind": "ReserveWhole", "reserve": "predicted"}
+    careful = run([0.0, 0.0], [80, 80], [150, 150], cluster={"replicas": pool})
+    assert greedy.summary["num_preemptions"] > 0 == careful.summary["num_preemptions"]
+    assert careful.transfers["start_s"][1] == pytest.approx(careful.requests["finish_s"].min())
+
+
 def test_an_answer_of_one_token_is_not_handed_over() -> None:
     result = run([0.0, 0.0], [1, 2], [10, 10])
     assert result.transfers["request_id"].tolist() == [1]

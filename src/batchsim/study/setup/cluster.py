@@ -247,7 +247,7 @@ def _replica_policy(policy: PolicyConfig, given: ReplicaConfig, gpu: GPUSpec) ->
     """The run's policy within the replica's own limits, or those vLLM has for a GPU of its class."""
     preset = presets.find_preset(policy.preset)
     batch_size = given.batch_size or policy.batch_size
-    batching = dict(policy.batching)
+    batching = dict(given.batching) if "kind" in given.batching else {**policy.batching, **given.batching}
     if given.max_num_batched_tokens is not None:
         batching["max_num_batched_tokens"] = given.max_num_batched_tokens
     is_large = gpu.memory_bytes >= 70 * GIB and "a100" not in gpu.name

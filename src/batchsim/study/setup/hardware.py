@@ -167,16 +167,19 @@ def describe_cluster(config: RunConfig) -> str:
     if cluster.replicas:
         return f"{total} = {' + '.join(_describe(one, config) for one in cluster.replicas)}"
     per_replica = cluster.gpus_per_replica
-    if per_replica == 1:
-        return total
-    return f"{total} = {_plural(cluster.num_gpus // per_replica, 'replica')} of {per_replica}"
+    num_replicas, num_prefill = cluster.num_gpus // per_replica, cluster.num_prefill_replicas
+    each = "" if per_replica == 1 else f" of {per_replica}"
+    if num_prefill:
+        return f"{total} = {num_prefill} prefill + {num_replicas - num_prefill} decode replicas{each}"
+    return total if per_replica == 1 else f"{total} = {_plural(num_replicas, 'replica')}{each}"
 
 
 def _describe(one: ReplicaConfig, config: RunConfig) -> str:
     cluster = config.cluster
     model = f" with {one.model}" if one.model is not None else ""
     hardware = f"{cluster.sharing(one).num_gpus} {one.gpu or cluster.gpu}"
-    return f"{_plural(one.count, 'replica')} of {hardware}{model}"
+    role = "" if one.role == "both" else f"{one.role} "
+    return f"{_plural(one.count, f'{role}replica')} of {hardware}{model}"
 
 
 def _plural(num: int, what: str) -> str:
