@@ -169,7 +169,7 @@ class Replica(SpanRunner):
         is_checked = inbox.bring is None  # by `_notice`
         arriving = self._running.arriving
         for request in arrived:
-            if request.request_id in arriving:
+            if arriving and request.request_id in arriving:
                 self._running.land(request, self._step.now_s)
             elif is_checked or self.accepts(request):
                 if not request.triggered:  # did not give up on the way

@@ -93,7 +93,6 @@ class Request(simpy.Event):
         "is_waiting",
         "kept",
         "known_s",
-        "kv_source",
         "most_computed_tokens",
         "num_evictions",
         "num_hits",
@@ -111,6 +110,7 @@ class Request(simpy.Event):
         "session_id",
         "shared",
     )
+    kv_source: KVSource | None = None  # of the class, as few have one
     # Set before they are read: when it is admitted, given a chunk, has a token, decodes.
     scheduled_s: float
     admission: int
@@ -150,7 +150,6 @@ class Request(simpy.Event):
         self.recomputed_tokens = 0
         self.shared: Sequence[Any] = ()
         self.kept: object = None
-        self.kv_source: KVSource | None = None
 
     @property
     def remaining_tokens(self) -> int:

@@ -350,25 +350,23 @@ class RunningSet:
         if num_kept > 0:
             kv.give(blocks - num_kept, num_partial)
             request.kept = kv.give_kept(num_kept)
-            self._release_shared(request)
-        elif self._lends and not is_kept and request not in self._returned:
-            self._lent[request] = blocks, num_partial
+        elif self._lends and not is_kept:
+            if request not in self._returned:
+                self._lent[request] = blocks, num_partial
+                return
+            self._returned.remove(request)
+            kv.give(blocks, num_partial)
         else:
-            self._returned.discard(request)
-            self._give_back(request, blocks, num_partial)
+            kv.give(blocks, num_partial)
+        if request.shared:
+            kv.release(request.shared)
+            request.shared = ()
 
     def release(self, request: Request) -> None:
         """Nobody needs the blocks any more that one which ended here has left."""
-        if request in self._lent:
-            self._give_back(request, *self._lent.pop(request))
-        else:
+        if request not in self._lent:
             self._returned.add(request)  # the host does not know yet that it has ended
-
-    def _give_back(self, request: Request, blocks: int, num_partial: int) -> None:
-        self._kv.give(blocks, num_partial)
-        self._release_shared(request)
-
-    def _release_shared(self, request: Request) -> None:
-        if request.shared:
-            self._kv.release(request.shared)
-            request.shared = ()
+            return
+        self._kv.give(*self._lent.pop(request))
+        self._kv.release(request.shared)
+        request.shared = ()

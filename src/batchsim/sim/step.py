@@ -176,8 +176,8 @@ class NextIteration(StepView):
                 f"request {request.request_id} was admitted with keep_free_blocks = {keep_free_blocks}; a "
                 "number >= 0 is needed"
             )
-        tokens = cached_tokens + num_tokens
-        if request.kv_source is not None:
+        tokens, source = cached_tokens + num_tokens, request.kv_source
+        if source is not None:
             tokens = request.computed_tokens + 1  # or it would lack a block at once
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
@@ -204,11 +204,11 @@ class NextIteration(StepView):
             request.cached_tokens = cached_tokens
             if self.on_begin is not None:
                 self.on_begin(request, self._replica_id)
-        if request.kv_source is None:
+        if source is None:
             self._add_chunk(request, num_tokens)
         else:
             running.wait_for_kv(request)
-            request.kv_source.fetch(request)
+            source.fetch(request)
         return True
 
     def grow(self) -> int:
