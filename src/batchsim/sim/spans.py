@@ -7,7 +7,7 @@ What is put together stands in `sim.step`; the replica that takes requests in an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, nextafter
 from typing import cast
 
 import simpy
@@ -22,6 +22,7 @@ from batchsim.sim.engine import Engine
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import LateTimeout, Mailbox
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
+from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
 from batchsim.sim.step import NextIteration
 from batchsim.sim.waiting import WaitingLine
@@ -87,6 +88,35 @@ class SpanRunner:
         self._num = 0
         self._shape: Sequence[float] = ()
         self._end = simpy.Event(env)
+
+    def make_room(self, request: Request) -> bool:
+        """Give seat and blocks, now, to one whose KV is to come; not if anybody waits for them.
+
+        The host does so while the GPU runs. What the iteration under way will take for its decodes is left to
+        them; a span is cut to where the blocks last.
+        """
+        running, kv, decoding = self._running, self._kv, self._running.decoding
+        if self._waiting.num or self.inbox.items or running.swapped:
+            return False
+        if running.num >= self._sizer.batch_size(0, decoding.num):
+            return False
+        tokens = request.computed_tokens + 1  # or it would lack a block at once
+        if reserved_tokens := self._rule.reserved_tokens(request):
+            tokens = max(tokens, request.prompt_tokens + reserved_tokens)
+        blocks = -(-tokens // kv.block_size)
+        kept = kv.num_blocks - self._rule.usable_blocks(kv.num_blocks) + self._spare_blocks
+        left = kv.available - kept - blocks
+        under_way = self._num if self._num and self._shape[1] else 0
+        by_now = self._iterations_to(nextafter(self._env.now, inf), under_way) if under_way else 0
+        if left < 0 or (by_now and decoding.iterations_within(left, by_now) < by_now):
+            return False
+        running.seat(request, blocks)
+        running.wait_for_kv(request)
+        if under_way > 1:
+            self._cut_span(
+                max(by_now, decoding.iterations_within(kv.available - self._spare_blocks, under_way))
+            )
+        return True
 
     def _start_iteration(self) -> None:
         """One iteration with prompt chunks."""

@@ -110,9 +110,9 @@ class HandOver:
     """Take requests whose prompts are complete to replicas that decode them.
 
     The `Outlet` of the replicas that compute prompts, and the `KVSource` of what it hands over. A request
-    asks a replica for room when its prompt is complete, or, layer by layer, when that is begun. Once it is
-    admitted there, its blocks taken, links carry its KV; until all of it is there, the blocks on the first
-    replica stay taken.
+    asks a replica for room when its prompt is complete, or, layer by layer, when that is begun. It is given
+    that at once, or waits in that replica's queue; then links carry its KV, and until all of it is there, the
+    blocks on the first replica stay taken.
 
     Parameters
     ----------
@@ -189,7 +189,10 @@ class HandOver:
         replica = self._replicas[target]
         replica.num_requests += 1
         handed.counted_by = replica
-        replica.inbox.deliver(handed)
+        if replica.make_room(handed):
+            self.fetch(handed)
+        else:
+            replica.inbox.deliver(handed)
         return handed
 
     def _arrive(self, handed: Handed, _: simpy.Event) -> None:
