@@ -40,6 +40,7 @@ ROWS: Sequence[_Row] = (
     ("TTFT, of it prefill", "ttft_prefill_mean_s", 1000, None, "ms"),
     ("TTFT, of it host", "ttft_host_mean_s", 1000, None, "ms"),
     ("TPOT mean", "tpot_mean_s", 1000, None, "ms"),
+    ("TPOT, of it transfer", "tpot_transfer_mean_s", 1000, None, "ms"),
     ("ITL mean", "itl_mean_s", 1000, None, "ms"),
     ("ITL P99", "itl_p99_s", 1000, None, "ms"),
     ("Worst gap P99", "worst_gap_p99_s", 1000, None, "ms"),

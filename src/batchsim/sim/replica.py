@@ -179,11 +179,13 @@ class Replica(SpanRunner):
 
     def _notice(self) -> None:
         """A request was delivered: refuse it at once if it can never fit, end a span that it might join."""
-        request = self.inbox.items[-1]
-        if not self.accepts(request):
+        request, arriving = self.inbox.items[-1], self._running.arriving
+        if arriving and request.request_id in arriving:
+            self._cut_span(self._iterations_to_arrival(self._env.now))
+        elif not self.accepts(request):
             self.inbox.items.pop()
             self.refuse(request)
-        elif self._is_watching or request.request_id in self._running.arriving:
+        elif self._is_watching:
             self._is_watching = False
             self._cut_span(self._iterations_to_arrival(self._env.now))
 

@@ -63,6 +63,43 @@ def test_transfers_end_as_if_every_share_were_computed_anew(
     assert _ends_s(given, limit) == pytest.approx(expected, rel=1e-9)
 
 
+PATHS = st.sampled_from([(0,), (1,), (0, 1), (1, 0, 2), (0, 2)])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9), PATHS), min_size=1, max_size=12),
+    st.lists(st.sampled_from([1.0, 2.0, 0.7]), min_size=3, max_size=3),
+    st.sampled_from([1, 2, None]),
+)
+def test_a_transfer_is_through_when_each_link_of_its_path_has_carried_it(
+    sent: list[tuple[int, int, tuple[int, ...]]], rates: list[float], limit: int | None
+) -> None:
+    sent.sort(key=lambda one: one[0])
+    env = simpy.Environment()
+    links = [Link(env, rate, limit) for rate in rates]
+    ends_s = [0.0] * len(sent)
+
+    def sender(
+        index: int, at_s: float, num_bytes: float, path: tuple[int, ...]
+    ) -> simpy.events.ProcessGenerator:
+        yield env.timeout(at_s)
+        yield send(env, [links[one] for one in path], num_bytes)
+        ends_s[index] = env.now
+
+    for index, (at, size, path) in enumerate(sent):
+        env.process(sender(index, at / 2, float(size), path))
+    env.run()
+
+    expected = [0.0] * len(sent)
+    for number, rate in enumerate(rates):
+        mine = [index for index, one in enumerate(sent) if number in one[2]]
+        arrivals = [(sent[index][0] / 2, sent[index][1] / rate) for index in mine]
+        for index, end_s in zip(mine, _reference_ends_s(arrivals, limit or np.inf), strict=True):
+            expected[index] = max(expected[index], end_s)
+    assert ends_s == pytest.approx(expected, rel=1e-9)
+    assert not any(link.backlog for link in links)
+
+
 def test_a_path_is_as_slow_as_its_slowest_link_and_counts_its_latency_once() -> None:
     env = simpy.Environment()
     path = [Link(env, 4.0), Link(env, 2.0), Link(env, 8.0)]
