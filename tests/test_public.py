@@ -36,11 +36,13 @@ def test_what_is_imported_from_a_room_is_what_its_module_defines(room: ModuleTyp
 
 
 def test_every_answer_of_a_scheduler_is_public() -> None:
-    from batchsim.policies import batching, continuous, queueing, routing, sizing
+    from batchsim.policies import admission, batching, continuous, queueing, routing, sizing
     from batchsim.policies.presets import _kinds
 
     answers = {
-        name for module in (queueing, sizing, batching, continuous, routing) for name in _kinds(module)
+        name
+        for module in (queueing, sizing, batching, continuous, routing, admission)
+        for name in _kinds(module)
     }
 
     assert answers <= set(policies.__all__)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 FINISHED, ABANDONED, REFUSED, STRANDED = "finished", "abandoned", "refused", "stranded"
 STATUSES = (FINISHED, ABANDONED, REFUSED, STRANDED)
 
+#: How the reason of a refusal begins where a request was refused to spare others, not because it cannot fit.
+SHED = "shed"
+
 #: One row per request, in arrival order. Times are seconds since the start of the trace, NaN where they never
 #: came; ``bin``, ``gpu_id``, ``batch_id`` and ``batch_size`` are -1 (0) for a request that never ran.
 REQUEST_COLUMNS: Mapping[str, Any] = {

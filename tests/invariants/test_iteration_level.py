@@ -24,7 +24,7 @@ from batchsim.policies.sizing import FixedSize
 from batchsim.policies.steps import Step
 from batchsim.records import FINISHED, Records
 from batchsim.sim.simulation import run_replicas
-from batchsim.study.setup.cluster import engines, prepare_policies, replicas
+from batchsim.study.setup.cluster import central_policy, engines, prepare_policies, replicas
 from batchsim.workload.request import Workload
 from tests.policies.examples import fastserve, srpt  # noqa: F401 -- found by name
 
@@ -80,7 +80,12 @@ class World:
         given = [replica.policy for replica in cluster]
         policies = prepare_policies(config, given, capacities, self.requests)
         return run_replicas(
-            self.requests, self.predicted, policies, engines(config, cluster), config.patience_s
+            self.requests,
+            self.predicted,
+            policies,
+            engines(config, cluster),
+            config.patience_s,
+            central=central_policy(config, min(capacities), self.requests),
         )
 
 

@@ -11,11 +11,12 @@ from click.testing import CliRunner
 from batchsim.cli import main
 from batchsim.errors import BatchsimError, ConfigError, PlanError, StalledSimulation
 from batchsim.policies import PlainRule, RankedQueue
+from batchsim.policies.admission import AdmitAll
 from batchsim.policies.batching import Greedy, Timer
 from batchsim.policies.continuous import ChunkedPrefill, StallFree
 from batchsim.policies.presets import Preset
 from batchsim.policies.queueing import Fifo, MultiBin
-from batchsim.policies.routing import LeastLoaded
+from batchsim.policies.routing import CacheAware, Central, LeastLoaded, RoundRobin
 from batchsim.policies.sizing import FixedSize, SloFeedback, Smallest
 from batchsim.sim.step import MOST_ASKED
 from batchsim.study.run import simulate
@@ -264,6 +265,21 @@ FAULTS_OF_ITERATIONS = [
         {"routing": faulty(LeastLoaded, "load", "weight")},
         r"Mine\.load answered 'weight'; 'requests', 'kv_blocks'",
     ),
+    (
+        {"routing": faulty(RoundRobin, "view_age_s", -1.0)},
+        r"Mine\.view_age_s answered -1\.0; a number of seconds >= 0",
+    ),
+    ({"routing": faulty(CacheAware, "score", raising(boom()))}, r"Mine\.choose raised ValueError: boom"),
+    (
+        {"routing": faulty(Central, "choose", answering(7))},
+        r"Mine\.choose answered 7 for request 0; .* 0 to 1",
+    ),
+    (
+        {"admission": faulty(AdmitAll, "refusal", answering(" "))},
+        r"Mine\.refusal answered ' ' for request 0; a reason that can be read, or None,",
+    ),
+    ({"admission": faulty(AdmitAll, "refusal", answering(False))}, r"Mine\.refusal answered False"),
+    ({"admission": faulty(AdmitAll, "observe", raising(boom()))}, r"Mine\.observe raised ValueError: boom"),
     (
         {"sizing": faulty(SloFeedback, "observe_iterations", answering(None))},
         r"observe_iterations answered None",

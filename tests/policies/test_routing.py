@@ -7,8 +7,17 @@ from hypothesis import strategies as st
 
 from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting
-from batchsim.policies.routing import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin, SessionAffinity
-from tests.policies.worlds import Waiting
+from batchsim.policies.routing import (
+    CacheAware,
+    Central,
+    LeastLoaded,
+    LMetric,
+    PowerOfTwo,
+    PrefixAffinity,
+    RoundRobin,
+    SessionAffinity,
+)
+from tests.policies.worlds import View, Waiting
 
 REQUEST = Waiting(0)
 BY_LOAD = [LeastLoaded, PowerOfTwo, SessionAffinity, PrefixAffinity]
@@ -145,3 +154,52 @@ def test_affinity_never_goes_beyond_the_imbalance_and_never_splits_a_session(
         assert chosen == (
             replica_of.setdefault(session_id, chosen) if session_id >= 0 else loads.index(min(loads))
         )
+
+
+PROMPT = Waiting(0, prompt_tokens=100)
+
+
+def test_cache_aware_adds_the_tokens_to_compute_and_those_in_use() -> None:
+    # 16 tokens a block: 20 + 160 + 0, 100 + 0 + 48, 0 + 150 of others' prompts + 16
+    views = [
+        View(cached=80, kv_blocks=10),
+        View(cached=0, kv_blocks=3),
+        View(cached=100, prompt_tokens=150, kv_blocks=1),
+    ]
+
+    assert [CacheAware().score(PROMPT, view) for view in views] == [180, 148, 166]
+    assert CacheAware().choose(PROMPT, views) == 1
+    assert CacheAware(prefill_weight=3).choose(PROMPT, views) == 0
+    assert CacheAware(prefill_weight=0).choose(PROMPT, views) == 2
+
+
+def test_the_product_of_new_tokens_and_batch_size_decides() -> None:
+    views = [View(cached=80, num_requests=5), View(cached=0, num_requests=0), View(cached=60, num_requests=3)]
+
+    assert [LMetric().score(PROMPT, view) for view in views] == [120, 100, 160]
+    assert LMetric().choose(PROMPT, views) == 1
+
+
+def test_of_idle_replicas_the_best_cache_wins_and_of_equals_the_first() -> None:
+    assert LMetric().choose(PROMPT, [View(), View(cached=16), View(cached=16)]) == 1
+
+
+@pytest.mark.parametrize("kind", [*BY_LOAD, CacheAware, LMetric])
+@pytest.mark.parametrize("age_s", [-1.0, float("nan"), float("inf")])
+def test_what_is_seen_is_some_time_old(kind: type, age_s: float) -> None:
+    assert kind(view_age_s=2.5).view_age_s == 2.5
+    with pytest.raises(ConfigError, match=r"view_age_s is .*; a number >= 0 is needed"):
+        kind(view_age_s=age_s)
+
+
+def test_only_one_is_central() -> None:
+    assert Central().is_central
+    assert Central().choose(REQUEST, [4, 2, 2]) == 1
+    assert not any(kind().is_central for kind in (RoundRobin, CacheAware, LMetric, *BY_LOAD))
+    with pytest.raises(ConfigError, match="by is 'seats'"):
+        Central(by="seats")  # type: ignore[arg-type]
+
+
+def test_a_weight_is_no_less_than_nothing() -> None:
+    with pytest.raises(ConfigError, match="prefill_weight is -1"):
+        CacheAware(prefill_weight=-1)

@@ -136,8 +136,8 @@ class PredictorConfig(Section):
 class PolicyConfig(Section):
     """A preset by name, and what differs from it.
 
-    ``queueing``, ``sizing``, ``batching`` and ``routing`` hold parameters of the preset's answer to that
-    question, or replace the answer where they name another ``kind``.
+    ``queueing``, ``sizing``, ``batching``, ``routing`` and ``admission`` hold parameters of the preset's
+    answer to that question, or replace the answer where they name another ``kind``.
     """
 
     preset: str = "static_fifo"
@@ -149,6 +149,7 @@ class PolicyConfig(Section):
     sizing: dict[str, Any] = Field({})
     batching: dict[str, Any] = Field({})
     routing: dict[str, Any] = Field({})
+    admission: dict[str, Any] = Field({})
 
 
 class SloConfig(Section):

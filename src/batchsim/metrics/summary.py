@@ -24,7 +24,7 @@ from batchsim.metrics.tokens import decode_runs, num_tokens
 from batchsim.metrics.transfers import transfer_parts
 from batchsim.metrics.verdict import verdict
 from batchsim.metrics.weighted import Floats
-from batchsim.records import FINISHED, STATUSES, Columns, Records, arrays, has_status, rows
+from batchsim.records import FINISHED, SHED, STATUSES, Columns, Records, arrays, has_status, rows
 
 
 def summarise(
@@ -79,6 +79,7 @@ def summarise(
         load = batch_load(records, requests, window)
     summary = {
         **_counts(requests),
+        "num_shed": sum(reason.startswith(SHED) for reason in records.refusals.values()),
         "num_replicas": records.num_replicas,
         "num_warmup": num_warmup,
         "num_covered": len(is_finished),

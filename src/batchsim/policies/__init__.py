@@ -2,8 +2,9 @@
 
 A `Preset` is four answers, ours or yours; a configuration names it ``module:preset``. The answers stand
 in ``queueing`` (`QueueDiscipline`), ``sizing`` (`Sizer`), ``batching`` for batches that run to completion
-(`LaunchRule`), ``continuous`` for those that change at every iteration (`IterationRule`) and ``routing``
-(`Routing`). `RankedQueue` and `PlainRule` are for own queues and iteration rules to derive from.
+(`LaunchRule`), ``continuous`` for those that change at every iteration (`IterationRule`), ``routing``
+(`Routing`) and ``admission`` (`Admission`). `RankedQueue` and `PlainRule` are for own queues and iteration
+rules to derive from.
 """
 
 from typing import TYPE_CHECKING
@@ -11,14 +12,33 @@ from typing import TYPE_CHECKING
 from batchsim._lazy import lazy
 
 if TYPE_CHECKING:
-    from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Setting, Sizer, WaitingRequest
+    from batchsim.policies.admission import AdmitAll, PredictedTTFT, QueueLimit
+    from batchsim.policies.base import (
+        Admission,
+        LaunchRule,
+        QueueDiscipline,
+        ReplicaView,
+        Routing,
+        Setting,
+        Sizer,
+        WaitingRequest,
+    )
     from batchsim.policies.batching import FullBatch, Greedy, Timer
     from batchsim.policies.building_blocks import PlainRule, RankedQueue
     from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
     from batchsim.policies.presets import PRESETS, Policy, Preset, build, find_preset
     from batchsim.policies.queueing import EarliestDeadline, Fifo, HighestPriority, MultiBin, ShortestFirst
     from batchsim.policies.reports import BatchReport, Decision, IterationReport
-    from batchsim.policies.routing import LeastLoaded, PowerOfTwo, PrefixAffinity, RoundRobin, SessionAffinity
+    from batchsim.policies.routing import (
+        CacheAware,
+        Central,
+        LeastLoaded,
+        LMetric,
+        PowerOfTwo,
+        PrefixAffinity,
+        RoundRobin,
+        SessionAffinity,
+    )
     from batchsim.policies.sizing import FixedSize, MemoryAware, SloFeedback, Smallest
     from batchsim.policies.steps import IterationRule, RunningRequest, Step
 else:
@@ -26,7 +46,11 @@ else:
 
 __all__ = [
     "PRESETS",
+    "Admission",
+    "AdmitAll",
     "BatchReport",
+    "CacheAware",
+    "Central",
     "ChunkedPrefill",
     "Decision",
     "EarliestDeadline",
@@ -37,6 +61,7 @@ __all__ = [
     "HighestPriority",
     "IterationReport",
     "IterationRule",
+    "LMetric",
     "LaunchRule",
     "LeastLoaded",
     "MemoryAware",
@@ -44,11 +69,14 @@ __all__ = [
     "PlainRule",
     "Policy",
     "PowerOfTwo",
+    "PredictedTTFT",
     "PrefillFirst",
     "PrefixAffinity",
     "Preset",
     "QueueDiscipline",
+    "QueueLimit",
     "RankedQueue",
+    "ReplicaView",
     "ReserveWhole",
     "RoundRobin",
     "Routing",

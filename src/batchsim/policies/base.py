@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from batchsim.policies.reports import BatchReport, Decision, IterationReport
 
@@ -191,15 +191,73 @@ class LaunchRule(Protocol):
         """When to ask again if nothing arrives; infinity for a rule without a timer."""
 
 
+class ReplicaView(Protocol):
+    """What a router knows of a replica: as it is, or as it was some time ago."""
+
+    @property
+    def num_requests(self) -> int:
+        """Requests routed there that have not ended."""
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold KV blocks there."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait there, those included that came while an iteration was under way."""
+
+    @property
+    def waiting_prompt_tokens(self) -> int:
+        """Prompt tokens still to compute: of who waits, whatever is cached, and of prompts under way."""
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks in use, or wanted by the prompts that wait."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a KV block."""
+
+    def cached_tokens(self, request: WaitingRequest) -> int:
+        """Tokens of its prompt that the cache holds, and that need not be computed."""
+
+
 class Routing(Protocol):
-    """Which replica? Sees only how much each has to do."""
+    """Which replica? Sees only how much each has to do, or what else a view shows."""
 
     @property
     def load(self) -> str | None:
-        """What the loads are: ``requests``, ``kv_blocks``, or None if it does not look."""
+        """What the loads are: ``requests``, ``kv_blocks``, ``views``, or None if it does not look."""
+
+    @property
+    def view_age_s(self) -> float:
+        """How old what it sees is; an own routing may leave this out for 0."""
+
+    @property
+    def is_central(self) -> bool:
+        """Whether requests wait in one queue, and it chooses among replicas that have room for the next.
+
+        An own routing may leave this out for False.
+        """
 
     def prepare(self, setting: Setting) -> None:
         """Take what it needs of the setting; called once."""
 
-    def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
+    def choose(self, request: WaitingRequest, loads: Sequence[Any]) -> int:
         """Index of the replica; ``loads`` holds for each what `load` says, waiting or running."""
+
+
+class Admission(Protocol):
+    """May it come in? Asked about each request when its replica is chosen; each replica has its own."""
+
+    def prepare(self, setting: Setting) -> None:
+        """Take what it needs of the setting; called once."""
+
+    def refusal(self, request: WaitingRequest, replica: ReplicaView, now_s: float) -> str | None:
+        """Why the request is refused, for a person to read; None to let it in.
+
+        Where requests wait in one queue, the view is of all replicas and that queue together.
+        """
+
+    def observe(self, request: WaitingRequest, now_s: float) -> None:
+        """The first token of one that was let in has come."""

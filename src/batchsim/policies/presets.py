@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.policies import batching, continuous, queueing, routing, sizing
-from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Sizer
+from batchsim.policies import admission, batching, continuous, queueing, routing, sizing
+from batchsim.policies.base import Admission, LaunchRule, QueueDiscipline, Routing, Sizer
 from batchsim.policies.batching import FullBatch, Greedy
 from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
 from batchsim.policies.guards.answers import check_complete, guard
@@ -47,6 +47,8 @@ class Preset:
         The publication it follows.
     departs
         Where it does not.
+    admission
+        Who is let in; None: whoever comes.
     """
 
     queueing: QueueDiscipline
@@ -55,6 +57,7 @@ class Preset:
     routing: Routing | None = None
     paper: str = ""
     departs: str = ""
+    admission: Admission | None = None
 
     @property
     def is_iteration_level(self) -> bool:
@@ -171,6 +174,7 @@ class Policy:
     sizing: Sizer
     batching: LaunchRule | IterationRule
     routing: Routing | None
+    admission: Admission | None = None
 
     @property
     def controllers(self) -> tuple[Sizer, ...]:
@@ -180,10 +184,8 @@ class Policy:
 
     def describe(self) -> str:
         """The combination in one line, e.g. ``Fifo() x FixedSize(size=8) x Greedy(order='oldest')``."""
-        answers = [self.queueing, self.sizing, self.batching]
-        return " x ".join(
-            describe(answer) for answer in [*answers, *([self.routing] if self.routing else [])]
-        )
+        answers: list[object] = [self.queueing, self.sizing, self.batching]
+        return " x ".join(describe(one) for one in [*answers, self.routing, self.admission] if one)
 
 
 def describe(answer: object) -> str:
@@ -218,6 +220,8 @@ def build(config: PolicyConfig) -> Policy:
         ),
         routing=_answer(preset.routing, routing, config.routing, "policy.routing") if config.routing
         else _fresh(preset.routing),
+        admission=_answer(preset.admission, admission, config.admission, "policy.admission")
+        if config.admission else _fresh(preset.admission),
     )  # fmt: skip
     if config.batch_size is not None:
         policy = replace(policy, sizing=_limited(policy.sizing, config.batch_size))
@@ -252,7 +256,8 @@ def _guard(answer: Any, protocol: type, name: str) -> Any:
 def _protocols(batching: object) -> dict[str, type]:
     """What is asked of each answer."""
     rule = IterationRule if hasattr(batching, "plan") else LaunchRule
-    return {"queueing": QueueDiscipline, "sizing": Sizer, "batching": rule, "routing": Routing}
+    of_cluster = {"routing": Routing, "admission": Admission}
+    return {"queueing": QueueDiscipline, "sizing": Sizer, "batching": rule, **of_cluster}
 
 
 def _check_budget(policy: Policy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 import simpy
 from simpy.resources.container import ContainerGet
@@ -18,6 +19,16 @@ class _Copy:
 
     def __init__(self, of: int) -> None:
         self.of = of
+
+
+class CacheObserver(Protocol):
+    """One who is told what can be found in a cache, and what not any more, copy by copy."""
+
+    def cached(self, ids: Sequence[int]) -> None:
+        """These can be found, or have one copy more."""
+
+    def lost(self, id_: int) -> None:
+        """A copy of this is gone."""
 
 
 class KVCache(simpy.Container):
@@ -79,6 +90,7 @@ class KVCache(simpy.Container):
         self._line: OrderedDict[object, int] = OrderedDict()
         self.line_blocks = 0
         self._last_given: object = None  # the last of the line, if nobody can use it again
+        self.observer: CacheObserver | None = None
 
     @property
     def _level(self) -> int:  # the Container's own name for what is there
@@ -145,6 +157,10 @@ class KVCache(simpy.Container):
                 return num
         return min(limit, len(ids))
 
+    def usable_tokens(self, num_ids: int, prompt_tokens: int) -> int:
+        """Of so many ids found, the tokens that need not be computed: a prompt's last block has to be."""
+        return min(num_ids * self.tokens_per_id, (prompt_tokens - 1) // self.block_size * self.block_size)
+
     def num_newly_pinned(self, ids: Sequence[int]) -> int:
         """Blocks that stop being available if these cached ids are leased."""
         line = self._line
@@ -170,6 +186,8 @@ class KVCache(simpy.Container):
         meanwhile, it has another copy of.
         """
         users, line, copies = self._num_users, self._line, self._copies
+        if self.observer is not None:
+            self.observer.cached(ids)
         keys: list[int | _Copy] = []
         for id_ in ids:
             key: int | _Copy = id_
@@ -222,6 +240,8 @@ class KVCache(simpy.Container):
             self.line_blocks -= blocks
             if self._copies:
                 self._lose(key)
+            if self.observer is not None and type(key) is not object:
+                self.observer.lost(key.of if isinstance(key, _Copy) else key)  # type: ignore[arg-type]
             if key is self._last_given:
                 self._last_given = None
 

@@ -17,12 +17,12 @@ from batchsim.latency.base import IterationShape
 from batchsim.policies.guards.checks import kind_of
 from batchsim.policies.presets import Policy
 from batchsim.policies.reports import IterationReport
+from batchsim.sim.cluster.outlook import Outlook
 from batchsim.sim.engine import Engine
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import ProcessGen
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
-from batchsim.sim.spans import SpanRunner
 
 _ADMISSION = attrgetter("admission")  # the order in which those that end together give their blocks back
 
@@ -41,7 +41,7 @@ class Outlet(Finisher, Protocol):
         """The first chunk of its prompt is about to be computed."""
 
 
-class Replica(SpanRunner):
+class Replica(Outlook):
     """Run iterations for the requests it is given, for as long as the engine says.
 
     Takes `Request` from `inbox`. At each iteration boundary it takes in what has arrived, lets the rule put
@@ -57,16 +57,11 @@ class Replica(SpanRunner):
     outlet
         Who is given those that are finished; their blocks stay taken until `release`. Left out: they have
         ended.
-
-    Attributes
-    ----------
-    num_requests
-        Requests routed here that have not ended.
     """
 
     __slots__ = (
         "_is_bounded", "_known_until_s", "_num_preempted", "_outlet", "_recorder", "_replica_id",
-        "_true_output_tokens", "_usable_tokens", "num_requests",
+        "_true_output_tokens", "_usable_tokens",
     )  # fmt: skip
 
     def __init__(
@@ -93,21 +88,16 @@ class Replica(SpanRunner):
         self._known_until_s = 0.0  # what happened later, the host does not know yet
         self._num_preempted = 0  # for the iteration, before it was put together anew
         self.inbox.alert = self._notice
-        self.num_requests = 0
 
     def accepts(self, request: Request) -> bool:
         """Whether the request can ever fit."""
         return self._most_tokens(request) <= self._usable_tokens
 
-    def kv_blocks(self) -> int:
-        """KV blocks in use, or wanted by the prompts that wait."""
-        coming = [one for one in self.inbox.items if not one.triggered and self.accepts(one)]
-        wanted = sum(-(-request.prompt_tokens // self._kv.block_size) for request in coming)
-        return int(self._kv.used + self._waiting.blocks + wanted)
-
     def release(self, request: Request) -> None:
         """Take back the blocks of one that was finished here."""
         self._running.release(request)
+        if self.observer is not None:
+            self.observer.note()
         self.inbox.nudge()
 
     def describe_waiting(self) -> str:
@@ -125,9 +115,13 @@ class Replica(SpanRunner):
         env, step, inbox, decoding = self._env, self._step, self.inbox, self._running.decoding
         num_empty = 0  # iterations in a row that preempted, and nothing else
         while True:
+            if self.on_boundary is not None:
+                self.on_boundary()
             if inbox.items or inbox.next_s <= step.now_s:
                 self._take_in()
             self._plan()
+            if self.observer is not None:
+                self.observer.note()
             if step.prefill_seqs:
                 self._start_iteration()
             elif decoding.num:
@@ -229,7 +223,9 @@ class Replica(SpanRunner):
         waiting.on_leave = None
         step.now_s = now_s
         num_running = running.num
-        if shape[1] and (new_blocks := decoding.advance(num)):
+        if self._num_grown or self.observer is not None:
+            self._grow_to(num)
+        elif shape[1] and (new_blocks := decoding.advance(num)):
             kv.take(new_blocks)
         used_blocks = kv.num_blocks - kv.available
         finished = decoding.take_finished() if decoding.next_end <= decoding.step else []
@@ -270,10 +266,11 @@ class Replica(SpanRunner):
         if self._controllers:
             self._report(finished)
         self._is_first = False
-        self._num = 0
+        self._num = self._num_grown = 0
         self._known_until_s = now_s
-        if self._is_async:
-            self._known_until_s -= self._first_s + (num - 1) * self._growth_s
+        if self._is_async:  # the beginning of the last iteration: of a single one without rounding
+            last_s = self._first_s + (num - 1) * self._growth_s
+            self._known_until_s = self._start_s if num == 1 else now_s - last_s
 
     def _report(self, finished: Sequence[Request]) -> None:
         """Tell the controllers what they can measure."""

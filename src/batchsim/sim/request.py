@@ -158,14 +158,14 @@ class Request(simpy.Event):
 
     def end(self, status: str) -> None:
         """Fire. Where nobody waits, the event is done at once and costs the kernel nothing."""
-        if self.counted_by is not None:
-            self.counted_by.num_requests -= 1
         if self.callbacks:
             self.succeed(status)
         else:
             self._ok = True
             self._value = status
             self.callbacks = None  # type: ignore[assignment]  # SimPy's own mark of a processed event
+        if self.counted_by is not None:
+            self.counted_by.num_requests -= 1
 
     def leave_queue(self) -> None:
         """Get out of the line it waits in, if it has reached one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from batchsim.errors import PlanError
 from batchsim.policies.base import WaitingRequest
@@ -37,6 +37,8 @@ class RunningSet:
         Those whose KV lies in host memory, by id, in order of preemption; they have neither blocks nor seat.
     arriving
         Those with seats and blocks, by id, whose KV is on its way: nothing can be asked of them.
+    on_first_token
+        Called with each request as its first token is there.
 
     Where it `lends`, those that finish leave their blocks behind until `release` says that their KV has been
     taken elsewhere.
@@ -57,6 +59,7 @@ class RunningSet:
         "arriving",
         "decoding",
         "num",
+        "on_first_token",
         "requests",
         "retired",
         "sitting_out",
@@ -90,6 +93,7 @@ class RunningSet:
         self.retired: dict[int, Request] = {}
         self.swapped: dict[int, Request] = {}
         self.arriving: dict[int, Request] = {}
+        self.on_first_token: Callable[[Request], None] | None = None
 
     def show(self, request: Request) -> Request:
         """Return a running request with how far it is now; while it decodes, only `decoding` knows."""
@@ -194,6 +198,8 @@ class RunningSet:
             request.generated_tokens = generated_tokens = request.generated_tokens + 1
             if generated_tokens == 1:
                 request.first_token_s = now_s
+                if self.on_first_token is not None:
+                    self.on_first_token(request)
             request.decode_start_s = now_s
             num_left = self._true_output_tokens[request.request_id] - generated_tokens
             if num_left:

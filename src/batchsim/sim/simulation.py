@@ -15,12 +15,15 @@ from batchsim.errors import StalledSimulation
 from batchsim.latency.base import BatchLatency
 from batchsim.policies.base import Routing
 from batchsim.policies.presets import Policy
+from batchsim.policies.routing import RoundRobin
 from batchsim.records import Records
 from batchsim.sim.arrivals.client import Clients
 from batchsim.sim.arrivals.front_end import FrontEnd, FrontEndTimes
 from batchsim.sim.arrivals.source import RequestSource
+from batchsim.sim.cluster.central import Dispatcher
+from batchsim.sim.cluster.gate import Gate
 from batchsim.sim.cluster.hand_over import Disaggregation, HandOver
-from batchsim.sim.cluster.router import Queue, Router, Spread
+from batchsim.sim.cluster.router import Router, Spread
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import GPU, KVMemory
 from batchsim.sim.kv_cache import KVCache
@@ -32,6 +35,10 @@ from batchsim.sim.scheduler import Scheduler
 from batchsim.workload.prefixes import PrefixIds, prefix_ids
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import answer_ids, session_numbers
+
+
+class _Waits(Protocol):
+    def describe_waiting(self) -> str: ...
 
 
 class _Process(Protocol):
@@ -146,6 +153,7 @@ def run_replicas(
     max_model_len: int | None = None,
     front_end: FrontEndTimes | None = None,
     disaggregation: Disaggregation | None = None,
+    central: Policy | None = None,
 ) -> Records:
     """Simulate engines that batch at every iteration, until every request has ended.
 
@@ -159,6 +167,8 @@ def run_replicas(
         What a request takes before an engine knows of it; None: nothing.
     disaggregation
         Which replicas compute prompts and which decode; None: all do both.
+    central
+        A prepared policy in whose queue all requests wait, where the routing is a central one.
     """
     env = simpy.Environment()
     recorder = IterationRecorder(env, len(workload))
@@ -168,7 +178,7 @@ def run_replicas(
     replicas, decoders = list[Replica](), list[Replica]()
     hand_over = None
     if disaggregation is not None:
-        spread = Spread(_routing(policies[roles.index("decode")]), decoders)
+        spread = Spread(env, _routing(policies[roles.index("decode")]), decoders)
         hand_over = HandOver(env, replicas, spread, disaggregation, true_output_tokens, recorder)
     only_first_tokens = [1] * len(workload)
     for replica_id, (policy, engine, role) in enumerate(zip(policies, engines, roles, strict=True)):
@@ -179,7 +189,7 @@ def run_replicas(
         tokens, outlet = (only_first_tokens, hand_over) if role == "prefill" else (true_output_tokens, None)
         replicas.append(Replica(env, replica_id, policy, engine, kv, tokens, recorder, outlet))
     decoders += [replica for replica, role in zip(replicas, roles, strict=True) if role == "decode"]
-    arrivals, between = _connect(env, policies, replicas, front_end, decoders)
+    arrivals, between = _connect_replicas(env, policies, replicas, front_end, decoders, central, recorder)
     details = _details(workload, prefixes)
     source = RequestSource(
         env,
@@ -192,7 +202,8 @@ def run_replicas(
         clients,
         max_model_len,
     )
-    _run(env, [*replicas, *between, source], replicas, recorder, on_start)
+    waits: list[_Waits] = [*replicas, *(one for one in between if isinstance(one, Dispatcher))]
+    _run(env, [*replicas, *between, source], waits, recorder, on_start)
     records = recorder.iteration_records(
         workload,
         predicted_output_tokens,
@@ -203,20 +214,44 @@ def run_replicas(
 
 
 def _connect(
+    env: simpy.Environment, policies: Sequence[Policy], schedulers: Sequence[Scheduler]
+) -> tuple[Mailbox, list[_Process]]:
+    """Put a router before several queues; return where requests are to go."""
+    if len(schedulers) == 1:
+        return schedulers[0].inbox, []
+    router = Router(env, _routing(policies[0]), schedulers)
+    return router.arrivals, [router]
+
+
+def _connect_replicas(
     env: simpy.Environment,
     policies: Sequence[Policy],
-    schedulers: Sequence[Queue],
-    front_end: FrontEndTimes | None = None,
-    decoders: Sequence[Replica] = (),
+    replicas: Sequence[Replica],
+    front_end: FrontEndTimes | None,
+    decoders: Sequence[Replica],
+    central: Policy | None,
+    recorder: Recorder,
 ) -> tuple[Mailbox, list[_Process]]:
-    """Put a router before several queues, and a server before that; return where requests are to go.
+    """Put a router before replicas where it has something to say, and a server before that.
 
     What decodes alone is handed its requests by those that compute prompts.
     """
-    inbox, between = schedulers[0].inbox, list[_Process]()
-    if len(schedulers) > 1:
-        entrances = [one for one in schedulers if one not in decoders]
-        router = Router(env, _routing(policies[0]), entrances, decoders)
+    inbox, between = replicas[0].inbox, list[_Process]()
+    entrances = [one for one in replicas if one not in decoders]
+    door = [
+        policy.admission
+        for policy, replica in zip(policies, replicas, strict=True)
+        if replica in entrances and policy.admission is not None
+    ]
+    router: Router
+    if central is not None:
+        gate = Gate(env, recorder, [central.admission], entrances) if central.admission else None
+        router = Dispatcher(env, _routing(central), entrances, central.queueing, decoders, gate)
+        inbox, between = router.arrivals, [router]
+    elif door or len(replicas) > 1:
+        routing = RoundRobin() if len(replicas) == 1 and not policies[0].routing else _routing(policies[0])
+        gate = Gate(env, recorder, door, entrances) if door else None
+        router = Router(env, routing, entrances, decoders, gate)
         inbox, between = router.arrivals, [router]
     if front_end is not None:
         server = FrontEnd(env, front_end, inbox)
@@ -232,7 +267,7 @@ def _routing(policy: Policy) -> Routing:
 def _run(
     env: simpy.Environment,
     processes: Sequence[_Process],
-    schedulers: Sequence[Queue],
+    schedulers: Sequence[_Waits],
     recorder: Recorder,
     on_start: Callable[[Recorder], None] | None,
 ) -> None:
@@ -268,7 +303,7 @@ def _details(workload: Workload, prefixes: PrefixIds | None) -> dict[str, Sequen
     return details
 
 
-def _who_waits(now_s: float, recorder: Recorder, schedulers: Sequence[Queue]) -> str:
+def _who_waits(now_s: float, recorder: Recorder, schedulers: Sequence[_Waits]) -> str:
     unfinished = recorder.num_requests - recorder.num_ended
     queues = "; ".join(
         f"queue {index}: {scheduler.describe_waiting()}" for index, scheduler in enumerate(schedulers)

@@ -7,8 +7,8 @@ What is put together stands in `sim.step`; the replica that takes requests in an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, nextafter
-from typing import cast
+from math import inf
+from typing import Protocol, cast
 
 import simpy
 
@@ -28,6 +28,24 @@ from batchsim.sim.step import NextIteration
 from batchsim.sim.waiting import WaitingLine
 
 
+class GrowthObserver(Protocol):
+    """One who is told what happens to the blocks of a replica while it decodes.
+
+    Attributes
+    ----------
+    at_s
+        When what it is told happened; None: now.
+    """
+
+    at_s: float | None
+
+    def note(self) -> None:
+        """The replica has decided, or been given, something."""
+
+    def note_blocks(self) -> None:
+        """Its decodes have taken blocks."""
+
+
 class SpanRunner:
     """What a replica runs: single iterations with prompt chunks, and spans of equal decode iterations.
 
@@ -39,8 +57,8 @@ class SpanRunner:
     __slots__ = (
         "_controllers", "_end", "_engine", "_env", "_first_s", "_follows_longest", "_growth_s",
         "_host_growth_s", "_host_s", "_is_async", "_is_first", "_is_stale", "_is_watching", "_kv", "_num",
-        "_policy_name", "_replans", "_rule", "_running", "_shape", "_sizer", "_spare_blocks", "_start_s",
-        "_step", "_swap_blocks", "_waiting", "inbox",
+        "_num_grown", "_policy_name", "_replans", "_rule", "_running", "_shape", "_sizer", "_spare_blocks",
+        "_start_s", "_step", "_swap_blocks", "_waiting", "inbox", "observer",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +104,8 @@ class SpanRunner:
         # seconds, and of these host + j * host growth waiting for the host.
         self._start_s = self._first_s = self._growth_s = self._host_s = self._host_growth_s = 0.0
         self._num = 0
+        self._num_grown = 0  # iterations of them whose blocks are taken already, because somebody looked
+        self.observer: GrowthObserver | None = None
         self._shape: Sequence[float] = ()
         self._end = simpy.Event(env)
 
@@ -105,17 +125,15 @@ class SpanRunner:
             tokens = max(tokens, request.prompt_tokens + reserved_tokens)
         blocks = -(-tokens // kv.block_size)
         kept = kv.num_blocks - self._rule.usable_blocks(kv.num_blocks) + self._spare_blocks
-        left = kv.available - kept - blocks
-        under_way = self._num if self._num and self._shape[1] else 0
-        by_now = self._iterations_to(nextafter(self._env.now, inf), under_way) if under_way else 0
-        if left < 0 or (by_now and decoding.iterations_within(left, by_now) < by_now):
+        self.catch_up()
+        if blocks > kv.available - kept:
             return False
         running.seat(request, blocks)
         running.wait_for_kv(request)
-        if under_way > 1:
-            self._cut_span(
-                max(by_now, decoding.iterations_within(kv.available - self._spare_blocks, under_way))
-            )
+        if self._num > 1:
+            by_now = self._num_grown
+            left = kv.available - self._spare_blocks
+            self._cut_span(by_now + decoding.iterations_within(left, self._num - by_now))
         return True
 
     def _start_iteration(self) -> None:
@@ -162,6 +180,11 @@ class SpanRunner:
         elif inbox.next_s < inf:
             self._num = self._iterations_to_arrival(inbox.next_s)
 
+    def end_soon(self) -> None:
+        """Let the next iteration be decided anew."""
+        if self._num:
+            self._cut_for_who_waits()
+
     def _cut_for_who_waits(self) -> None:
         self._cut_span(self._iterations_to(self._env.now, self._num))
 
@@ -174,6 +197,30 @@ class SpanRunner:
             # Whoever waits for the end of the span now waits for this; the old timeout fires in vain.
             earlier.callbacks, self._end.callbacks = self._end.callbacks, []
             self._end = earlier
+
+    def catch_up(self) -> None:
+        """Let the decodes have the blocks of all iterations up to the one under way, which none can undo.
+
+        Else a span would take them at its end: who looks in between has to see what single iterations show.
+        """
+        if self._num:
+            self._grow_to(self._iterations_to(self._env.now, self._num))
+
+    def _grow_to(self, num: int) -> None:
+        """Take the blocks of this many iterations of the span, as far as they are not taken."""
+        decoding, kv, observer = self._running.decoding, self._kv, self.observer
+        if not self._shape[1] or num <= self._num_grown:
+            return
+        if observer is None:
+            kv.take(decoding.advance(num - self._num_grown))
+        else:  # one by one: each takes its blocks when it begins
+            for num_before in range(self._num_grown, num):
+                if new_blocks := decoding.advance(1):
+                    observer.at_s = self._start_s + self._seconds(num_before)
+                    kv.take(new_blocks)
+                    observer.note_blocks()
+            observer.at_s = None
+        self._num_grown = num
 
     def _most_iterations(self, num_linear: float) -> int:
         """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""

@@ -47,6 +47,11 @@ class StepView:
         return tuple(self._prefilling.values()) if self._prefilling else ()
 
     @property
+    def prompt_tokens_left(self) -> int:
+        """Tokens still to compute of incomplete prompts."""
+        return sum(one.remaining_tokens for one in self._prefilling.values())
+
+    @property
     def running(self) -> Sequence[Request]:
         """All that run."""
         retired = self._running.retired

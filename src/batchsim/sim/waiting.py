@@ -18,19 +18,29 @@ class WaitingLine:
     ----------
     queue
         The discipline.
-    num, blocks
-        How many wait, and the KV blocks that their prompts will take.
+    num, blocks, tokens
+        How many wait, the KV blocks that their prompts will take, and the tokens of these.
     head
         The one whose turn it is, as last asked for; None once it has gone.
     on_leave
         Called when one gives up waiting.
     """
 
-    __slots__ = ("_block_size", "_has_one_bin", "_head_bin", "blocks", "head", "num", "on_leave", "queue")
+    __slots__ = (
+        "_block_size",
+        "_has_one_bin",
+        "_head_bin",
+        "blocks",
+        "head",
+        "num",
+        "on_leave",
+        "queue",
+        "tokens",
+    )
 
     def __init__(self, queue: QueueDiscipline, block_size: int) -> None:
         self.queue = queue
-        self.num = self.blocks = 0
+        self.num = self.blocks = self.tokens = 0
         self.head: WaitingRequest | None = None
         self.on_leave: Callable[[], None] | None = None
         self._block_size = block_size
@@ -75,7 +85,9 @@ class WaitingLine:
         self.head = None
         self.num -= 1
         self.blocks -= -(-request.prompt_tokens // self._block_size)
+        self.tokens -= request.prompt_tokens
 
     def _count(self, request: Request, by: int) -> None:
         self.num += by
         self.blocks += by * -(-request.prompt_tokens // self._block_size)
+        self.tokens += by * request.prompt_tokens

@@ -33,10 +33,12 @@ from batchsim.streams import stream
 from batchsim.study.result import SimulationResult
 from batchsim.study.setup.cluster import (
     batch_cluster,
+    central_policy,
     disaggregation,
     engines,
     front_end,
     hardware,
+    has_one_queue,
     prepare_policies,
     replicas,
     with_noise,
@@ -199,8 +201,7 @@ def _run_batches(
     cluster = batch_cluster(config, latency)
     info = cluster.latency.info
     taken = expenses(config.cost, [(load_gpu(config.cluster.gpu), config.cluster.gpus_per_replica, info)])
-    is_central = presets.build(config.policy).routing is None
-    queues = 1 if is_central else cluster.num_gpus  # of replicas
+    queues = 1 if has_one_queue(config) else cluster.num_gpus  # of replicas
     policies = prepare_policies(
         config, [config.policy] * queues, [cluster.memory.capacity_tokens] * queues, training
     )
@@ -242,6 +243,7 @@ def _run_engines(
         max_model_len(config, latency),
         front_end(config),
         disaggregation(config, cluster),
+        central_policy(config, min(capacities), training),
     )
     infos: list[LatencyInfo] = []
     for replica in cluster:

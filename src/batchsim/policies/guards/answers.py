@@ -11,8 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.policies.base import LaunchRule, QueueDiscipline, Routing, Sizer, WaitingRequest
+from batchsim.policies.base import (
+    Admission,
+    LaunchRule,
+    QueueDiscipline,
+    Routing,
+    Sizer,
+    WaitingRequest,
+)
 from batchsim.policies.guards.checks import Guard, are_numbers, is_bool, is_foreign, is_whole
+from batchsim.policies.guards.cluster import AdmissionGuard, RoutingGuard
 from batchsim.policies.reports import BatchReport, Decision, IterationReport
 from batchsim.policies.steps import IterationRule, Step
 
@@ -332,27 +340,11 @@ class IterationRuleGuard(Guard):
         return False
 
 
-class RoutingGuard(Guard):
-    """Holds a routing to replicas that exist."""
-
-    @property
-    def load(self) -> str | None:
-        """One that is kept."""
-        known = (None, "requests", "kv_blocks")
-        load: str | None = self._read("load", lambda load: load in known, "'requests', 'kv_blocks' or None")
-        return load
-
-    def choose(self, request: WaitingRequest, loads: Sequence[int]) -> int:
-        """An index into `loads`."""
-        last = len(loads) - 1
-        answered = self._ask("choose", request, loads)
-        return self._whole("choose", answered, 0, last, f"a replica from 0 to {last}", request)
-
-
 _GUARDS: dict[type, Callable[[Any, str], Guard]] = {
     QueueDiscipline: QueueGuard,
     Sizer: SizerGuard,
     LaunchRule: LaunchRuleGuard,
     IterationRule: IterationRuleGuard,
     Routing: RoutingGuard,
+    Admission: AdmissionGuard,
 }

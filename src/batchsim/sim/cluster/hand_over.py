@@ -187,12 +187,11 @@ class HandOver:
         handed = Handed(request, replica_id, target)
         handed.kv_source = self
         replica = self._replicas[target]
-        replica.num_requests += 1
-        handed.counted_by = replica
         if replica.make_room(handed):
+            self._spread.count(handed, replica)
             self.fetch(handed)
         else:
-            replica.inbox.deliver(handed)
+            self._spread.hand_over(handed, replica)
         return handed
 
     def _arrive(self, handed: Handed, _: simpy.Event) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import simpy
 
 from batchsim.policies.base import Routing
+from batchsim.sim.cluster.gate import Gate
+from batchsim.sim.cluster.views import LiveView, PastView, view_of
 from batchsim.sim.mailbox import Mailbox, ProcessGen
 from batchsim.sim.replica import Replica
 from batchsim.sim.request import Request
@@ -36,27 +38,58 @@ class Queue(Protocol):
 
 
 class Spread:
-    """Which of several queues gets a request, as a routing policy answers."""
+    """Which of several queues gets a request, as a routing policy answers; and how it sees them."""
 
-    def __init__(self, routing: Routing, queues: Sequence[Queue]) -> None:
+    def __init__(self, env: simpy.Environment, routing: Routing, queues: Sequence[Queue]) -> None:
+        self._env = env
         self._routing = routing
         self._queues = queues
+        self._age_s = routing.view_age_s
+        self._views: dict[Queue, LiveView | PastView] = {}
 
-    def choose(self, request: Request) -> int:
-        """Index of the queue."""
-        load, queues = self._routing.load, self._queues
-        if load == "requests":
+    def choose(self, request: Request, among: Sequence[Queue] | None = None) -> int:
+        """Index of the queue, of all or among some."""
+        load, queues = self._routing.load, self._queues if among is None else among
+        loads: Sequence[Any]
+        if load is None:
+            loads = [0] * len(queues)
+        elif load == "views":
+            loads = [self.view(queue) for queue in queues]
+        elif self._age_s:
+            views = [self.view(queue) for queue in queues]
+            loads = [view.num_requests if load == "requests" else view.kv_blocks for view in views]
+        elif load == "requests":
             loads = [queue.num_requests for queue in queues]
         else:
-            loads = [queue.kv_blocks() for queue in queues] if load else [0] * len(queues)
+            loads = [queue.kv_blocks() for queue in queues]
         return self._routing.choose(request, loads)
+
+    def hand_over(self, request: Request, queue: Queue) -> None:
+        """Give a request to a queue, and count it there."""
+        # One that will be refused is no load, however long the queue takes to look at it.
+        is_load = queue.accepts(request)
+        queue.inbox.deliver(request)
+        if is_load:
+            self.count(request, queue)
+
+    def count(self, request: Request, queue: Queue) -> None:
+        """Count a request as a queue's, until it ends or is handed on."""
+        request.counted_by = counter = self.view(queue).counter if self._age_s else queue
+        counter.num_requests += 1
+
+    def view(self, queue: Queue) -> LiveView | PastView:
+        """How the routing sees a queue."""
+        view = self._views.get(queue)
+        if view is None:
+            view = self._views[queue] = view_of(self._env, queue, self._age_s)
+        return view
 
 
 class Router:
     """Hand each request to one of several queues, at once and for good.
 
     Takes `Request` from `arrivals`; gives it to the `inbox` of the queue that the routing policy chooses.
-    Refuses what no replica can decode, where these `decoders` are others.
+    Refuses what no replica can decode, where these `decoders` are others, and whom the `gate` lets not in.
     """
 
     def __init__(
@@ -65,28 +98,33 @@ class Router:
         routing: Routing,
         queues: Sequence[Queue],
         decoders: Sequence[Replica] = (),
+        gate: Gate | None = None,
     ) -> None:
-        self._spread = Spread(routing, queues)
+        self._spread = Spread(env, routing, queues)
         self._queues = queues
         self._decoders = decoders
+        self._gate = gate
         self.arrivals = Mailbox(env)
 
     def run(self) -> ProcessGen:
         """Wait for requests, spread them, until no more come."""
-        queues, decoders = self._queues, self._decoders
+        decoders = self._decoders
         while not self.arrivals.is_closed:
             yield self.arrivals.when()
             for request in self.arrivals.take_all():
                 if decoders and not any(one.accepts(request) for one in decoders):
                     decoders[0].refuse(request)
                 else:
-                    self._hand_over(request, queues[self._spread.choose(request)])
-        for queue in queues:
+                    self._hand_over(request)
+        for queue in self._queues:
             queue.inbox.close()
 
-    def _hand_over(self, request: Request, queue: Queue) -> None:
-        # One that will be refused is no load, however long the queue takes to look at it.
-        if queue.accepts(request):
-            queue.num_requests += 1
-            request.counted_by = queue
-        queue.inbox.deliver(request)
+    def _hand_over(self, request: Request) -> None:
+        number = self._spread.choose(request)
+        queue, gate = self._queues[number], self._gate
+        if (
+            gate is None
+            or not queue.accepts(request)
+            or gate.lets_in(request, number, self._spread.view(queue))
+        ):
+            self._spread.hand_over(request, queue)

@@ -209,9 +209,27 @@ def prepare_policies(
         )
         for sizer in {id(one): one for one in (policy.sizing, *policy.controllers)}.values():
             sizer.prepare(replace(setting, training_bins=bins))
-        if policy.routing is not None:
-            policy.routing.prepare(setting)
+        for answer in (policy.routing, policy.admission):
+            if answer is not None:
+                answer.prepare(setting)
     return policies
+
+
+def central_policy(config: RunConfig, capacity: int, training: Workload) -> Policy | None:
+    """What orders the one queue of all replicas; None where each has its own. `capacity` is in KV tokens."""
+    (policy,) = prepare_policies(config, [config.policy], [capacity], training)
+    return policy if policy.routing is not None and policy.routing.is_central else None
+
+
+def has_one_queue(config: RunConfig) -> bool:
+    """Whether GPUs whose batches run to completion share a queue; `ConfigError` for what needs engines."""
+    policy = presets.build(config.policy)
+    if policy.admission is not None:
+        raise ConfigError(
+            f"policy {config.policy.preset} runs batches to completion; policy.admission needs a policy that "
+            "batches at every iteration"
+        )
+    return policy.routing is None or policy.routing.is_central
 
 
 def _replica(config: RunConfig, given: ReplicaConfig, latency: AnyLatency | None) -> Replica:
