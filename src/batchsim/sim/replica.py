@@ -114,14 +114,15 @@ class Replica(Outlook):
         """Take in, plan, run an iteration or a span; wait for arrivals when there is nothing to do."""
         env, step, inbox, decoding = self._env, self._step, self.inbox, self._running.decoding
         num_empty = 0  # iterations in a row that preempted, and nothing else
+        on_boundary, observer = self.on_boundary, self.observer
         while True:
-            if self.on_boundary is not None:
-                self.on_boundary()
+            if on_boundary is not None:
+                on_boundary()
             if inbox.items or inbox.next_s <= step.now_s:
                 self._take_in()
             self._plan()
-            if self.observer is not None:
-                self.observer.note()
+            if observer is not None:
+                observer.note()
             if step.prefill_seqs:
                 self._start_iteration()
             elif decoding.num:
@@ -137,11 +138,14 @@ class Replica(Outlook):
                     continue
                 if self._known_until_s >= step.now_s:
                     yield inbox.when()
+                    on_boundary, observer = self.on_boundary, self.observer  # whoever came now, may look
                 # The GPU idles, so the host can plan with all that is known now.
                 self._known_until_s = step.now_s = env.now
                 self._is_first = True
                 continue
             yield self._end
+            if observer is not None:
+                self._grow_to(self._num)
             num_empty = 0
             self._settle(env.now)
 
@@ -223,7 +227,7 @@ class Replica(Outlook):
         waiting.on_leave = None
         step.now_s = now_s
         num_running = running.num
-        if self._num_grown or self.observer is not None:
+        if self._num_grown:
             self._grow_to(num)
         elif shape[1] and (new_blocks := decoding.advance(num)):
             kv.take(new_blocks)

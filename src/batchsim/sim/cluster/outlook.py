@@ -54,17 +54,18 @@ class Outlook(SpanRunner):
 
     def kv_blocks(self) -> int:
         """KV blocks in use, or wanted by the prompts that wait."""
-        self.catch_up()
-        return int(self._kv.used + self.counts().wanted_blocks)
+        if self._num:
+            self.catch_up()
+        blocks = self._kv.used + self._waiting.blocks
+        if self.inbox.items:
+            size = self._kv.block_size
+            blocks += sum(-(-request.prompt_tokens // size) for request in self._coming())
+        return int(blocks)
 
     def counts(self) -> Counts:
         """How many run and wait here, and what those want who wait."""
-        arriving, waiting, running = self._running.arriving, self._waiting, self._running
-        coming = [
-            one.prompt_tokens
-            for one in self.inbox.items
-            if not one.triggered and one.request_id not in arriving and self.accepts(one)
-        ]
+        waiting, running = self._waiting, self._running
+        coming = [one.prompt_tokens for one in self._coming()] if self.inbox.items else ()
         return Counts(
             self.num_requests,
             running.num,
@@ -72,6 +73,15 @@ class Outlook(SpanRunner):
             waiting.tokens + sum(coming) + self._step.prompt_tokens_left,
             waiting.blocks + sum(-(-tokens // self._kv.block_size) for tokens in coming),
         )
+
+    def _coming(self) -> list[Request]:
+        """Those that came since the iteration under way began, and wait for its end."""
+        arriving = self._running.arriving
+        return [
+            one
+            for one in self.inbox.items
+            if not one.triggered and one.request_id not in arriving and self.accepts(one)
+        ]
 
     def has_room(self, request: Request) -> bool:
         """Whether it could join the next iteration, as far as seats, tokens and blocks tell."""

@@ -51,17 +51,16 @@ class Spread:
         """Index of the queue, of all or among some."""
         load, queues = self._routing.load, self._queues if among is None else among
         loads: Sequence[Any]
-        if load is None:
-            loads = [0] * len(queues)
-        elif load == "views":
-            loads = [self.view(queue) for queue in queues]
-        elif self._age_s:
-            views = [self.view(queue) for queue in queues]
-            loads = [view.num_requests if load == "requests" else view.kv_blocks for view in views]
-        elif load == "requests":
+        if load == "requests" and not self._age_s:
             loads = [queue.num_requests for queue in queues]
-        else:
+        elif load is None:
+            loads = [0] * len(queues)
+        elif load == "kv_blocks" and not self._age_s:
             loads = [queue.kv_blocks() for queue in queues]
+        else:
+            loads = views = [self.view(queue) for queue in queues]
+            if load != "views":
+                loads = [view.num_requests if load == "requests" else view.kv_blocks for view in views]
         return self._routing.choose(request, loads)
 
     def hand_over(self, request: Request, queue: Queue) -> None:
@@ -70,7 +69,11 @@ class Spread:
         is_load = queue.accepts(request)
         queue.inbox.deliver(request)
         if is_load:
-            self.count(request, queue)
+            if self._age_s:
+                self.count(request, queue)
+            else:  # without a call for every request
+                request.counted_by = queue
+                queue.num_requests += 1
 
     def count(self, request: Request, queue: Queue) -> None:
         """Count a request as a queue's, until it ends or is handed on."""
