@@ -247,3 +247,22 @@ def test_highest_priority_goes_by_the_smallest_number_then_by_arrival() -> None:
         queue.push(Waiting(index, float(index), priority=priority))
 
     assert emptied(queue) == [1, 3, 0, 2]
+
+
+def test_classes_have_priorities_and_slacks_of_their_own() -> None:
+    by_priority = HighestPriority(class_priority={"chat": 0, "batch": 2})
+    by_deadline = EarliestDeadline(slack_s=10.0, per_token_s=0.0, class_slack_s={"chat": 0.5})
+    for queue in (by_priority, by_deadline):
+        for index, slo_class in enumerate(["batch", "", "chat"]):
+            queue.push(Waiting(index, float(index), priority=1, slo_class=slo_class))
+
+    assert emptied(by_priority) == [2, 1, 0]
+    assert emptied(by_deadline) == [2, 0, 1]
+
+
+def test_a_deadline_is_the_limit_of_the_class_unless_told_otherwise() -> None:
+    queue = EarliestDeadline(per_token_s=0.0, slack_s=100.0, class_slack_s={"chat": 3.0})
+    queue.prepare(Setting(100, class_ttft_s={"chat": 0.1, "batch": 1.0}))
+    requests = [Waiting(index, slo_class=name) for index, name in enumerate(["chat", "batch", "other"])]
+
+    assert [queue.rank(request) for request in requests] == [3.0, 1.0, 100.0]

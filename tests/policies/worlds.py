@@ -16,6 +16,8 @@ class Waiting:
     session_id: int = -1
     prefix_ids: Sequence[int] = ()
     generated_tokens: int = 0
+    tenant: str = ""
+    slo_class: str = ""
 
 
 def waiting(*predicted_output_tokens: int) -> list[Waiting]:

@@ -205,7 +205,7 @@ def _unpriced(case: _Case, one: Capacity) -> list[str]:
 
 
 def _limits(config: RunConfig, share: float) -> str:
-    per_request = [f"{name.upper()} <= {limit:,.7g} ms" for name, limit in config.slo.per_request_ms.items()]
+    per_request = [f"{name} <= {limit:,.7g} ms" for name, limit in config.slo.told_ms.items()]
     of_many = [f"{name} <= {limit_s * 1000:,.7g} ms" for name, limit_s in config.slo.statistics_s.items()]
     first = [f"{share:.0%} of the requests within {', '.join(per_request)}"] if per_request else []
     return " and ".join(first + of_many)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PredictorConfig,
         RunConfig,
         SloConfig,
+        TenantConfig,
         WorkloadConfig,
     )
     from batchsim.config.sweep import GridConfig, SweepConfig
@@ -39,6 +40,7 @@ __all__ = [
     "RunConfig",
     "SloConfig",
     "SweepConfig",
+    "TenantConfig",
     "WorkloadConfig",
     "flat",
     "load_config",

@@ -23,12 +23,25 @@ from batchsim.errors import nearest
 STATISTIC_LIMIT = re.compile(r"(e2e|ttft|tpot)_(mean|p[1-9]\d?(\.\d+)?)_ms")
 
 
+class TenantConfig(Section):
+    """One who sends a share of the requests."""
+
+    name: Annotated[str, Field(min_length=1)]
+    share: PositiveFloat = Field(1.0, description="of the requests, beside the shares of the others")
+    slo_class: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the class whose limits hold for its requests"
+    )
+    priority: Annotated[int, Field(ge=-(10**9), le=10**9)] | None = Field(
+        None, description="of its requests; smaller goes first; left out: 0"
+    )
+
+
 class WorkloadConfig(Section):
     """Which requests arrive when.
 
     Steps happen in this order: read or generate, filter by ``trace_model`` and ``log_type``, ``window``, set
     the training part aside, ``num_requests`` (or ``num_requests_per_gpu``), then one of ``rate_scale``,
-    ``request_rate``, ``request_rate_per_gpu``, ``load``.
+    ``request_rate``, ``request_rate_per_gpu``, ``load``; then the requests are given ``tenants``.
     """
 
     trace: str | None = Field(None, description="file to replay; the embedded trace if neither is given")
@@ -68,6 +81,12 @@ class WorkloadConfig(Section):
         None,
         description="share of the requests, first in time, that boundaries and predictors are fitted on and "
         "that is not evaluated; left out: 0.1 where the policy or predictor learns, else 0",
+    )
+
+    tenants: tuple[TenantConfig, ...] = Field(
+        (),
+        description="list of tables `name`, `share`, `slo_class`, `priority`: requests are shared out over "
+        "them at random, sessions whole; left out: as the trace or generator says",
     )
 
     @model_validator(mode="after")
@@ -152,11 +171,20 @@ class PolicyConfig(Section):
     admission: dict[str, Any] = Field({})
 
 
+class ClassLimits(Section):
+    """Limits in milliseconds per request of one class; what is left out is as for all."""
+
+    e2e_ms: PositiveFloat | None = None
+    ttft_ms: PositiveFloat | None = None
+    tpot_ms: PositiveFloat | None = None
+
+
 class SloConfig(Section):
     """Limits in milliseconds: per request, or on a statistic of many.
 
-    A request is good when it meets ``e2e_ms``, ``ttft_ms`` and ``tpot_ms``, as far as they are given. A limit
-    on a statistic, as ``ttft_p95_ms`` or ``e2e_mean_ms``, is one on the run: any percentile, or the mean.
+    A request is good when it meets ``e2e_ms``, ``ttft_ms`` and ``tpot_ms``, as far as they are given, for all
+    or for its class. A limit on a statistic, as ``ttft_p95_ms`` or ``e2e_mean_ms``, is one on the run: any
+    percentile, or the mean.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -164,6 +192,9 @@ class SloConfig(Section):
     e2e_ms: PositiveFloat | None = None
     ttft_ms: PositiveFloat | None = None
     tpot_ms: PositiveFloat | None = None
+    classes: dict[str, ClassLimits] = Field(
+        {}, description="limits of requests whose `slo_class` has this name, instead of those for all"
+    )
 
     @model_validator(mode="after")
     def _known_statistics(self) -> SloConfig:
@@ -179,14 +210,33 @@ class SloConfig(Section):
 
     @property
     def per_request_ms(self) -> dict[str, float]:
-        """Limits per request, by metric: those that are given."""
-        limits = {"e2e": self.e2e_ms, "ttft": self.ttft_ms, "tpot": self.tpot_ms}
-        return {metric: limit for metric, limit in limits.items() if limit is not None}
+        """Limits per request, by metric: those that are given for all."""
+        return _given(self)
+
+    @property
+    def told_ms(self) -> dict[str, float]:
+        """Limits per request as people are told of them, e.g. ``TTFT`` and ``TTFT of chat``."""
+        of_classes = {
+            f"{metric.upper()} of {name}": limit
+            for name, limits in self.classes.items()
+            for metric, limit in _given(limits).items()
+        }
+        return {metric.upper(): limit for metric, limit in self.per_request_ms.items()} | of_classes
+
+    @property
+    def per_class_ms(self) -> dict[str, dict[str, float]]:
+        """Limits per request of each class, by metric, those for all among them."""
+        return {name: {**self.per_request_ms, **_given(limits)} for name, limits in self.classes.items()}
 
     @property
     def statistics_s(self) -> dict[str, float]:
         """Limits on statistics, in seconds, by their names, e.g. ``ttft_p95``."""
         return {key.removesuffix("_ms"): limit / 1000 for key, limit in (self.model_extra or {}).items()}
+
+
+def _given(limits: ClassLimits | SloConfig) -> dict[str, float]:
+    by_metric = {"e2e": limits.e2e_ms, "ttft": limits.ttft_ms, "tpot": limits.tpot_ms}
+    return {metric: limit for metric, limit in by_metric.items() if limit is not None}
 
 
 class MetricsConfig(Section):

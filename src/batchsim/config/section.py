@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,13 +29,16 @@ class Section(BaseModel):
 
 def keys_at(section: type[Section], path: Sequence[str | int]) -> list[str]:
     """Keys of the section that lies at this path, through tables and lists of tables; none if none does."""
+    is_key = False  # of a table of sections, which has any names
     for name in path:
-        if isinstance(name, str):
+        if isinstance(name, str) and not is_key:
             field = section.model_fields.get(name)
             found = None if field is None else _section_in(field.annotation)
-            if found is None:
+            if field is None or found is None:
                 return []
-            section = found
+            section, is_key = found, get_origin(field.annotation) is dict
+        else:
+            is_key = False
     return list(section.model_fields)
 
 

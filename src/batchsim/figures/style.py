@@ -181,8 +181,9 @@ def conditions(results: SweepResults, table: pd.DataFrame) -> str:
     runs = results.runs
     slo = results.limits
     gpus = "GPU" if (runs["num_gpus"] == 1).all() else "GPUs"
-    limits_s = {name: limit / 1000 for name, limit in slo.per_request_ms.items()} | slo.statistics_s
-    shown = ", ".join(f"{name.upper()} {limit_s:g} s" for name, limit_s in limits_s.items())
+    limits_s = {name: limit / 1000 for name, limit in slo.told_ms.items()}
+    limits_s |= {name.upper(): limit_s for name, limit_s in slo.statistics_s.items()}
+    shown = ", ".join(f"{name} {limit_s:g} s" for name, limit_s in limits_s.items())
     return (
         f"Workload: {_workload(results)} ({_each(runs['workload_kind'])}){_pace(results)}, "
         f"{_each(runs['num_requests'])} requests a run, on {_each(runs['num_gpus'])} {gpus}. "

@@ -141,23 +141,38 @@ def slo_met(requests: Columns[Any], slo: SloConfig) -> dict[str, Mask]:
     """Whether each request meets each limit that is given, of ``e2e, ttft, tpot``; ``(num_requests,)`` each.
 
     A request that did not finish meets none. A one-token answer meets any TPOT limit, as in vLLM's
-    benchmark. A limit is left out where a finished request's time is not known (no first-token times).
+    benchmark. A limit is left out where a finished request's time is not known (no first-token times). The
+    limits of a class hold for its requests; where only classes have a limit, others meet it.
     """
     is_finished, one_token = has_status(requests, FINISHED), np.asarray(requests["output_tokens"]) == 1
     met = {}
-    for name, limit_ms in slo.per_request_ms.items():
+    for name, limits_s in _limits_s(requests, slo).items():
         time_s = np.asarray(TIMES[name](requests))
         if name == "tpot":
             time_s = np.where(one_token, 0.0, time_s)
-        if not np.isnan(time_s[is_finished]).any():
-            met[name] = is_finished & (time_s <= limit_ms / 1000)
+        if not np.isnan(time_s[is_finished & np.isfinite(limits_s)]).any():
+            met[name] = is_finished & ~(time_s > limits_s)
     return met
+
+
+def _limits_s(requests: Columns[Any], slo: SloConfig) -> dict[str, Floats]:
+    """The limit of each request, by metric; infinity where it has none, ``(num_requests,)`` each."""
+    by_class = slo.per_class_ms if "slo_class" in requests else {}
+    names = {*slo.per_request_ms, *(metric for limits in by_class.values() for metric in limits)}
+    limits_s = {}
+    for metric in filter(names.__contains__, TIMES):
+        limit_s = np.full(len(requests["status"]), slo.per_request_ms.get(metric, math.inf) / 1000)
+        for name, limits in by_class.items():
+            limit_s[np.asarray(requests["slo_class"]) == name] = limits.get(metric, math.inf) / 1000
+        limits_s[metric] = limit_s
+    return limits_s
 
 
 def is_good(requests: Columns[Any], slo: SloConfig) -> Mask | None:
     """Whether each request meets all limits; None where there is no limit or one cannot be judged."""
     met = slo_met(requests, slo)
-    return np.logical_and.reduce(list(met.values())) if met and len(met) == len(slo.per_request_ms) else None
+    is_known = bool(met) and len(met) == len(_limits_s(requests, slo))
+    return np.logical_and.reduce(list(met.values())) if is_known else None
 
 
 def slo_attainment(requests: Columns[Any], slo: SloConfig) -> float:

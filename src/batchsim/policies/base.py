@@ -6,7 +6,7 @@ and what a batch really took as a `BatchReport` after it ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,8 @@ class WaitingRequest(Protocol):
     predicted_output_tokens: int
     priority: int  # smaller goes first, where a policy looks at it
     session_id: int  # -1: none
+    tenant: str  # whose it is; empty: not known
+    slo_class: str  # what limits hold for it, by name; empty: those of the run
     prefix_ids: Sequence[int]  # one per full block of the prompt; equal ids, equal prompt up to there
 
     @property
@@ -68,6 +70,8 @@ class Setting:
         The largest batch the sizer will ever allow: what boundaries are optimised for.
     slo_tpot_s, slo_e2e_s
         The run's limits, if it has any: targets of a controller that was given none.
+    class_ttft_s
+        The limit on the time to first token of each class that has one.
     rng
         For the few answers that draw lots.
     """
@@ -80,6 +84,7 @@ class Setting:
     batch_size: int = 1
     slo_tpot_s: float | None = None
     slo_e2e_s: float | None = None
+    class_ttft_s: Mapping[str, float] = field(default_factory=dict)
     rng: np.random.Generator = field(default_factory=_any_rng)
 
 

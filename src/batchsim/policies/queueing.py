@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from batchsim.errors import ConfigError
 from batchsim.policies.base import Setting, WaitingRequest, arrival_order
 from batchsim.policies.building_blocks import Answer, OneBin, RankedQueue
 from batchsim.policies.parts.lines import Line
-from batchsim.policies.parts.parameters import is_whole
+from batchsim.policies.parts.parameters import check_by_name, is_whole
 
 #: Far more than there are lengths to tell apart; every decision looks at each bin.
 MOST_BINS = 1000
@@ -249,26 +249,54 @@ class ShortestFirst(RankedQueue):
 class EarliestDeadline(RankedQueue):
     """Next is the earliest deadline, ``arrival + slack_s + per_token_s * predicted output tokens``.
 
-    With ``per_token_s = 0`` this is first come, first served.
+    With ``per_token_s = 0`` this is first come, first served, within a class.
+
+    Attributes
+    ----------
+    class_slack_s
+        The slack of requests of a class (``slo_class``), by name; left out: the class's limit on the time to
+        first token, where it has one, else `slack_s`.
     """
 
     slack_s: float = 0.0
     per_token_s: float = 0.05
+    class_slack_s: Mapping[str, float] = field(default_factory=dict)
+    _slacks_s: Mapping[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("slack_s", "per_token_s"):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; a finite number is needed")
+        check_by_name("class_slack_s", self.class_slack_s, "a finite number", math.isfinite)
+        self._slacks_s = self.class_slack_s
+
+    def prepare(self, setting: Setting) -> None:
+        """Learn the limits of classes."""
+        self._slacks_s = {**setting.class_ttft_s, **self.class_slack_s}
 
     def rank(self, request: WaitingRequest) -> float:
         """The deadline in seconds."""
-        return request.arrival_s + self.slack_s + self.per_token_s * request.predicted_output_tokens
+        slack_s = self._slacks_s.get(request.slo_class, self.slack_s) if self._slacks_s else self.slack_s
+        return request.arrival_s + slack_s + self.per_token_s * request.predicted_output_tokens
 
 
 @dataclass(slots=True)
 class HighestPriority(RankedQueue):
-    """Next is the smallest `priority`, of equals the one that arrived first (vLLM's priority scheduling)."""
+    """Next is the smallest `priority`, of equals the one that arrived first (vLLM's priority scheduling).
+
+    Attributes
+    ----------
+    class_priority
+        The priority of requests of a class (``slo_class``), by name; others have that of the trace.
+    """
+
+    class_priority: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_by_name("class_priority", self.class_priority, "a finite number", math.isfinite)
 
     def rank(self, request: WaitingRequest) -> float:
         """The priority."""
+        if self.class_priority:
+            return self.class_priority.get(request.slo_class, request.priority)
         return request.priority

@@ -64,6 +64,8 @@ class Request(simpy.Event):
         looked up.
     chunk_tokens, chunk_number
         Its last prompt chunk, and the number of the iteration that it was for.
+    tenant, slo_class
+        Whose it is, and what limits hold for it, by name; empty where the workload does not tell.
     kv_source
         Where the KV of its computed tokens lies, if not on the replica; that makes room and fetches it.
     known_s
@@ -109,6 +111,8 @@ class Request(simpy.Event):
         "scheduled_s",
         "session_id",
         "shared",
+        "slo_class",
+        "tenant",
     )
     kv_source: KVSource | None = None  # of the class, as few have one
     # Set before they are read: when it is admitted, given a chunk, has a token, decodes.
@@ -138,6 +142,7 @@ class Request(simpy.Event):
         self.predicted_output_tokens = predicted_output_tokens
         self.priority = 0
         self.session_id = -1
+        self.tenant = self.slo_class = ""
         self.prefix_ids: Sequence[int] = ()
         self.answer_ids: Sequence[int] = ()
         self.is_waiting = True

@@ -298,8 +298,9 @@ def _details(workload: Workload, prefixes: PrefixIds | None) -> dict[str, Sequen
             details["answer_ids"] = answer_ids(workload, prefixes)
     if "session_id" in workload.extra:
         details["session_id"] = session_numbers(workload).tolist()
-    if "priority" in workload.extra:
-        details["priority"] = workload.extra["priority"].tolist()
+    for name in ("priority", "tenant", "slo_class"):
+        if name in workload.extra:
+            details[name] = workload.extra[name].tolist()
     return details
 
 

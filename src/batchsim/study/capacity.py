@@ -154,7 +154,7 @@ def find_capacity(
         range, or the requests do not suffice.
     """
     loaded, assumptions = adopt_hardware(load_config(config), latency)
-    if not loaded.slo.per_request_ms and not loaded.slo.statistics_s:
+    if not loaded.slo.told_ms and not loaded.slo.statistics_s:
         raise ConfigError("a capacity needs an SLO: at least one limit, e.g. slo.ttft_ms or slo.ttft_p95_ms")
     if loaded.clients.kind == "closed_loop":
         raise ConfigError(

@@ -52,13 +52,14 @@ from batchsim.workload.predictor import Predictor, make_predictor, prediction_qu
 from batchsim.workload.prefixes import id_column, tokens_per_id
 from batchsim.workload.request import Workload
 from batchsim.workload.sessions import DELAY_COLUMN, grow_context
+from batchsim.workload.tenants import LABELS
 
 #: Share of the workload set aside where a policy or predictor learns and the configuration does not say how
 #: much.
 DEFAULT_TRAINING_FRACTION = 0.1
 
 # Columns of a workload that decide about a run, besides prefix ids.
-_REPLAYED = ("session_id", "priority", DELAY_COLUMN)
+_REPLAYED = ("session_id", "priority", *LABELS, DELAY_COLUMN)
 #: What a load is a share of where nothing is said: one for all policies, so that they meet the same rate.
 LOAD_BASELINE = "static_fifo"
 

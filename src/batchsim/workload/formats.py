@@ -32,6 +32,7 @@ from batchsim.workload.published import (
 from batchsim.workload.request import REQUIRED_COLUMNS, Source, Workload
 from batchsim.workload.sessions import DELAY_COLUMN, session_ids
 from batchsim.workload.tables import read_table, write_parquet, write_text
+from batchsim.workload.tenants import labels_of
 
 __all__ = ["FAILED", "FORMATS", "KNOWN_FILES", "NO_PROMPT", "Reading", "read_trace", "write_trace"]
 
@@ -152,6 +153,7 @@ def _own(table: pd.DataFrame, known: TraceFormat, source: Source, reading: Readi
         columns["session_id"] = session_ids(table["session_id"], where)
     if "priority" in table:
         numbers(table, "priority", where, least=-MOST_TOKENS)
+    columns |= labels_of(table, where)
     if DELAY_COLUMN in table:
         columns[DELAY_COLUMN] = delays_s(table, DELAY_COLUMN, where, 1.0)
     ids, remarks = ids_of(table, columns[known.prompt], known, where, reading)

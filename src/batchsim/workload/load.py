@@ -14,6 +14,7 @@ from batchsim.errors import ConfigError, TraceError
 from batchsim.workload.formats import Reading, read_trace
 from batchsim.workload.request import Workload
 from batchsim.workload.tables import Limits
+from batchsim.workload.tenants import assign_tenants
 from batchsim.workload.transform import (
     even_out,
     filter_rows,
@@ -77,7 +78,7 @@ def prepare(
     num_gpus
         Turns ``request_rate_per_gpu`` into a rate, and ``num_requests_per_gpu`` into a number.
     rng
-        For generators; a trace draws nothing.
+        For generators and tenants; a trace draws nothing.
     workload
         Used instead of the trace or generator that ``config`` names.
     training_fraction
@@ -108,7 +109,10 @@ def prepare(
         if config.num_requests is not None:
             _check_enough(len(evaluated), config.num_requests, workload.source.name, len(training))
             evaluated = evaluated.take(slice(0, config.num_requests))
-    return training, _set_rate(evaluated, config, num_gpus)
+    evaluated = _set_rate(evaluated, config, num_gpus)
+    if config.tenants:
+        evaluated = assign_tenants(evaluated, config.tenants, rng.spawn(1)[0])
+    return training, evaluated
 
 
 def reading_of(config: WorkloadConfig) -> Reading:

@@ -20,6 +20,7 @@ from batchsim.workload.prefixes import id_column, read_ids
 from batchsim.workload.request import PUBLISHED_FORMAT, Kind, Source, Workload
 from batchsim.workload.sessions import DELAY_COLUMN, session_ids, sessions_of_chats, turns_after_delays
 from batchsim.workload.tables import Limits
+from batchsim.workload.tenants import LABELS, labels_of
 
 FAILED = "failed (0 output tokens)"
 NO_PROMPT = "0 prompt tokens"
@@ -150,6 +151,7 @@ def convert(table: pd.DataFrame, known: TraceFormat, source: Source, reading: Re
         extra["session_id"] = session_ids(extra["session_id"], where)
     elif "chat_id" in known.marks:
         extra["session_id"] = sessions_of_chats(table, where)
+    extra |= labels_of(table, where)
     arrival_s = _arrival_s(table, known, extra, where, reading)
     prompt_tokens = numbers(table, known.prompt, where)
     output_tokens = numbers(table, known.output, where)
@@ -262,7 +264,7 @@ def _notices(
         inferred.append("sessions by parent_chat_id")
     if DELAY_COLUMN in extra and table[known.arrival].isna().any():
         inferred.append("turns without timestamp as if answers took no time, unless clients wait for them")
-    used = {*known.columns, *known.extra, *known.repeated, id_column(table.columns)}
+    used = {*known.columns, *known.extra, *known.repeated, *LABELS, id_column(table.columns)}
     left_out = [name for name in table.columns if name not in used]
     notices = []
     if inferred:

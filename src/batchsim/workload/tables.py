@@ -29,7 +29,7 @@ from batchsim.workload.request import Kind
 
 # Text that repeats on every row: one Python object per distinct value instead of one per row, and ids that
 # look like numbers stay text.
-_CATEGORIES = ("Model", "Log Type", "Session ID", "model", "log_type")
+_CATEGORIES = ("Model", "Log Type", "Session ID", "model", "log_type", "tenant", "slo_class")
 
 _CHUNK_BYTES = 1 << 20
 _MOST_COLUMNS = 1_000

@@ -77,6 +77,15 @@ def _needed(value: Any, hint: Any) -> str | None:
     return None if fits else needs
 
 
+def check_by_name(name: str, given: Any, needed: str, fits: Callable[[float], bool]) -> None:
+    """Raise `ConfigError` unless a parameter is a table of names to numbers that fit."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name} is {reprlib.repr(given)}; a table of names to numbers is needed")
+    for key, value in given.items():
+        if not _is_number(value) or not fits(value):
+            raise ConfigError(f"{name} is {reprlib.repr(value)} for {key}; {needed} is needed")
+
+
 def is_whole(value: object, least: int = -MOST) -> bool:
     """Whether it is a whole number, from the least allowed up to `MOST`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST

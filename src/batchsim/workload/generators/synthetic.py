@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError, nearest
+from batchsim.workload.checks import is_number
 from batchsim.workload.columns import LAST_ARRIVAL_S, MOST_TOKENS
 from batchsim.workload.generators.arrivals import ARRIVALS, Arrivals
 from batchsim.workload.generators.burstgpt_like import burstgpt_like
@@ -20,7 +22,7 @@ from batchsim.workload.sessions import Sessions
 
 Made = TypeVar("Made")
 
-GENERATORS = (*ARRIVALS, "sessions", "burstgpt_like")
+GENERATORS = (*ARRIVALS, "sessions", "burstgpt_like", "tenants")
 
 
 def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generator) -> Workload:
@@ -31,7 +33,9 @@ def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generato
     spec
         ``kind`` is one of `GENERATORS`; ``prompt`` and ``output`` are tables with a ``kind`` of `LENGTHS`
         (not for ``burstgpt_like``, which has its own lengths); the rest are the parameters of the kind.
-        ``sessions`` has a column ``session_id``; its prompts are what a turn adds.
+        ``sessions`` has a column ``session_id``; its prompts are what a turn adds. ``tenants`` are several
+        generators at once, the tables of ``of``, each with a ``name`` and maybe ``slo_class``, ``priority``,
+        and ``start_s``, before which it sends nothing.
     num_requests
         How many, exactly.
     rng
@@ -45,6 +49,8 @@ def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generato
     kind, parameters = _kind_of(spec, GENERATORS, "generator")
     if kind == "burstgpt_like":
         return _build(partial(_burstgpt_like, num_requests, rng), parameters, "generator burstgpt_like")
+    if kind == "tenants":
+        return _build(partial(_of_tenants, num_requests, rng), parameters, "generator tenants")
     arrivals_rng, prompt_rng, output_rng = rng.spawn(3)
     prompt = _lengths(parameters.pop("prompt", None), "generator.prompt")
     output = _lengths(parameters.pop("output", None), "generator.output")
@@ -91,6 +97,49 @@ def _burstgpt_like(num_requests: int, rng: np.random.Generator, num_days: float 
     frame = frame.drop(columns="Total tokens").rename(columns=names)
     frame["arrival_s"] -= frame["arrival_s"].iloc[0]
     return Workload.from_frame(frame, Source("burstgpt_like generator", "synthetic"))
+
+
+def _of_tenants(num_requests: int, rng: np.random.Generator, of: Any) -> Workload:
+    """Merge what each tenant sends; one more of them leaves the requests of the others as they are."""
+    if not isinstance(of, list | tuple) or not of or not all(isinstance(one, Mapping) for one in of):
+        raise ConfigError("generator tenants: of is no list of tables; each has a name and is a generator")
+    parts = [
+        _of_tenant(one, num_requests, own_rng) for one, own_rng in zip(of, rng.spawn(len(of)), strict=True)
+    ]
+    names = [part["tenant"].iloc[0] for part in parts]
+    if len(set(names)) < len(names):
+        raise ConfigError("generator tenants: two tenants have one name; each needs a name of its own")
+    table = pd.concat(parts, ignore_index=True).sort_values("arrival_s", kind="stable", ignore_index=True)
+    table = table.iloc[:num_requests]
+    for name, neutral in (("slo_class", ""), ("priority", 0)):
+        if name in table:
+            table = table.assign(**{name: table[name].fillna(neutral).astype(type(neutral))})
+    return Workload.from_frame(table, Source(f"tenants {', '.join(names)}", "synthetic"))
+
+
+def _of_tenant(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generator) -> pd.DataFrame:
+    generator = dict(spec)
+    own = {name: generator.pop(name) for name in ("name", "slo_class", "priority", "start_s") if name in spec}
+    name, start_s, priority = own.get("name"), own.get("start_s", 0.0), own.get("priority", 0)
+    where = f"generator tenants, {name if isinstance(name, str) else 'of'}"
+    for key, one in (("name", name), ("slo_class", own.get("slo_class", "-"))):
+        if not isinstance(one, str) or not one:
+            raise ConfigError(f"{where}: {key} is {one!r}; a text is needed")
+    if not is_number(start_s) or not 0 <= start_s <= LAST_ARRIVAL_S:
+        raise ConfigError(f"{where}: start_s is {start_s!r}; seconds >= 0 are needed")
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise ConfigError(f"{where}: priority is {priority!r}; a whole number is needed")
+    if generator.get("kind") == "tenants":
+        raise ConfigError(f"{where}: kind is 'tenants'; tenants have none of their own")
+    try:
+        made = generate(generator, num_requests, rng).to_frame().drop(columns="request_id")
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if "session_id" in made:
+        made["session_id"] = [f"{name} {session}" for session in made["session_id"]]
+    made["arrival_s"] += start_s
+    labels = {key: own[key] for key in ("slo_class", "priority") if key in own}
+    return made.assign(tenant=name, **labels)
 
 
 def _lengths(law: object, where: str) -> Lengths:
