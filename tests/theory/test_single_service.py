@@ -1,6 +1,7 @@
 """Batches of one: the simulator is a classic queue, on average and request by request."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from heapq import heapreplace
 
 import numpy as np
@@ -97,6 +98,23 @@ def test_shortest_first_has_the_waits_of_cobhams_formula_by_size() -> None:
     waits = 0.07 * (1 + 20 + 400) / 3 / 2 / (1 - load_below) ** 2
     expected = [waits[(low <= sizes) & (sizes < low + 1)].mean() for low in (1, 10, 15)]
     assert expected[0] == pytest.approx(4.912, rel=0.01)
+    assert_agrees(replications, expected, resolution=0.07)
+
+
+def test_priorities_have_the_waits_of_cobhams_formula() -> None:
+    # Non-preemptive: W1 = R / (1 - load1), W2 = R / ((1 - load1) * (1 - load)), with R = rate * E[S^2] / 2.
+    def measure(rng: np.random.Generator) -> list[float]:
+        requests = requests_of(poisson_arrivals(rng, 0.7, 5000), exponential(rng, 5000))
+        priority = (rng.random(5000) < 4 / 7).astype(np.int64)
+        policy = {**ONE_AT_A_TIME, "queueing": {"kind": "HighestPriority"}}
+        urgent_first = replace(requests, extra={"priority": priority})
+        waits = waits_s(checked_run(urgent_first, AS_LONG_AS_THE_LONGEST, policy), warmup=0)
+        return [waits[priority == one].mean() for one in (0, 1)]
+
+    replications = replicate(measure, 12, seed=6)
+
+    residual_s, load_1, load = 0.7, 0.3, 0.7
+    expected = [residual_s / (1 - load_1), residual_s / ((1 - load_1) * (1 - load))]
     assert_agrees(replications, expected, resolution=0.07)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from batchsim.policies.batching import FullBatch, Greedy, Timer
     from batchsim.policies.building_blocks import PlainRule, RankedQueue
     from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
+    from batchsim.policies.fair_share import FairShare
     from batchsim.policies.presets import PRESETS, Policy, Preset, build, find_preset
     from batchsim.policies.queueing import EarliestDeadline, Fifo, HighestPriority, MultiBin, ShortestFirst
     from batchsim.policies.reports import BatchReport, Decision, IterationReport
@@ -54,6 +55,7 @@ __all__ = [
     "ChunkedPrefill",
     "Decision",
     "EarliestDeadline",
+    "FairShare",
     "Fifo",
     "FixedSize",
     "FullBatch",

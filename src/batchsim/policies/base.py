@@ -150,6 +150,35 @@ class QueueDiscipline(Protocol):
         """When, after now, the next request is another one though none came or went; mostly infinity."""
 
 
+class ServiceMeter(Protocol):
+    """What a queue discipline whose head depends on what was served has as ``meter``; others have none.
+
+    It is told of tokens as they are computed. Where batches run to completion, it counts what `take` hands
+    over as served, answers as long as predicted, and is put right by `settle`.
+    """
+
+    def admit(self, request: WaitingRequest, prompt_tokens: int) -> None:
+        """A request that was popped begins to run; so many tokens of its prompt are to be computed for it."""
+
+    def first_token(self, request: WaitingRequest) -> None:
+        """A prompt, or what was computed again after a preemption, is complete and yields a token."""
+
+    def join(self, request: WaitingRequest) -> None:
+        """A request begins to decode."""
+
+    def leave(self, request: WaitingRequest) -> None:
+        """It stops: finished, preempted or paused."""
+
+    def advance(self, num_iterations: int) -> None:
+        """Each that decodes has made so many tokens."""
+
+    def iterations_to_other_head(self) -> float:
+        """After how many more decode iterations, at least 1, another request is the head; infinity: never."""
+
+    def settle(self, requests: Sequence[WaitingRequest], total_tokens: Sequence[int]) -> None:
+        """A batch has ended: tokens of those that finished, prompt and answer; the rest were thrown out."""
+
+
 class Sizer(Protocol):
     """How many may run together?"""
 

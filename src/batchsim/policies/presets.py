@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from batchsim.errors import ConfigError, nearest
-from batchsim.policies import admission, batching, continuous, queueing, routing, sizing
+from batchsim.policies import admission, batching, continuous, fair_share, queueing, routing, sizing
 from batchsim.policies.base import Admission, LaunchRule, QueueDiscipline, Routing, Sizer
 from batchsim.policies.batching import FullBatch, Greedy
 from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
@@ -367,9 +367,13 @@ def _make(kind: str, module: ModuleType, parameters: dict[str, Any], where: str)
     return construct(kinds[kind], kinds[kind], parameters, where)
 
 
+#: Modules of answers that are too long to stand beside the others to the same question.
+_MORE: Mapping[ModuleType, ModuleType] = {queueing: fair_share}
+
+
 def _kinds(module: ModuleType) -> dict[str, type]:
     """The answers a module defines: its public dataclasses."""
-    return {
+    found = {
         name: kind
         for name, kind in vars(module).items()
         if isinstance(kind, type)
@@ -377,6 +381,7 @@ def _kinds(module: ModuleType) -> dict[str, type]:
         and kind.__module__ == module.__name__
         and name[0] != "_"
     }
+    return found | _kinds(_MORE[module]) if module in _MORE else found
 
 
 def _limited(sizer: Any, batch_size: int) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from math import sqrt
 
+from batchsim.policies.base import ServiceMeter
 from batchsim.sim.request import Request
 
 
@@ -33,6 +34,7 @@ class Decoding:
         "_finishes",
         "_growing",
         "_longest",
+        "_meter",
         "_num_growing",
         "_outgrow",
         "_took",
@@ -43,7 +45,10 @@ class Decoding:
         "taken",
     )
 
-    def __init__(self, block_size: int, *, follows_longest: bool = False) -> None:
+    def __init__(
+        self, block_size: int, *, follows_longest: bool = False, meter: ServiceMeter | None = None
+    ) -> None:
+        self._meter = meter
         self._longest: list[tuple[int, int, Request]] | None = [] if follows_longest else None
         self._block_size = block_size
         self._growing = [0] * block_size
@@ -76,6 +81,8 @@ class Decoding:
             self._num_growing += 1
         elif room < num_left:
             heappush(self._outgrow, (step + room, request.request_id, request))
+        if self._meter is not None:
+            self._meter.join(request)
 
     def leave(self, request: Request) -> int:
         """Take a sequence out; return its stored tokens, and leave in `request.blocks` what it holds."""
@@ -92,6 +99,8 @@ class Decoding:
             self._growing[request.offset % self._block_size] -= 1
             self._num_growing -= 1
         request.finish_step = -1
+        if self._meter is not None:
+            self._meter.leave(request)
         return stored_tokens
 
     def take_finished(self) -> list[Request]:
@@ -187,6 +196,8 @@ class Decoding:
             self._took.clear()
         self.step = step = step + num_iterations
         self.context_tokens += num_iterations * self.num
+        if self._meter is not None:
+            self._meter.advance(num_iterations)
         outgrow = self._outgrow
         while outgrow and outgrow[0][0] <= step:
             at_step, _, request = heappop(outgrow)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from batchsim.errors import PlanError
-from batchsim.policies.base import WaitingRequest
+from batchsim.policies.base import ServiceMeter, WaitingRequest
 from batchsim.sim.decoding import Decoding
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.request import Request
@@ -53,6 +53,7 @@ class RunningSet:
         "_kv",
         "_lends",
         "_lent",
+        "_meter",
         "_num_admitted",
         "_returned",
         "_true_output_tokens",
@@ -75,8 +76,10 @@ class RunningSet:
         is_async: bool = False,
         frees_partial_first: bool = False,
         lends: bool = False,
+        meter: ServiceMeter | None = None,
     ) -> None:
         self._kv = kv
+        self._meter = meter
         self._lends = lends
         self._lent: dict[Request, tuple[int, int]] = {}
         self._returned: set[Request] = set()
@@ -88,7 +91,7 @@ class RunningSet:
         self.num = self._num_admitted = 0
         self.requests: dict[int, Request] = {}
         self._answering: dict[int, Request] = {}  # by session, whose answer its next turn repeats
-        self.decoding = Decoding(kv.block_size, follows_longest=follows_longest)
+        self.decoding = Decoding(kv.block_size, follows_longest=follows_longest, meter=meter)
         self.sitting_out: dict[Request, int] = {}
         self.retired: dict[int, Request] = {}
         self.swapped: dict[int, Request] = {}
@@ -196,6 +199,8 @@ class RunningSet:
         finished, join = [], self.decoding.join
         for request in completing:
             request.generated_tokens = generated_tokens = request.generated_tokens + 1
+            if self._meter is not None:
+                self._meter.first_token(request)
             if generated_tokens == 1:
                 request.first_token_s = now_s
                 if self.on_first_token is not None:

@@ -9,7 +9,7 @@ from typing import cast
 import simpy
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.policies.base import LaunchRule
+from batchsim.policies.base import LaunchRule, ServiceMeter
 from batchsim.policies.guards.checks import kind_of
 from batchsim.policies.presets import Policy
 from batchsim.records import STRANDED
@@ -41,6 +41,7 @@ class Scheduler:
         self._env = env
         self._policy_name = policy.name
         self._queue = policy.queueing
+        self._meter: ServiceMeter | None = getattr(policy.queueing, "meter", None)
         self._sizer = policy.sizing
         self._rule = cast("LaunchRule", policy.batching)
         self._memory = memory
@@ -95,6 +96,8 @@ class Scheduler:
     def _learn(self) -> None:
         for batch in self.completed.take_all():
             self._recorder.decisions(self._sizer.observe(batch.report), self._gpu_id)
+            if self._meter is not None:
+                self._meter.settle(batch.requests, batch.report.total_tokens)
 
     def _enqueue(self, requests: Sequence[Request]) -> None:
         for request in requests:

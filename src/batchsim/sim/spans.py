@@ -91,6 +91,7 @@ class SpanRunner:
             is_async=engine.is_async,
             frees_partial_first=self._rule.frees_partial_first,
             lends=lends,
+            meter=self._waiting.meter,
         )
         self._spare_blocks = self._rule.spare_blocks
         self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder, self._spare_blocks)
@@ -173,7 +174,9 @@ class SpanRunner:
             waiting.on_leave = self._cut_for_who_waits
             if waiting.queue.is_fifo and not self._replans:
                 return  # the head of the queue does not fit, and nobody gets ahead of it
-        if not self._replans and running.num >= self._sizer.batch_size(0, running.decoding.num):
+        # A meter heeds when a tenant begins to wait, even where no seat is free.
+        needs_seat = not self._replans and waiting.meter is None
+        if needs_seat and running.num >= self._sizer.batch_size(0, running.decoding.num):
             return
         if inbox.bring is None:
             self._is_watching = True
@@ -184,6 +187,11 @@ class SpanRunner:
         """Let the next iteration be decided anew."""
         if self._num:
             self._cut_for_who_waits()
+
+    def _is_full(self) -> bool:
+        """Whether as many run as may."""
+        running = self._running
+        return running.num >= self._sizer.batch_size(0, running.decoding.num)
 
     def _cut_for_who_waits(self) -> None:
         self._cut_span(self._iterations_to(self._env.now, self._num))
@@ -252,6 +260,8 @@ class SpanRunner:
             num = max(1, int(min(num, left)))
         if not waiting.num:
             return num
+        if waiting.meter is not None and (self._replans or not self._is_full()):
+            num = int(min(num, waiting.meter.iterations_to_other_head()))
         changes_s = waiting.queue.head_changes_s(self._start_s)
         return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from batchsim.errors import PlanError
-from batchsim.policies.base import QueueDiscipline, WaitingRequest
+from batchsim.policies.base import QueueDiscipline, ServiceMeter, WaitingRequest
 from batchsim.sim.request import Request
 
 
@@ -24,6 +24,8 @@ class WaitingLine:
         The one whose turn it is, as last asked for; None once it has gone.
     on_leave
         Called when one gives up waiting.
+    meter
+        Who is told what is served, if the discipline wants to know.
     """
 
     __slots__ = (
@@ -32,6 +34,7 @@ class WaitingLine:
         "_head_bin",
         "blocks",
         "head",
+        "meter",
         "num",
         "on_leave",
         "queue",
@@ -43,6 +46,7 @@ class WaitingLine:
         self.num = self.blocks = self.tokens = 0
         self.head: WaitingRequest | None = None
         self.on_leave: Callable[[], None] | None = None
+        self.meter: ServiceMeter | None = getattr(queue, "meter", None)
         self._block_size = block_size
         self._has_one_bin = queue.num_bins == 1
         self._head_bin = 0
@@ -86,6 +90,9 @@ class WaitingLine:
         self.num -= 1
         self.blocks -= -(-request.prompt_tokens // self._block_size)
         self.tokens -= request.prompt_tokens
+        if self.meter is not None:
+            is_computed = request.num_preemptions or request.kv_source is not None
+            self.meter.admit(request, 0 if is_computed else request.prompt_tokens)
 
     def _count(self, request: Request, by: int) -> None:
         self.num += by

@@ -21,6 +21,8 @@ from batchsim.metrics.efficiency import Hardware
 from batchsim.policies import presets
 from batchsim.policies.base import Setting
 from batchsim.policies.continuous import ChunkedPrefill
+from batchsim.policies.fair_share import FairShare, share_counters
+from batchsim.policies.guards.checks import unguarded
 from batchsim.policies.presets import Policy
 from batchsim.policies.sizing import FixedSize
 from batchsim.policies.steps import IterationRule
@@ -147,7 +149,7 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
             and _caches_prefixes(given.prefix_caching, replica.policy),
             swap_block_s=given.block_size * replica.model.kv_bytes_per_token / given.swap_bytes_per_s,
             may_extrapolate=config.latency.outside == "extrapolate",
-            is_exact=given.exact_iterations,
+            is_exact=given.exact_iterations or (len(replicas) > 1 and _counts_together(replica.policy)),
         )
         for replica in replicas
     ]
@@ -190,6 +192,7 @@ def prepare_policies(
 ) -> list[Policy]:
     """Build one policy for each queue, fitted on the training part; `capacities` are KV tokens."""
     policies = [presets.build(one) for one in given]
+    share_counters(policy.queueing for policy in policies)
     rng = stream(config.seed, "routing")
     for policy, capacity in zip(policies, capacities, strict=True):
         slo = config.slo
@@ -286,6 +289,12 @@ def _replica_policy(policy: PolicyConfig, given: ReplicaConfig, gpu: GPUSpec) ->
 def _caches_prefixes(configured: bool | None, policy: PolicyConfig) -> bool:
     rule = cast("IterationRule", presets.build(policy).batching)
     return rule.caches_prefixes if configured is None else configured
+
+
+def _counts_together(policy: PolicyConfig) -> bool:
+    """Whether what another replica serves may change who is next here, at any of its iterations."""
+    queue = unguarded(presets.build(policy).queueing)
+    return isinstance(queue, FairShare) and queue.shared
 
 
 def _num_kv_blocks(
