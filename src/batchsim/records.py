@@ -98,6 +98,25 @@ TRANSFER_COLUMNS: Mapping[str, Any] = {
     "finish_s": np.float64,  # when all of it was there
 }
 
+#: One row per tenant, then one per class of requests, by name; where requests have either.
+TENANT_COLUMNS: Mapping[str, Any] = {
+    "kind": "category",  # tenant or class
+    "name": "category",
+    "num_requests": np.int64,
+    "num_finished": np.int64,
+    "slo_attainment": np.float64,  # share of the covered requests that meet their limits
+    **{
+        f"{time}_{statistic}_s": np.float64  # of those that finished
+        for time in ("ttft", "tpot", "e2e", "queueing")
+        for statistic in ("mean", "p99")
+    },
+    "request_throughput_per_s": np.float64,  # in the window of the summary, as all that follows
+    "output_throughput_tokens_per_s": np.float64,
+    "service_tokens": np.float64,  # weighted tokens
+    "demand_tokens": np.float64,  # asked for until its end, and not served before
+    "fair_tokens": np.float64,  # of the service of all, the max-min fair share
+}
+
 #: One row per batch, in order of completion; ``batch_id`` numbers them so.
 BATCH_COLUMNS: Mapping[str, Any] = {
     "batch_id": np.int64,

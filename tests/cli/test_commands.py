@@ -46,6 +46,25 @@ def test_a_run_directory_holds_all_tables(trace: Path, tmp_path: Path) -> None:
     assert json.loads((out / "manifest.json").read_text())["config"]["slo"]["e2e_ms"] == 2000
 
 
+def test_a_run_with_tenants_tells_what_each_got(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    rows = TRACE.splitlines()
+    labelled = [f"{row},{'chat' if number % 3 else 'crawler'}" for number, row in enumerate(rows[1:])]
+    file.write_text("\n".join([f"{rows[0]},tenant", *labelled]), encoding="utf-8")
+    given = ["run", "--trace", str(file), "--policy", "vllm_v1", "--set", "policy.queueing.kind=FairShare"]
+
+    printed = CliRunner().invoke(main, [*given, "--slo", "ttft:2000"])
+    told = CliRunner().invoke(main, [*given, "--json"])
+
+    assert printed.exit_code == told.exit_code == 0, printed.output + told.output
+    assert "tenant chat" in printed.stdout
+    assert "200 of 200" in printed.stdout
+    assert "Jain's index" in printed.stdout
+    tenants = json.loads(told.stdout)["tenants"]
+    assert [one["name"] for one in tenants] == ["chat", "crawler"]
+    assert tenants[0]["slo_attainment"] is None
+
+
 def test_compare_prints_every_preset_and_warns_of_twins(trace: Path) -> None:
     result = CliRunner().invoke(main, ["compare", "--trace", str(trace), "--rate-scale", "0.001"])
 

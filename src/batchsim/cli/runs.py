@@ -23,6 +23,8 @@ from batchsim.cli.output import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from batchsim.study.compare import Comparison
     from batchsim.study.result import SimulationResult
 
@@ -60,12 +62,16 @@ def run(
         result.save(output_dir, overwrite=overwrite)
     if timeline is not None:
         write_timeline(result.records, timeline)
+    tenants = result.tenants
     if as_json:
-        echo_json(result.summary)
+        more = {"tenants": tenants.astype(object).to_dict("records")} if len(tenants) else {}
+        echo_json({**result.summary, **more})
         return
     if verbose:
         click.echo(f"active: {result.summary['combination']}", err=True)
     echo_summaries({str(result.summary["policy"]): result.summary})
+    if len(tenants):
+        _echo_tenants(tenants)
     warn_about(str(result.summary["policy"]), result.summary)
     if output_dir is not None:
         click.echo(f"written: {output_dir}", err=True)
@@ -139,6 +145,30 @@ def compare_(
 
 def _folder(policy: str) -> str:
     return policy.replace(":", ".")  # module:preset is no file name everywhere
+
+
+def _echo_tenants(tenants: pd.DataFrame) -> None:
+    """Who was served: a row for each tenant and class."""
+    times = {"TTFT mean": "ttft_mean_s", "TTFT P99": "ttft_p99_s", "TPOT mean": "tpot_mean_s",
+             "E2E mean": "e2e_mean_s", "E2E P99": "e2e_p99_s"}  # fmt: skip
+    shown = []
+    for row in tenants.to_dict("records"):
+        told = [row[key] for key in times.values()]
+        fair = row["fair_tokens"]
+        shown.append((
+            f"{row['kind']} {row['name'] or '(none)'}",
+            f"{row['num_finished']:,} of {row['num_requests']:,}",
+            _or_dash(row["slo_attainment"], "{:.2%}"),
+            *("-" if math.isnan(time_s) else milliseconds(time_s * 1000) for time_s in told),
+            _or_dash(row["output_throughput_tokens_per_s"], "{:,.1f}"),
+            _or_dash(row["service_tokens"] / fair if fair > 0 else math.nan, "{:.3f}"),
+        ))  # fmt: skip
+    columns = ("", "finished", "SLO", *times, "tokens/s", "service / fair share")
+    echo_table("By tenant and class, times in ms", columns, shown)
+
+
+def _or_dash(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else form.format(value)
 
 
 def _echo_differences(comparison: Comparison) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from batchsim.config import SloConfig
 from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
+from batchsim.metrics.cluster.tenants import PLAIN_TARIFF, Tariff, tenant_summary, tenant_table
 from batchsim.metrics.cost import Expense, cost_of_run, cost_of_tokens
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
@@ -33,6 +34,7 @@ def summarise(
     warmup: Literal["auto", "mser5"] | float | int,
     hardware: Hardware | None = None,
     expenses: Sequence[Expense] = (),
+    tariff: Tariff = PLAIN_TARIFF,
 ) -> dict[str, Any]:
     """Summarise a run as a flat dict, JSON-ready: seconds as ``_s``, None for what cannot be told.
 
@@ -50,6 +52,8 @@ def summarise(
         Of the replicas, for ``mfu`` and ``mbu`` at the iteration level.
     expenses
         What each replica costs and draws, in the order of their numbers; none: not known.
+    tariff
+        What counts as service to tenants.
 
     Returns
     -------
@@ -98,6 +102,7 @@ def summarise(
         **limited_statistics(covered, slo),
         **load,
         **transfer_parts(records, finished),
+        **tenant_summary(tenant_table(requests, slo, num_warmup, window, tariff)),
         "verdict": judged.name,
         "verdict_reason": judged.reason,
         "saturated": judged.name == "saturated",

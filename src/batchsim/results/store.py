@@ -31,6 +31,7 @@ from batchsim.records import (
     ITERATION_REQUEST_COLUMNS,
     PREEMPTION_COLUMNS,
     REQUEST_COLUMNS,
+    TENANT_COLUMNS,
     TRANSFER_COLUMNS,
 )
 from batchsim.workload.formats import write_trace
@@ -44,8 +45,8 @@ ITERATION_TABLES = {
     "preemptions": PREEMPTION_COLUMNS,
     "controllers": CONTROLLER_COLUMNS,
 }
-#: Tables that only some clusters have: written where they have rows.
-CLUSTER_TABLES = {"transfers": TRANSFER_COLUMNS}
+#: Tables that only some clusters and workloads have: written where they have rows.
+CLUSTER_TABLES = {"transfers": TRANSFER_COLUMNS, "tenants": TENANT_COLUMNS}
 
 #: What the largest tables of runs stay far below: bytes in their file, and values unpacked.
 _MOST_BYTES, _MOST_CELLS = 2**32, 2**30

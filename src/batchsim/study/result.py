@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pandas as pd
 
 from batchsim.config import RunConfig
+from batchsim.metrics.cluster.tenants import PLAIN_TARIFF, Tariff, tenant_table
 from batchsim.metrics.cost import Expense
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
-from batchsim.records import Records
+from batchsim.metrics.system import Window
+from batchsim.records import Records, arrays
 from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, save_run
 
 
@@ -37,6 +40,8 @@ class SimulationResult:
         What the replicas of an iteration-level run are, if they are alike.
     expenses
         What each replica costs and draws.
+    tariff
+        What counts as service to tenants.
     """
 
     config: RunConfig
@@ -45,6 +50,7 @@ class SimulationResult:
     manifest: Mapping[str, Any]
     hardware: Hardware | None = None
     expenses: Sequence[Expense] = ()
+    tariff: Tariff = PLAIN_TARIFF
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -77,17 +83,30 @@ class SimulationResult:
         return self.records.transfers
 
     @property
+    def tenants(self) -> pd.DataFrame:
+        """One row per tenant and per class, where the workload tells them apart: `records.TENANT_COLUMNS`."""
+        summary = self.summary
+        ends_s = (summary["window_start_s"], summary["window_end_s"])
+        window = Window(*(math.nan if end_s is None else end_s for end_s in ends_s))
+        return tenant_table(
+            arrays(self.requests), self.config.slo, summary["num_warmup"], window, self.tariff
+        )
+
+    @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """The tables of the run's world, by name."""
         names = ITERATION_TABLES if self.records.is_iteration_level else TABLES
-        filled = [name for name in CLUSTER_TABLES if len(getattr(self, name))]
-        return {name: getattr(self, name) for name in (*names, *filled)}
+        more = {name: getattr(self, name) for name in CLUSTER_TABLES}
+        filled = {name: frame for name, frame in more.items() if len(frame)}
+        return {name: getattr(self, name) for name in names} | filled
 
     def with_warmup(self, num_requests: int) -> SimulationResult:
         """Summarise again with this many requests cut as warm-up."""
         if num_requests == self.summary["num_warmup"]:
             return replace(self, summary={**self.summary, "warmup_rule": num_requests})
-        numbers = summarise(self.records, self.config.slo, num_requests, self.hardware, self.expenses)
+        numbers = summarise(
+            self.records, self.config.slo, num_requests, self.hardware, self.expenses, self.tariff
+        )
         return replace(self, summary={**self.summary, **numbers})
 
     def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:

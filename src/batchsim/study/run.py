@@ -19,10 +19,13 @@ from batchsim._version import __version__
 from batchsim.config import ClientsConfig, PolicyConfig, RunConfig, WorkloadConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.base import LatencyInfo, OutsideRangeError
+from batchsim.metrics.cluster.tenants import PLAIN_TARIFF, Tariff
 from batchsim.metrics.cost import Expense
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.policies import presets
+from batchsim.policies.fair_share import FairShare
+from batchsim.policies.guards.checks import unguarded
 from batchsim.policies.presets import Policy
 from batchsim.records import Records
 from batchsim.sim.arrivals.client import make_clients
@@ -115,9 +118,10 @@ def simulate(
     except OutsideRangeError as error:
         raise ConfigError(f"{error}{outside_advice(config, evaluated, latency)}") from error
     done = done._replace(records=_with_replayed(done.records, evaluated))
+    tariff = _tariff(done.policy)
     summary = {
         **_conditions(config, done, training, evaluated),
-        **summarise(done.records, config.slo, config.metrics.warmup, done.hardware, done.expenses),
+        **summarise(done.records, config.slo, config.metrics.warmup, done.hardware, done.expenses, tariff),
         **prediction_quality(
             done.records.requests["output_tokens"].to_numpy(),
             done.records.requests["predicted_output_tokens"].to_numpy(),
@@ -125,7 +129,7 @@ def simulate(
         ),
     }
     manifest = _manifest(config, done, evaluated, notices)
-    return SimulationResult(config, summary, done.records, manifest, done.hardware, done.expenses)
+    return SimulationResult(config, summary, done.records, manifest, done.hardware, done.expenses, tariff)
 
 
 def paced(config: RunConfig, workload: Workload | None, latency: AnyLatency | None) -> RunConfig:
@@ -268,6 +272,14 @@ def _with_replayed(records: Records, workload: Workload) -> Records:
     rows = pd.Index(workload.request_id).get_indexer(pd.Index(records.requests["request_id"]))
     columns = {saved: workload.extra[name][rows] for name, saved in names.items()}
     return replace(records, requests=records.requests.assign(**columns))
+
+
+def _tariff(policy: Policy) -> Tariff:
+    """What counts as service: what the queue counts, where it does."""
+    queue = unguarded(policy.queueing)
+    if isinstance(queue, FairShare):
+        return Tariff(queue.prompt_weight, queue.output_weight, queue.weights)
+    return PLAIN_TARIFF
 
 
 def training_fraction(config: RunConfig, policy: Policy, predictor: Predictor) -> float:

@@ -1,0 +1,1 @@
+"""What a cluster did for those who share it."""
