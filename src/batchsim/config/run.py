@@ -214,6 +214,12 @@ class SloConfig(Section):
         return _given(self)
 
     @property
+    def class_ttft_s(self) -> dict[str, float]:
+        """The limit on the time to first token of each class that has its own, in seconds."""
+        given = {name: limits.ttft_ms for name, limits in self.classes.items()}
+        return {name: limit / 1000 for name, limit in given.items() if limit is not None}
+
+    @property
     def told_ms(self) -> dict[str, float]:
         """Limits per request as people are told of them, e.g. ``TTFT`` and ``TTFT of chat``."""
         of_classes = {

@@ -28,6 +28,10 @@ class Clock(Protocol):
         """Return at this time or as soon after it as can be; at once if it has passed."""
 
 
+#: Columns of a workload, besides times and lengths, that policies look at.
+HEEDED = ("priority", "tenant", "slo_class")
+
+
 class WallClock:
     """Real time, zero when it is made."""
 
@@ -57,6 +61,8 @@ class Request:
     prompt_tokens: int
     predicted_output_tokens: int
     priority: int = 0
+    tenant: str = ""
+    slo_class: str = ""
     session_id: int = -1
     prefix_ids: Sequence[int] = ()
 
@@ -146,11 +152,11 @@ class Log:
 
 def requests_of(workload: Workload, predicted_output_tokens: NDArray[Any]) -> list[Request]:
     """Make the requests of a workload, numbered in order of arrival."""
-    priorities = workload.extra.get("priority")
     columns = (workload.arrival_s, workload.prompt_tokens, predicted_output_tokens)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     requests = [Request(number, *row) for number, row in enumerate(rows)]
-    if priorities is not None:
-        for request, priority in zip(requests, priorities.tolist(), strict=True):
-            request.priority = priority
+    for name in HEEDED:
+        if name in workload.extra:
+            for request, value in zip(requests, workload.extra[name].tolist(), strict=True):
+                setattr(request, name, value)
     return requests

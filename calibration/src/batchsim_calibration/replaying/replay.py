@@ -24,7 +24,7 @@ from batchsim.workload.predictor import make_predictor
 from batchsim.workload.request import Workload
 from batchsim.workload.transform import rescale_to_rate
 from batchsim_calibration.replaying.batch_replay import BatchReplay, KVCapacity
-from batchsim_calibration.replaying.inbox import Clock, Log, WallClock, requests_of
+from batchsim_calibration.replaying.inbox import HEEDED, Clock, Log, WallClock, requests_of
 from batchsim_calibration.replaying.iteration_replay import IterationReplay
 from batchsim_calibration.serving.engine import Chunk, Engine
 from batchsim_calibration.serving.timing import undisturbed
@@ -212,6 +212,7 @@ def _prepared(config: RunConfig) -> tuple[Policy, int]:
         batch_size=policy.sizing.max_batch_size,
         slo_tpot_s=None if slo.tpot_ms is None else slo.tpot_ms / 1000,
         slo_e2e_s=None if slo.e2e_ms is None else slo.e2e_ms / 1000,
+        class_ttft_s=slo.class_ttft_s,
         rng=stream(config.seed, "routing"),
     )
     policy.queueing.prepare(setting)
@@ -246,18 +247,19 @@ def _refuse_what_cannot_be(config: RunConfig, policy: Policy) -> None:
         f"clients.kind = {config.clients.kind!r}": config.clients.kind != "open_loop",
         f"patience_s = {config.patience_s}": config.patience_s is not None,
         "preemption by swapping": getattr(policy.batching, "preemption", "") == "swap",
+        "a queue that counts what was served": hasattr(policy.queueing, "meter"),
     }
     for what, is_asked in asked.items():
         if is_asked:
             raise ConfigError(
                 f"{what}: a replay runs one engine, whose requests arrive at their time and wait, and which "
-                "recomputes what it preempts; leave that out"
+                "recomputes what it preempts and tells its queue nothing of what it serves; leave that out"
             )
 
 
 def _renumbered(workload: Workload) -> Workload:
     """The first request at 0 s, numbers from 0, and of the further columns only what a policy looks at."""
-    kept = {name: workload.extra[name] for name in ("priority",) if name in workload.extra}
+    kept = {name: workload.extra[name] for name in HEEDED if name in workload.extra}
     return replace(
         workload,
         request_id=np.arange(len(workload)),

@@ -204,11 +204,7 @@ def prepare_policies(
             batch_size=policy.sizing.max_batch_size,
             slo_tpot_s=None if slo.tpot_ms is None else slo.tpot_ms / 1000,
             slo_e2e_s=None if slo.e2e_ms is None else slo.e2e_ms / 1000,
-            class_ttft_s={
-                name: limits.ttft_ms / 1000
-                for name, limits in slo.classes.items()
-                if limits.ttft_ms is not None
-            },
+            class_ttft_s=slo.class_ttft_s,
             rng=rng,
         )
         policy.queueing.prepare(setting)
