@@ -185,12 +185,21 @@ def test_without_tenants_it_is_first_come_first_served() -> None:
 # Spans
 
 
+CLUSTERS: Sequence[dict[str, Any]] = (
+    {},
+    {"patience_s": 0.1713},
+    {"cluster": {"num_gpus": 2}, "patience_s": 0.1713},
+    {
+        "cluster": {"num_gpus": 3, "num_prefill_replicas": 1},
+        "kv_transfer": {"nic_bytes_per_s": 10_513.9 * 28_672, "overlap": "layers"},
+    },
+)
 PRESETS = ("vllm_v1", "vllm_v0", "vllm_v0_swap", "sarathi", "orca")
 
 
 @st.composite
 def worlds(draw: st.DrawFn) -> tuple[dict[str, Any], list[Row]]:
-    """Any policy and engine, little memory, tenants with and without weights, some who lose patience."""
+    """Any policy and engine, one or several replicas, little memory, weights, some who lose patience."""
     blocks = draw(st.integers(8, 20))
     preset = draw(st.sampled_from(PRESETS))
     policy = {
@@ -213,8 +222,7 @@ def worlds(draw: st.DrawFn) -> tuple[dict[str, Any], list[Row]]:
             "num_kv_blocks": blocks,
             "frontend_s": draw(st.sampled_from([0.0, 0.013])),
         },
-        "cluster": {"num_gpus": draw(st.integers(1, 2))},
-        "patience_s": draw(st.sampled_from([None, 0.1713])),
+        **draw(st.sampled_from(CLUSTERS)),
     }
     rows = draw(
         st.lists(
