@@ -277,6 +277,17 @@ def test_replicas_may_count_together(shared: bool, share_of_b: float) -> None:
     assert np.mean(early["tenant"] == "b") == pytest.approx(share_of_b, abs=0.03)
 
 
+def test_replicas_that_count_together_know_at_once_what_the_others_serve() -> None:
+    rows = [(0.0, 10, 5 + 7 * (number % 5), tenant) for number in range(40) for tenant in "abaa"]
+    policy = {**fair(shared=True), "routing": {"kind": "RoundRobin"}}
+    asked, by_itself = (
+        run(rows, policy, cluster={"num_gpus": 2}, engine={"exact_iterations": is_exact}).requests
+        for is_exact in (True, False)
+    )
+
+    np.testing.assert_allclose(by_itself["finish_s"], asked["finish_s"], rtol=0, atol=1e-9)
+
+
 # Batches that run to completion
 
 
