@@ -219,6 +219,18 @@ def follows_longest(latency: IterationLatency) -> TypeGuard[UnevenIterationLaten
     return bool(getattr(latency, "follows_longest", False))
 
 
+class VerifyingLatency(IterationLatency, Protocol):
+    """One that tells a decode of several tokens from several decodes."""
+
+    def verification_s(self, shape: IterationShape, tokens_each: int) -> float:
+        """Seconds of a pass in which each decode has so many tokens, as to verify drafts."""
+
+
+def verifies(latency: IterationLatency) -> TypeGuard[VerifyingLatency]:
+    """Whether the model knows of decodes of several tokens."""
+    return hasattr(latency, "verification_s")
+
+
 def decode_span_s(
     latency: IterationLatency, num_iterations: int, decode_seqs: int, context_tokens: int
 ) -> float:

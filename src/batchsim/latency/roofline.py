@@ -174,6 +174,11 @@ class RooflineLatency:
         longer_s = compute_s if compute_s > memory_s else memory_s
         return longer_s + fixed_s + sent_s * tokens
 
+    def verification_s(self, shape: IterationShape, tokens_each: int) -> float:
+        """Seconds of a pass in which each decode has so many tokens, for which its KV is read once."""
+        compute_s, memory_s, beside_s = self._any(shape, tokens_each)
+        return max(compute_s, memory_s) + beside_s
+
     def decode_line(self, decode_seqs: int, context_tokens: int) -> DecodeLine:
         """Seconds of the following decode iterations, up to where arithmetic and traffic change the lead.
 
@@ -203,14 +208,14 @@ class RooflineLatency:
         )
         return line._replace(num_linear=min(line.num_linear, num_linear))
 
-    def _any(self, shape: IterationShape) -> tuple[float, float, float]:
+    def _any(self, shape: IterationShape, tokens_each: int = 1) -> tuple[float, float, float]:
         """Seconds of arithmetic, of traffic, and beside both, of any model on any GPUs."""
         costs, window = self._costs, self.model.window_tokens
-        all_tokens = shape.prefill_tokens + shape.decode_seqs
+        all_tokens = shape.prefill_tokens + tokens_each * shape.decode_seqs
         if self.data_parallel > 1:
             shape = fullest_share(shape, self.data_parallel)
         prefill_tokens, decode_seqs, context_tokens, prefill_seqs, prefill_pairs, _ = shape
-        tokens, sequences = prefill_tokens + decode_seqs, prefill_seqs + decode_seqs
+        tokens, sequences = prefill_tokens + tokens_each * decode_seqs, prefill_seqs + decode_seqs
         groups = min(self.pipeline_parallel, max(sequences, 1))
         near_tokens = min(context_tokens, window * decode_seqs)
         if self._expert_load is None:
@@ -221,11 +226,11 @@ class RooflineLatency:
         compute_s = (
             costs.token_s * tokens
             + costs.expert_token_s * all_tokens * load
-            + costs.sample_s * sequences
+            + costs.sample_s * (prefill_seqs + tokens_each * decode_seqs)
             + costs.pair_s * prefill_pairs
             + costs.window_pair_s * min(prefill_pairs, window * prefill_tokens)
-            + costs.context_s * context_tokens
-            + costs.window_context_s * near_tokens
+            + costs.context_s * tokens_each * context_tokens
+            + costs.window_context_s * tokens_each * near_tokens
         )
         read_s = (
             costs.kv_s * (prefill_tokens + context_tokens)
