@@ -117,6 +117,15 @@ TENANT_COLUMNS: Mapping[str, Any] = {
     "fair_tokens": np.float64,  # of the service of all, the max-min fair share
 }
 
+#: One row per step of a sequence that decodes with drafts, by request in arrival order, and time. With it,
+#: the table of spans has another column, ``decode_tokens`` (int64): the tokens that their decodes gave.
+DECODE_STEP_COLUMNS: Mapping[str, Any] = {
+    "request_id": np.int64,
+    "drafted": np.int8,
+    "accepted": np.int8,  # drafts, of those that came after the end of the answer, too
+    "tokens": np.int8,  # given: the accepted drafts and one more, or what was left of the answer
+}
+
 #: One row per batch, in order of completion; ``batch_id`` numbers them so.
 BATCH_COLUMNS: Mapping[str, Any] = {
     "batch_id": np.int64,
@@ -167,9 +176,10 @@ class Records:
 
     Attributes
     ----------
-    requests, batches, controllers, iterations, preemptions, transfers
+    requests, batches, controllers, iterations, preemptions, transfers, decode_steps
         See `REQUEST_COLUMNS` (`ITERATION_REQUEST_COLUMNS` where engines batch at every iteration),
-        `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`, `TRANSFER_COLUMNS`.
+        `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`, `TRANSFER_COLUMNS`,
+        `DECODE_STEP_COLUMNS`.
         Of batches and iterations, only those of the simulated world have rows.
     num_replicas
         Replicas in the cluster, busy or not: as many as GPUs where each has one.
@@ -191,6 +201,7 @@ class Records:
     preemptions: pd.DataFrame = field(default_factory=lambda: empty(PREEMPTION_COLUMNS))
     kv_blocks: tuple[int, ...] = ()
     transfers: pd.DataFrame = field(default_factory=lambda: empty(TRANSFER_COLUMNS))
+    decode_steps: pd.DataFrame = field(default_factory=lambda: empty(DECODE_STEP_COLUMNS))
 
     @property
     def is_iteration_level(self) -> bool:

@@ -161,10 +161,10 @@ class ChunkedPrefill(PlainRule):
         budget = largest = self.max_num_batched_tokens
         if self.chunk is not None:
             # One token beyond the decodes at least, or prompts would starve.
-            budget = min(budget, max(self.chunk.batch_size(0), step.num_decoding + 1))
+            budget = min(budget, max(self.chunk.batch_size(0), step.decode_tokens + 1))
         if self.long_prefill_threshold and not self._is_spared(step):
             largest = self.long_prefill_threshold
-        chunks, left, blocks = [], budget - step.num_decoding, step.growth_blocks
+        chunks, left, blocks = [], budget - step.decode_tokens, step.growth_blocks
         for request in step.prefilling:
             tokens = min(request.remaining_tokens, largest, left)
             if tokens <= 0:
@@ -193,7 +193,7 @@ class ChunkedPrefill(PlainRule):
             id_ = request.request_id
             tokens = 1
             if id_ in chunks:
-                left = budget - step.num_decoding - sum(chunks.values())
+                left = budget - step.decode_tokens - sum(chunks.values())
                 tokens = min(request.remaining_tokens, largest, left)
             if not request.is_running or tokens <= 0:
                 continue  # gave way to one before it
@@ -252,7 +252,7 @@ class StallFree(PlainRule):
         """Decode, go on, admit."""
         while step.growth_blocks > step.free_blocks:
             step.preempt(step.last_running())
-        budget = self.max_num_batched_tokens - step.num_decoding
+        budget = self.max_num_batched_tokens - step.decode_tokens
         for request in step.prefilling:
             tokens = min(request.remaining_tokens, budget)
             if tokens <= 0:

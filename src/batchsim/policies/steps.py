@@ -59,6 +59,10 @@ class Step(Protocol):
         """Running sequences whose prompt is complete."""
 
     @property
+    def decode_tokens(self) -> int:
+        """Tokens they have in this iteration: one each, with speculative decoding their drafts besides."""
+
+    @property
     def num_running(self) -> int:
         """Running sequences."""
 

@@ -25,6 +25,8 @@ class Decoding:
         Sequences, and the tokens they have stored together.
     taken
         KV blocks that they need for the next iteration and hold already.
+    tokens_each, blocks_each
+        Tokens of each sequence in an iteration, and the most blocks that one takes for it: 1.
     next_end
         No sequence ends before this step.
     """
@@ -38,11 +40,13 @@ class Decoding:
         "_num_growing",
         "_outgrow",
         "_took",
+        "blocks_each",
         "context_tokens",
         "next_end",
         "num",
         "step",
         "taken",
+        "tokens_each",
     )
 
     def __init__(
@@ -61,6 +65,7 @@ class Decoding:
         self.taken = 0
         self.step = 0
         self.next_end = 0
+        self.tokens_each = self.blocks_each = 1
 
     def join(self, request: Request, stored_tokens: int, num_left: int) -> None:
         """Let a sequence decode `num_left` more tokens, at least 1; it holds `request.blocks`."""
@@ -138,17 +143,21 @@ class Decoding:
         return self._growing[-self.step % self._block_size] - self.taken
 
     def take(self, request: Request) -> None:
-        """Let a sequence hold the block now that it needs for the next iteration."""
-        self.taken += 1
+        """Let a sequence hold the blocks now that it needs for the next iteration."""
+        self.taken += self.blocks_needed(request)
         self._took.add(request.request_id)
 
-    def needs_block(self, request: Request) -> bool:
-        """Whether the next iteration takes a block for a sequence, or has taken it."""
-        return request.is_growing and (request.offset + self.step) % self._block_size == 0
+    def blocks_needed(self, request: Request) -> int:
+        """Blocks that the next iteration takes for a sequence, or has taken."""
+        return int(request.is_growing and (request.offset + self.step) % self._block_size == 0)
 
     def has_taken(self, request: Request) -> bool:
-        """Whether a sequence holds the block already that it needs for the next iteration."""
-        return self.needs_block(request) and (request.request_id in self._took or not self.growth())
+        """Whether a sequence holds the blocks already that it needs for the next iteration."""
+        return self.blocks_needed(request) > 0 and (request.request_id in self._took or not self.growth())
+
+    def last_tokens(self, request: Request) -> int:
+        """Tokens that the last iteration gave a sequence which decoded in it."""
+        return 1
 
     def iterations_to_growth(self) -> int:
         """Until the next iteration but one or later takes blocks, counted from the next; at most a cycle."""

@@ -13,6 +13,7 @@ from batchsim.latency.base import (
     OutsideRangeError,
     UnevenIterationLatency,
 )
+from batchsim.sim.speculation.acceptance import Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ class Engine:
         Whether iterations outside the latency model's range are run (and counted) or raise an error.
     is_exact
         One event per iteration instead of one per span.
+    speculation
+        Speculative decoding; its time is in the latency model, as `latency.speculation` has it. Its spans are
+        single iterations.
     """
 
     latency: IterationLatency
@@ -61,6 +65,7 @@ class Engine:
     swap_block_s: float = 0.0
     may_extrapolate: bool = False
     is_exact: bool = False
+    speculation: Speculation | None = None
 
     def iteration_s(self, shape: IterationShape, *, is_first: bool) -> tuple[float, float]:
         """Seconds of one iteration, and of these the GPU's wait for the host; `is_first` after idling."""

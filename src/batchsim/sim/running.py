@@ -71,8 +71,8 @@ class RunningSet:
         self,
         kv: KVCache,
         true_output_tokens: Sequence[int],
+        decoding: Decoding,
         *,
-        follows_longest: bool = False,
         is_async: bool = False,
         frees_partial_first: bool = False,
         lends: bool = False,
@@ -91,7 +91,7 @@ class RunningSet:
         self.num = self._num_admitted = 0
         self.requests: dict[int, Request] = {}
         self._answering: dict[int, Request] = {}  # by session, whose answer its next turn repeats
-        self.decoding = Decoding(kv.block_size, follows_longest=follows_longest, meter=meter)
+        self.decoding = decoding
         self.sitting_out: dict[Request, int] = {}
         self.retired: dict[int, Request] = {}
         self.swapped: dict[int, Request] = {}
@@ -171,7 +171,7 @@ class RunningSet:
         """Whether one that holds blocks wants more: for its prompt, or to decode into."""
         if request.finish_step < 0:
             return request.request_id not in self.retired
-        return self.decoding.needs_block(request)
+        return self.decoding.blocks_needed(request) > 0
 
     def try_grow(self, request: Request, num_tokens: int) -> bool:
         """Take the blocks that a request lacks to store so many tokens more, if they can be had."""
@@ -181,10 +181,10 @@ class RunningSet:
             if -(-tokens // self._block_size) - request.blocks > kv.available:
                 return False
             self.grow(request, tokens)
-        elif decoding.needs_block(request) and not decoding.has_taken(request):
-            if not kv.available:
+        elif (blocks := decoding.blocks_needed(request)) and not decoding.has_taken(request):
+            if blocks > kv.available:
                 return False
-            kv.take(1)
+            kv.take(blocks)
             decoding.take(request)
         return True
 
@@ -251,9 +251,16 @@ class RunningSet:
             self.decoding.join(request, request.computed_tokens, num_left)
         self.sitting_out = {}
 
-    def known_tokens(self, stored_tokens: int, *, has_decoded: bool) -> int:
+    def known_tokens(self, request: Request, stored_tokens: int, *, has_decoded: bool) -> int:
         """Those of them that the host can tell: not the last, if it was decoded while the host planned."""
-        return stored_tokens - 1 if self._is_async and has_decoded else stored_tokens
+        if self._is_async and has_decoded:
+            return stored_tokens - self.decoding.last_tokens(request)
+        return stored_tokens
+
+    def tokens_to_decode(self, request: Request) -> int:
+        """Tokens that one which is about to decode stores in the next iteration: at most its whole answer."""
+        num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
+        return request.computed_tokens + min(self.decoding.tokens_each, num_left)
 
     def check_preemption(self, request: Request, *, swap: bool) -> None:
         """Raise `PlanError` if a request cannot give way, or has done so without end."""
@@ -273,7 +280,7 @@ class RunningSet:
         """Take seat and blocks away from a request whose end the host does not know of."""
         del self.requests[request.request_id], self.retired[request.request_id]
         has_decoded = request.decode_start_s < now_s
-        self._free(request, self.known_tokens(self._final_tokens(request), has_decoded=has_decoded))
+        self._free(request, self.known_tokens(request, self._final_tokens(request), has_decoded=has_decoded))
 
     def drop(self, request: Request, stored_tokens: int, kept_tokens: int) -> None:
         """Take seat and blocks away from a request that will be computed again; some it may find again."""
@@ -296,8 +303,8 @@ class RunningSet:
         """Let a swapped request decode on; return how many blocks are copied, 0 if they cannot be had."""
         stored_tokens = request.computed_tokens
         blocks = -(-stored_tokens // self._block_size)
-        grows = stored_tokens % self._block_size == 0
-        if blocks + grows > self._kv.available - keep_free_blocks:
+        to_decode = -(-self.tokens_to_decode(request) // self._block_size)
+        if to_decode > self._kv.available - keep_free_blocks:
             return 0
         del self.swapped[request.request_id]
         self.seat(request, blocks)
@@ -325,10 +332,11 @@ class RunningSet:
     def _share_so_far(self, request: Request) -> None:
         """Let the cache have what the host takes as answered by the end of the iteration."""
         if request.finish_step >= 0:
-            stored_tokens = request.offset + self.decoding.step
-            self._share_answer(request, stored_tokens if self._is_async else stored_tokens + 1)
+            known_tokens = self.known_tokens(request, request.offset + self.decoding.step, has_decoded=True)
+            self._share_answer(request, known_tokens + 1)
         elif request.request_id in self.retired:
-            self._share_answer(request, self._final_tokens(request) - 1)
+            known_tokens = self.known_tokens(request, self._final_tokens(request), has_decoded=True)
+            self._share_answer(request, known_tokens)
 
     def _share_answer(self, request: Request, tokens: int) -> None:
         """Let the cache have the blocks of its answer that so many tokens fill."""

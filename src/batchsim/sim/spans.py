@@ -24,6 +24,7 @@ from batchsim.sim.mailbox import LateTimeout, Mailbox
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
 from batchsim.sim.running import RunningSet
+from batchsim.sim.speculation.decoding import make_decoding
 from batchsim.sim.step import NextIteration
 from batchsim.sim.waiting import WaitingLine
 
@@ -84,10 +85,18 @@ class SpanRunner:
         self._follows_longest = follows_longest(engine.latency)
         self._is_async = engine.is_async
         self._waiting = WaitingLine(policy.queueing, kv.block_size)
+        decoding = make_decoding(
+            kv.block_size,
+            engine.speculation,
+            recorder.steps,
+            replica_id,
+            follows_longest=self._follows_longest,
+            meter=self._waiting.meter,
+        )
         self._running = RunningSet(
             kv,
             true_output_tokens,
-            follows_longest=self._follows_longest,
+            decoding,
             is_async=engine.is_async,
             frees_partial_first=self._rule.frees_partial_first,
             lends=lends,

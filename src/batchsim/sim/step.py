@@ -116,7 +116,7 @@ class NextIteration(StepView):
         if self._prefilling or running.swapped:
             return True
         decoding, available = running.decoding, self._kv.available - self._spare_blocks
-        return decoding.num > available and decoding.growth() > available
+        return decoding.num * decoding.blocks_each > available and decoding.growth() > available
 
     @property
     def shape(self) -> IterationShape:
@@ -178,7 +178,7 @@ class NextIteration(StepView):
             )
         tokens, source = cached_tokens + num_tokens, request.kv_source
         if source is not None:
-            tokens = request.computed_tokens + 1  # or it would lack a block at once
+            tokens = self._running.tokens_to_decode(request)  # or it would lack a block at once
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
         blocks = -(-tokens // self.block_size)
@@ -256,7 +256,7 @@ class NextIteration(StepView):
             self.growth_blocks = running.decoding.growth()
             decode_start_s = request.decode_start_s
             has_decoded = decode_start_s < self.now_s and request.admission >= self._turn
-            kept_tokens = running.known_tokens(stored_tokens, has_decoded=has_decoded)
+            kept_tokens = running.known_tokens(request, stored_tokens, has_decoded=has_decoded)
         else:
             kept_tokens = request.computed_tokens  # with the chunk that is taken back, as in vLLM
             stored_tokens = self._take_out(request)

@@ -32,6 +32,12 @@ class StepView:
         return self._running.decoding.num
 
     @property
+    def decode_tokens(self) -> int:
+        """Tokens of those that decode."""
+        decoding = self._running.decoding
+        return decoding.num * decoding.tokens_each
+
+    @property
     def num_running(self) -> int:
         """Requests that run."""
         return self._running.num

@@ -130,6 +130,11 @@ class NextIteration:
         return len(self._complete)
 
     @property
+    def decode_tokens(self) -> int:
+        """One each."""
+        return len(self._complete)
+
+    @property
     def num_running(self) -> int:
         """Requests that hold blocks."""
         return len(self._running)

@@ -23,6 +23,7 @@ from batchsim.records import (
     table,
 )
 from batchsim.sim.recording.recorder import Recorder
+from batchsim.sim.recording.step_log import StepLog
 from batchsim.sim.request import Request
 from batchsim.workload.request import Workload
 
@@ -82,6 +83,8 @@ class IterationRecorder(Recorder):
         A row of `ITERATION_COLUMNS` for each span that has ended.
     transfers
         A row of `TRANSFER_COLUMNS` for each transfer that has ended; requests by row.
+    steps
+        Steps of speculative decoding.
     """
 
     def __init__(self, env: simpy.Environment, num_requests: int) -> None:
@@ -89,6 +92,7 @@ class IterationRecorder(Recorder):
         self._finished = Rows(_FINISHED_COLUMNS)
         self.spans = Rows(ITERATION_COLUMNS)
         self.transfers = Rows(TRANSFER_COLUMNS)
+        self.steps = StepLog()
         self._preemptions = array("d")
         self._recomputed: dict[int, int] = {}
         self._num_preemptions: dict[int, int] = {}
@@ -141,6 +145,9 @@ class IterationRecorder(Recorder):
         transfers = self.transfers.columns()
         transfers["request_id"] = workload.request_id[transfers["request_id"]]
         base = self.records(workload, predicted, len(kv_blocks), int(np.mean(kv_blocks)) * block_size)
+        iterations = table(ITERATION_COLUMNS, spans)
+        if self.steps.steps:
+            iterations = iterations.assign(decode_tokens=self.steps.tokens_of(iterations))
         return Records(
             requests=self._iteration_requests(base.requests),
             batches=base.batches,
@@ -148,9 +155,10 @@ class IterationRecorder(Recorder):
             num_replicas=base.num_replicas,
             kv_capacity_tokens=base.kv_capacity_tokens,
             refusals=base.refusals,
-            iterations=table(ITERATION_COLUMNS, spans),
+            iterations=iterations,
             preemptions=table(PREEMPTION_COLUMNS, preemptions),
             transfers=table(TRANSFER_COLUMNS, transfers),
+            decode_steps=self.steps.table(workload.request_id),
             kv_blocks=tuple(kv_blocks),
         )
 

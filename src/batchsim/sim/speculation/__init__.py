@@ -1,0 +1,1 @@
+"""Speculative decoding: several tokens in one step of a sequence."""
