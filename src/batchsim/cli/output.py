@@ -59,6 +59,8 @@ ROWS: Sequence[_Row] = (
     ("Running mean", "running_mean", 1, 2, "requests"),
     ("KV use mean", "kv_use_mean", 100, 1, "%"),
     ("Prefix hit rate", "prefix_hit_rate", 100, 1, "%"),
+    ("Tokens per step", "tokens_per_step_mean", 1, 2, ""),
+    ("Drafts accepted", "draft_acceptance_rate", 100, 1, "%"),
     ("MFU while busy", "mfu", 100, 1, "%"),
     ("MBU while busy", "mbu", 100, 1, "%"),
     ("Bin accuracy", "bin_accuracy", 100, 1, "%"),

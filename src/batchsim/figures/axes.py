@@ -62,6 +62,11 @@ QUANTITIES = {
     "policy.batch_size": Quantity("Limit on running sequences", "log"),
     "policy.batching.max_num_batched_tokens": Quantity("Tokens per iteration, at most", "log"),
     "engine.num_kv_blocks": Quantity("KV blocks", "log"),
+    "engine.speculation.num_speculative_tokens": Quantity("Drafts of a step"),
+    "engine.speculation.acceptance": Quantity("Rate at which drafts are accepted"),
+    "engine.speculation.draft_ratio": Quantity("Seconds of a draft (share of a decode iteration)"),
+    "tokens_per_step_mean": Quantity("Tokens of a step, mean"),
+    "draft_acceptance_rate": Quantity("Drafts accepted", "share"),
 }
 
 _FACET_WORDS = {
@@ -75,6 +80,8 @@ _FACET_WORDS = {
     "policy.batch_size": "batch size {}",
     "policy.batching.max_num_batched_tokens": "{} tokens",
     "engine.num_kv_blocks": "{} KV blocks",
+    "engine.speculation.num_speculative_tokens": "{} drafts",
+    "engine.speculation.acceptance": "{} accepted",
     "policy": "{}",
     "policy.preset": "{}",
     "case": "{}",

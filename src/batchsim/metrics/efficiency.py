@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from batchsim.metrics.engine import computed_tokens, decoded_tokens
+from batchsim.metrics.engine import computed_tokens, decode_steps, decoded_tokens
 from batchsim.metrics.system import Window, ratio, running_s
 from batchsim.records import Columns
 from batchsim.specs import GPUSpec, ModelSpec, Sharing
@@ -78,8 +78,8 @@ def work(iterations: Columns[Any], window: Window, model: ModelSpec | None = Non
     num = np.asarray(iterations["num_iterations"], dtype=np.float64)
     decode_seqs = np.asarray(iterations["decode_seqs"])
     kv_tokens = num * np.asarray(iterations["context_tokens"]) + decode_seqs * num * (num - 1) / 2
-    decodes = decoded_tokens(iterations)
-    samples = np.asarray(iterations["prefill_seqs"]) + decodes
+    decodes = decode_steps(iterations)
+    samples = np.asarray(iterations["prefill_seqs"]) + decoded_tokens(iterations)
     pairs = np.asarray(iterations["prefill_pairs"]) + kv_tokens
     tokens = computed_tokens(iterations)
     each: Any = tokens / num

@@ -14,7 +14,7 @@ import pandas as pd
 from batchsim.metrics.system import Window, at_most_one, clock_error, inside, ratio, running_s
 from batchsim.metrics.tokens import decode_runs
 from batchsim.metrics.weighted import Floats, Ints, Weighted
-from batchsim.records import Columns, rows
+from batchsim.records import Columns, Records, arrays, rows
 
 
 def running_sequences(iterations: Columns[Any], num_replicas: int, window: Window) -> Weighted:
@@ -46,12 +46,22 @@ def kv_use(iterations: Columns[Any], kv_blocks: Sequence[int], window: Window) -
 
 
 def computed_tokens(iterations: Columns[Any]) -> Ints:
-    """Tokens that went through the model in each span, ``(num_spans,)``: prompt chunks and decodes."""
+    """Tokens that went through the model in each span, ``(num_spans,)``: prompt chunks and decodes.
+
+    Of drafts, those that were accepted.
+    """
     return np.asarray(iterations["prefill_tokens"], dtype=np.int64) + decoded_tokens(iterations)
 
 
 def decoded_tokens(iterations: Columns[Any]) -> Ints:
-    """Tokens that each span's decoding sequences gave, ``(num_spans,)``."""
+    """Tokens that each span's decoding sequences gave, ``(num_spans,)``: one each, unless they had drafts."""
+    if "decode_tokens" in iterations:
+        return np.asarray(iterations["decode_tokens"], dtype=np.int64)
+    return decode_steps(iterations)
+
+
+def decode_steps(iterations: Columns[Any]) -> Ints:
+    """Decoding sequences of all iterations of each span, ``(num_spans,)``."""
     decode_seqs = np.asarray(iterations["decode_seqs"], dtype=np.int64)
     return decode_seqs * np.asarray(iterations["num_iterations"], dtype=np.int64)
 
@@ -69,7 +79,7 @@ def token_throughput(
     """Count tokens when they come; the decodes of a span that reaches beyond the window, by its share inside.
 
     A request has a token at the end of its prefill, one more for a prefill repeated after a preemption, and
-    one for each iteration in which it decodes.
+    those of each iteration in which it decodes: one, or with drafts several.
     """
     share = running_s(iterations, window) / np.asarray(iterations["finish_s"] - iterations["start_s"])
     is_first = inside(requests["first_token_s"], window)
@@ -93,6 +103,28 @@ def prefix_hit_rate(requests: Columns[Any]) -> float:
     started = ~np.isnan(np.asarray(requests["scheduled_s"]))
     cached, given = (np.asarray(requests[name])[started].sum() for name in ("cached_tokens", "prompt_tokens"))
     return ratio(float(cached), float(given))
+
+
+def speculation_parts(records: Records) -> dict[str, float]:
+    """Tokens and accepted drafts per step, over all steps of the run; nothing where there were no drafts.
+
+    A step is one of one sequence. An accepted draft counts though the answer ended before it, so that 1 +
+    ``accepted_per_step_mean``, vLLM's mean acceptance length, is ``(1 - a^(k + 1)) / (1 - a)`` for ``k``
+    drafts, each accepted at the rate ``a`` (arXiv 2211.17192, equation 1). The tokens given are fewer:
+    answers end.
+    """
+    steps = arrays(records.decode_steps)
+    num = len(steps["tokens"])
+    if not num:
+        return {}
+    tokens, accepted, drafted = (
+        float(steps[name].sum(dtype=np.int64)) for name in ("tokens", "accepted", "drafted")
+    )
+    return {
+        "tokens_per_step_mean": tokens / num,
+        "accepted_per_step_mean": accepted / num,
+        "draft_acceptance_rate": ratio(accepted, drafted),
+    }
 
 
 def composition(iterations: pd.DataFrame, num_bins: int) -> pd.DataFrame:

@@ -62,7 +62,7 @@ def engine_load(
     num_iterations = iterations["num_iterations"].sum()
     num_started = len(known(requests["scheduled_s"]))
     prefill_tokens = iterations["prefill_tokens"].sum()
-    decode_tokens = engine.decoded_tokens(iterations).sum()
+    decode_steps = engine.decode_steps(iterations).sum()
     num_replicas, kv_blocks = records.num_replicas, records.kv_blocks
     return {
         "busy_fraction": system.busy_fraction(iterations, num_replicas, window),
@@ -81,7 +81,7 @@ def engine_load(
         "num_extrapolated_iterations": iterations["num_iterations"][iterations["is_extrapolated"]].sum(),
         "prefill_tokens_total": prefill_tokens,
         "prefill_tokens_per_iteration_mean": ratio(prefill_tokens, num_iterations),
-        "decode_seqs_per_iteration_mean": ratio(decode_tokens, num_iterations),
+        "decode_seqs_per_iteration_mean": ratio(decode_steps, num_iterations),
         **_token_gaps(finished, iterations, arrays(records.preemptions)),
         **_ttft_parts(finished, iterations),
         **({} if hardware is None else _efficiency(iterations, num_replicas, window, hardware)),

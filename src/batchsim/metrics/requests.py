@@ -48,8 +48,8 @@ def tpot_s(requests: Columns[Times]) -> Times:
 
     (finish - first token) / (output tokens - 1): TPOT in vLLM and inference-perf, inter-token latency in
     AIPerf. It is the mean of the gaps between the request's tokens (`tokens.itl`), stalls and preemptions
-    included. In a padded batch the last token comes back with the batch, so there it counts the wait for the
-    longest member.
+    included. With drafts it is shorter than these, which are then between steps of several tokens. In a
+    padded batch the last token comes back with the batch, so there it counts the wait for the longest member.
     """
     later_tokens = np.asarray(requests["output_tokens"]) - 1
     return (requests["finish_s"] - requests["first_token_s"]) / np.where(

@@ -21,7 +21,7 @@ from batchsim.metrics.load import PERCENTILES, Arrays, batch_load, engine_load
 from batchsim.metrics.slo import limited_statistics
 from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window, known, largest, mean
-from batchsim.metrics.tokens import decode_runs, num_tokens
+from batchsim.metrics.tokens import decode_runs, num_tokens, tokens_of_runs
 from batchsim.metrics.transfers import transfer_parts
 from batchsim.metrics.verdict import verdict
 from batchsim.metrics.weighted import Floats
@@ -103,6 +103,7 @@ def summarise(
         **load,
         **transfer_parts(records, finished),
         **tenant_summary(tenant_table(requests, slo, num_warmup, window, tariff)),
+        **engine.speculation_parts(records),
         "verdict": judged.name,
         "verdict_reason": judged.reason,
         "saturated": judged.name == "saturated",
@@ -151,8 +152,9 @@ def _batch_laws(records: Records) -> dict[str, float]:
 def _engine_laws(records: Records) -> dict[str, float]:
     iterations, preemptions = records.iterations, records.preemptions
     finished = rows(arrays(records.requests), has_status(records.requests, FINISHED))
-    missing = num_tokens(finished, iterations, preemptions) - finished["output_tokens"]
-    in_runs = decode_runs(finished, iterations, preemptions).num_decoded.sum()
+    steps = records.decode_steps
+    missing = num_tokens(finished, iterations, preemptions, steps) - finished["output_tokens"]
+    in_runs = tokens_of_runs(decode_runs(finished, iterations, preemptions), finished, steps).sum()
     most_busy = [
         _integral(spans["start_s"], spans["finish_s"])[1] for _, spans in iterations.groupby("gpu_id")
     ]

@@ -5,6 +5,7 @@ iteration with decoding sequences, as long as its *decode run* lasts: until it i
 that begins with a (repeated) prefill has a token at its very start, one that begins with a swap-in or after a
 pause has not.
 Runs begin and end where spans do, so that a run is a range of spans and nothing here loops over tokens.
+With drafts an iteration is a span, and gives a request several tokens at once: a *step* of it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ Mask = NDArray[np.bool_]
 def itl(requests: Table, iterations: Table, preemptions: Table) -> Weighted:
     """Inter-token latency: the gaps between successive tokens of each request, all tokens pooled.
 
-    Whatever held a token up is in its gap: prefills of others, preemption. Only finished requests among
-    ``requests`` count; ``iterations`` and ``preemptions`` may hold those of others as well.
+    Whatever held a token up is in its gap: prefills of others, preemption. Tokens of a step come together and
+    count as one, as in vLLM's benchmark, which takes the time between the chunks of a stream. Only finished
+    requests among ``requests`` count; ``iterations`` and ``preemptions`` may hold those of others as well.
     """
     return _pooled(*_runs_and_spans(requests, iterations, preemptions))
 
@@ -46,26 +48,63 @@ def itl_and_worst_gap_s(requests: Table, iterations: Table, preemptions: Table) 
     return _pooled(runs, spans_of), worst_s
 
 
-def num_tokens(requests: Table, iterations: Table, preemptions: Table) -> Ints:
+def num_tokens(
+    requests: Table, iterations: Table, preemptions: Table, decode_steps: pd.DataFrame | None = None
+) -> Ints:
     """Output tokens of each request as the log has them, ``(num_requests,)``; 0 for those unfinished."""
     runs = decode_runs(requests, iterations, preemptions)
     found = np.zeros(len(requests["request_id"]), dtype=np.int64)
-    np.add.at(found, runs.row, runs.num_decoded + runs.has_token_at_start)
+    np.add.at(found, runs.row, tokens_of_runs(runs, requests, decode_steps) + runs.has_token_at_start)
     return found
 
 
-def token_times_s(request_id: int, requests: Table, iterations: Table, preemptions: Table) -> Floats:
-    """When each token of one finished request came, shape ``(output_tokens,)``."""
+def tokens_of_runs(runs: DecodeRuns, requests: Table, decode_steps: pd.DataFrame | None) -> Ints:
+    """Tokens of each decode run after that at its start, ``(num_runs,)``: one for each iteration.
+
+    With `decode_steps` (`records.DECODE_STEP_COLUMNS`), those of as many steps.
+    """
+    if decode_steps is None or not len(decode_steps):
+        return runs.num_decoded
+    step_ids = decode_steps["request_id"].to_numpy()
+    up_to = np.concatenate([[0], np.cumsum(decode_steps["tokens"].to_numpy(), dtype=np.int64)])
+    # Those of a request stand together: from where to where, and how many its runs before have had.
+    is_next = step_ids[1:] != step_ids[:-1]
+    bounds = np.flatnonzero(np.concatenate([[True], is_next, [True]]))
+    place = pd.Index(step_ids[bounds[:-1]]).get_indexer(
+        pd.Index(np.asarray(requests["request_id"])[runs.row])
+    )
+    before = np.cumsum(runs.num_decoded) - runs.num_decoded
+    is_first = np.diff(runs.row, prepend=-1) > 0
+    before -= before[is_first][np.cumsum(is_first) - 1]
+    end = bounds[place + 1]
+    first = np.minimum(bounds[place] + before, end)
+    last = np.minimum(first + runs.num_decoded, end)
+    given: Ints = np.where(place >= 0, up_to[last] - up_to[first], 0)
+    return given
+
+
+def token_times_s(
+    request_id: int,
+    requests: Table,
+    iterations: Table,
+    preemptions: Table,
+    decode_steps: pd.DataFrame | None = None,
+) -> Floats:
+    """When each token of one finished request came, shape ``(output_tokens,)``; those of a step together."""
     request = rows(requests, np.asarray(requests["request_id"]) == request_id)
     runs, spans_of = _runs_and_spans(request, iterations, preemptions)
-    times_s = [np.empty(0)]
+    at_start_s, decoded_s = [], [np.empty(0)]
     for gpu_id, start_s, has_token, first, stop in zip(
         runs.gpu_id, runs.start_s, runs.has_token_at_start, runs.first_span, runs.stop_span, strict=True
     ):
-        times_s.append(np.repeat(start_s, has_token))
+        at_start_s.append(np.repeat(start_s, has_token))
         if stop > first:
-            times_s.append(_ends_s(_Spans._make(column[first:stop] for column in spans_of[gpu_id])))
-    return np.concatenate(times_s)
+            decoded_s.append(_ends_s(_Spans._make(column[first:stop] for column in spans_of[gpu_id])))
+    ends_s = np.concatenate(decoded_s)
+    if decode_steps is not None and len(decode_steps):
+        is_its = decode_steps["request_id"].to_numpy() == request_id
+        ends_s = np.repeat(ends_s, decode_steps["tokens"].to_numpy()[is_its])
+    return np.sort(np.concatenate([*at_start_s, ends_s]))
 
 
 def iteration_ends_s(iterations: Table) -> Floats:

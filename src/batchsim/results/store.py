@@ -27,6 +27,7 @@ from batchsim.files.tables import check_numbers
 from batchsim.records import (
     BATCH_COLUMNS,
     CONTROLLER_COLUMNS,
+    DECODE_STEP_COLUMNS,
     ITERATION_COLUMNS,
     ITERATION_REQUEST_COLUMNS,
     PREEMPTION_COLUMNS,
@@ -45,8 +46,12 @@ ITERATION_TABLES = {
     "preemptions": PREEMPTION_COLUMNS,
     "controllers": CONTROLLER_COLUMNS,
 }
-#: Tables that only some clusters and workloads have: written where they have rows.
-CLUSTER_TABLES = {"transfers": TRANSFER_COLUMNS, "tenants": TENANT_COLUMNS}
+#: Tables that only some clusters, engines and workloads have: written where they have rows.
+CLUSTER_TABLES = {
+    "transfers": TRANSFER_COLUMNS,
+    "tenants": TENANT_COLUMNS,
+    "decode_steps": DECODE_STEP_COLUMNS,
+}
 
 #: What the largest tables of runs stay far below: bytes in their file, and values unpacked.
 _MOST_BYTES, _MOST_CELLS = 2**32, 2**30

@@ -93,6 +93,11 @@ class SimulationResult:
         )
 
     @property
+    def decode_steps(self) -> pd.DataFrame:
+        """One row per step of a sequence with drafts: `records.DECODE_STEP_COLUMNS`."""
+        return self.records.decode_steps
+
+    @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """The tables of the run's world, by name."""
         names = ITERATION_TABLES if self.records.is_iteration_level else TABLES
