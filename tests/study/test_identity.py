@@ -57,6 +57,7 @@ def gpu(file: Path, **changes: object) -> Path:
         ("cluster.gpu", "FILE"),
         ("cluster.replicas", [{"latency_file": "FILE"}]),
         ("cluster.replicas", [{"gpu": "FILE"}]),
+        ("engine.speculation", {"draft_latency_file": "FILE"}),
     ],
 )
 def test_a_run_loses_its_name_when_a_file_changes_and_keeps_its_key(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, Field, model_validator
 
 from batchsim.config.section import MOST_GPUS, Count, Fraction, NumGPUs, Section, Tokens
+from batchsim.config.speculation import SpeculationConfig
 from batchsim.errors import ConfigError
 from batchsim.specs.names import Kind, known_name
 from batchsim.specs.sharing import Sharing
@@ -241,6 +242,7 @@ class EngineConfig(Section):
         25e9, description="between GPU and host memory, for preemption by swapping"
     )
     exact_iterations: bool = Field(False, description="one event per iteration instead of one per span")
+    speculation: SpeculationConfig = SpeculationConfig()
 
     @property
     def host(self) -> HostTimes:

@@ -9,7 +9,12 @@ from typing import Any
 from batchsim.specs.names import Kind, is_there, known_name
 
 #: Settings that name a file, and those that may.
-_FILE_KEYS = ("workload.trace", "latency.file", "cluster.replicas.latency_file")
+_FILE_KEYS = (
+    "workload.trace",
+    "latency.file",
+    "cluster.replicas.latency_file",
+    "engine.speculation.draft_latency_file",
+)
 _SPEC_KEYS: Mapping[str, Kind] = {
     "cluster.gpu": "gpus",
     "cluster.model": "models",

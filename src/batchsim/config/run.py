@@ -281,6 +281,7 @@ class RunConfig(Section):
         named = [
             self.workload.trace,
             self.latency.file,
+            self.engine.speculation.draft_latency_file,
             *(one.latency_file for one in self.cluster.replicas),
             *(name for one in alike for name in (one.gpu, one.model)),
         ]

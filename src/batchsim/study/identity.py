@@ -74,7 +74,9 @@ def identify(config: RunConfig) -> Identity:
         latency["package"] = package_version()
         if (folder := model_folder(latency["model"])) is not None:
             latency["model"] = [Path(folder).name, content(Path(folder) / "config.json")]
-    for table, name in [(latency, "file"), *((one, "latency_file") for one in cluster["replicas"])]:
+    drafts = settings["engine"]["speculation"]
+    own = [(one, "latency_file") for one in cluster["replicas"]]
+    for table, name in [(latency, "file"), (drafts, "draft_latency_file"), *own]:
         table[name] = None if table[name] is None else content(table[name])
     for table in (cluster, *cluster["replicas"]):
         for kind in ("gpu", "model"):

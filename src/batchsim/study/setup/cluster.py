@@ -42,6 +42,7 @@ from batchsim.specs import (
 )
 from batchsim.streams import stream
 from batchsim.study.setup.hardware import AnyLatency, given_latency, in_lockstep
+from batchsim.study.setup.speculation import speculation, with_drafts
 from batchsim.workload.request import Workload
 
 GIB = 2**30
@@ -63,6 +64,11 @@ class Replica:
 def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
     """Equal replicas for batches that run to completion; `latency` wins over what is configured."""
     cluster = config.cluster
+    if config.engine.speculation.num_speculative_tokens:
+        raise ConfigError(
+            f"policy {config.policy.preset} runs batches to completion, as long as their longest answer has "
+            "tokens; engine.speculation needs a policy that batches at every iteration"
+        )
     if cluster.replicas:
         raise ConfigError(
             f"policy {config.policy.preset} runs batches to completion on equal GPUs; cluster.replicas needs "
@@ -137,7 +143,11 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
     given, rng = config.engine, stream(config.seed, "latency")
     return [
         Engine(
-            latency=_noisy(as_iteration_latency(replica.latency), config.latency.noise, rng),
+            latency=_noisy(
+                with_drafts(as_iteration_latency(replica.latency), given.speculation),
+                config.latency.noise,
+                rng,
+            ),
             num_blocks=replica.num_kv_blocks,
             block_size=given.block_size,
             launch_s=given.host.launch_s,
@@ -150,6 +160,7 @@ def engines(config: RunConfig, replicas: Sequence[Replica]) -> list[Engine]:
             swap_block_s=given.block_size * replica.model.kv_bytes_per_token / given.swap_bytes_per_s,
             may_extrapolate=config.latency.outside == "extrapolate",
             is_exact=given.exact_iterations or (len(replicas) > 1 and _counts_together(replica.policy)),
+            speculation=speculation(config),
         )
         for replica in replicas
     ]

@@ -81,6 +81,8 @@ def expected_error(
     latencies: Sequence[AnyLatency], engine: EngineConfig, *, is_iteration_level: bool
 ) -> ExpectedError:
     """Tell it of a cluster: of several latency models, the widest."""
+    if engine.speculation.num_speculative_tokens:
+        return ExpectedError("no published point of speculative decoding was predicted")
     told: list[ExpectedError] = []
     for latency in {id(one): one for one in latencies}.values():  # replicas that are alike share theirs
         one = _of_model(latency, engine, is_iteration_level=is_iteration_level)
