@@ -13,6 +13,7 @@ from batchsim.config import SloConfig
 from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
 from batchsim.metrics.cluster.tenants import PLAIN_TARIFF, Tariff, tenant_summary, tenant_table
+from batchsim.metrics.cluster.transfers import transfer_parts
 from batchsim.metrics.cost import Expense, cost_of_run, cost_of_tokens
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.engine import decoded_tokens, kv_share
@@ -22,7 +23,6 @@ from batchsim.metrics.slo import limited_statistics
 from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window, known, largest, mean
 from batchsim.metrics.tokens import decode_runs, num_tokens, tokens_of_runs
-from batchsim.metrics.transfers import transfer_parts
 from batchsim.metrics.verdict import verdict
 from batchsim.metrics.weighted import Floats
 from batchsim.records import FINISHED, SHED, STATUSES, Columns, Records, arrays, has_status, rows

@@ -1,1 +1,1 @@
-"""What a cluster did for those who share it."""
+"""What clusters add to a summary: transfers of KV, tenants and classes, tiers, replicas that come and go."""
