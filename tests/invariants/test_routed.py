@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from batchsim.metrics.summary import laws
 from batchsim.records import FINISHED, REFUSED, SHED
+from batchsim.study.run import simulate
 from tests.invariants.test_iteration_level import OFF_GRID, ON_GRID, World, worlds
+from tests.sim.cluster.test_hand_over import UNEVEN
+from tests.sim.cluster.test_hand_over import worlds as pools
+from tests.sim.worlds import workload
 
 LOADS = st.sampled_from(["requests", "kv_blocks"])
 AGES = st.sampled_from([0.0, 0.0, 0.125, 0.317, 2.0])
@@ -84,3 +88,22 @@ def test_laws_hold_and_every_request_ends_once_in_one_state(world: World) -> Non
 @given(routed_worlds())
 def test_to_look_changes_nothing_and_the_same_seed_gives_the_same(world: World) -> None:
     pd.testing.assert_frame_equal(world.run().requests, world.run().requests, check_exact=True)
+
+
+@settings(max_examples=60)
+@given(pools(), ROUTINGS, ADMISSIONS)
+def test_pools_are_seen_alike_in_spans_and_single_iterations(
+    pool: tuple[dict[str, Any], list[tuple[float, int, int]]],
+    routing: dict[str, Any],
+    admission: dict[str, Any],
+) -> None:
+    config, rows = pool
+    config = {**config, "policy": {**config["policy"], "routing": routing, "admission": admission}}
+    requests = workload(*(list(column) for column in zip(*rows, strict=True)))
+
+    spans = simulate(config, requests, latency=UNEVEN)
+    exact = simulate(config, requests, latency=UNEVEN, overrides={"engine.exact_iterations": True})
+
+    pd.testing.assert_frame_equal(spans.requests, exact.requests, rtol=1e-9, atol=1e-9)
+    assert all(abs(residual) < 1e-9 for residual in laws(spans.records).values())
+    assert spans.requests["status"].isin([FINISHED, REFUSED]).all()
