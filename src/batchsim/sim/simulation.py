@@ -245,7 +245,7 @@ def _connect_replicas(
     ]
     router: Router
     if central is not None:
-        gate = Gate(env, recorder, [central.admission], entrances) if central.admission else None
+        gate = Gate(env, recorder, [central.admission], entrances) if central.admission is not None else None
         router = Dispatcher(env, _routing(central), entrances, central.queueing, decoders, gate)
         inbox, between = router.arrivals, [router]
     elif door or len(replicas) > 1:

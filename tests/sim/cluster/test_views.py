@@ -171,6 +171,20 @@ def test_batches_that_run_to_completion_are_not_seen_so(routing: dict[str, Any])
         simulate(config, workload([0.0, 1.0], [1, 1]))
 
 
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_blocks_that_decodes_took_within_a_span_are_a_load(is_exact: bool) -> None:
+    """At 4.95 s the first, of 10 tokens, has become 59, and the second, of 40 at 4 s, is 49."""
+    config = {
+        "policy": {"preset": "vllm_v1", "routing": {"kind": "LeastLoaded", "by": "kv_blocks"}},
+        "workload": {"training_fraction": 0.0},
+        "cluster": {"num_gpus": 2},
+        "engine": {"block_size": 1, "num_kv_blocks": 500, "exact_iterations": is_exact},
+    }
+    records = simulate(config, workload([0.0, 4.0, 4.95], [100] * 3, [10, 40, 5]), latency=A_PASS).records
+
+    assert records.requests["gpu_id"].tolist() == [0, 1, 1]
+
+
 def test_old_news_sends_a_crowd_to_who_was_idle() -> None:
     """Of requests that come a tenth of a second apart, six go to each in turn before that is known."""
     requests = workload(np.arange(20) / 10, [50] * 20, 1)

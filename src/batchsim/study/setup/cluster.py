@@ -232,8 +232,10 @@ def prepare_policies(
 
 def central_policy(config: RunConfig, capacity: int, training: Workload) -> Policy | None:
     """What orders the one queue of all replicas; None where each has its own. `capacity` is in KV tokens."""
-    (policy,) = prepare_policies(config, [config.policy], [capacity], training)
-    return policy if policy.routing is not None and policy.routing.is_central else None
+    routing = presets.build(config.policy).routing
+    if routing is None or not routing.is_central:
+        return None
+    return prepare_policies(config, [config.policy], [capacity], training)[0]
 
 
 def has_one_queue(config: RunConfig) -> bool:
