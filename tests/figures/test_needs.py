@@ -117,6 +117,21 @@ def test_what_the_grid_cannot_draw_is_refused_when_it_is_planned(
         check(sweep_file(tmp_path, figure, more))
 
 
+def test_fairness_can_be_drawn_and_needs_no_limits(tmp_path: Path) -> None:
+    figure = '{kind = "lines", x = "workload.request_rate_per_gpu", y = "%s"}'
+    tenants = "\n[[base.workload.tenants]]\nname = 'a'\nslo_class = 'chat'\n"
+    limits = "base.slo.classes.chat.e2e_ms = 500\n"
+
+    check(sweep_file(tmp_path, figure % "jain_index", RATES + tenants))
+    with pytest.raises(ConfigError, match="'worst_tenant_slo_attainment' tells of limits that no run has"):
+        check(sweep_file(tmp_path, figure % "worst_tenant_slo_attainment", RATES + tenants))
+    path = sweep_file(tmp_path, figure % "worst_tenant_slo_attainment", RATES + tenants)
+    path.write_text(
+        path.read_text().replace("[base.workload.generator]", f"{limits}[base.workload.generator]")
+    )
+    check(path)
+
+
 OPEN = """
 [[cases]]
 policy.preset = "vllm_v1"

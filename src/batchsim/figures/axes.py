@@ -34,6 +34,8 @@ QUANTITIES = {
     "e2e_mean_s": Quantity("E2E mean (s)", "log"),
     "e2e_p99_s": Quantity("E2E P99 (s)", "log"),
     "slo_attainment": Quantity("SLO attainment", "share"),
+    "worst_tenant_slo_attainment": Quantity("SLO attainment, worst tenant", "share"),
+    "jain_index": Quantity("Jain's index of tenants' service"),
     "whole_run_request_throughput_per_s": Quantity("Throughput, whole run (1/s)"),
     "output_tokens_per_gpu_per_s": Quantity("Output tokens (1/s per GPU)"),
     "throughput_per_gpu_per_s": Quantity("Throughput (1/s per GPU)"),

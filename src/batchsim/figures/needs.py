@@ -154,7 +154,11 @@ def _metrics(preset: str, limits: str) -> dict[str, bool]:
     summary = simulate(
         {
             "policy": {"preset": preset},
-            "workload": {"num_requests": 2, "generator": generator},
+            "workload": {
+                "num_requests": 2,
+                "generator": generator,
+                "tenants": [{"name": "any", "slo_class": "any"}],
+            },
             "slo": SloConfig.model_validate_json(limits),
         }
     ).summary
