@@ -147,11 +147,18 @@ def _folder(policy: str) -> str:
     return policy.replace(":", ".")  # module:preset is no file name everywhere
 
 
+#: More rows are no table that anybody reads; `tenants.parquet` has them all.
+_MOST_TENANTS = 30
+
+
 def _echo_tenants(tenants: pd.DataFrame) -> None:
     """Who was served: a row for each tenant and class."""
     times = {"TTFT mean": "ttft_mean_s", "TTFT P99": "ttft_p99_s", "TPOT mean": "tpot_mean_s",
              "E2E mean": "e2e_mean_s", "E2E P99": "e2e_p99_s"}  # fmt: skip
-    shown = []
+    shown, title = [], "By tenant and class, times in ms"
+    if len(tenants) > _MOST_TENANTS:
+        title = f"{title}: the {_MOST_TENANTS} of {len(tenants):,} that were served most"
+        tenants = tenants.nlargest(_MOST_TENANTS, "service_tokens")
     for row in tenants.to_dict("records"):
         told = [row[key] for key in times.values()]
         fair = row["fair_tokens"]
@@ -164,7 +171,7 @@ def _echo_tenants(tenants: pd.DataFrame) -> None:
             _or_dash(row["service_tokens"] / fair if fair > 0 else math.nan, "{:.3f}"),
         ))  # fmt: skip
     columns = ("", "finished", "SLO", *times, "tokens/s", "service / fair share")
-    echo_table("By tenant and class, times in ms", columns, shown)
+    echo_table(title, columns, shown)
 
 
 def _or_dash(value: float, form: str) -> str:

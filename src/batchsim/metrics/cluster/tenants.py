@@ -46,8 +46,13 @@ def tenant_table(
     for kind, name in _KINDS.items():
         if name not in requests:
             continue
-        labels = np.asarray(requests[name])
-        parts = [(label, rows(requests, labels == label)) for label in sorted(set(labels.tolist()))]
+        codes, labels = pd.factorize(np.asarray(requests[name]), sort=True)
+        of_each = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+        parts = [
+            (str(label), {column: values[own] for column, values in requests.items()})
+            for label, own in zip(labels, of_each, strict=True)
+        ]
+        num_cut = np.bincount(codes[:num_warmup], minlength=len(parts))
         weights = np.array(
             [tariff.weights.get(label, 1.0) if kind == "tenant" else 1.0 for label, _ in parts]
         )
@@ -55,8 +60,7 @@ def tenant_table(
         demand = np.array([_demand(part, window, tariff) for _, part in parts])
         fair = max_min_fair(float(service.sum()), demand, weights)
         for index, (label, part) in enumerate(parts):
-            num_cut = int(np.count_nonzero(labels[:num_warmup] == label))
-            row = _row(rows(part, slice(num_cut, None)), slo, window)
+            row = _times(rows(part, slice(num_cut[index], None)), slo)
             row |= {
                 "kind": kind,
                 "name": label,
@@ -110,7 +114,7 @@ def max_min_fair(total: float, demand: Floats, weights: Floats) -> Floats:
     return fair
 
 
-def _row(covered: Arrays, slo: SloConfig, window: Window) -> dict[str, Any]:
+def _times(covered: Arrays, slo: SloConfig) -> dict[str, Any]:
     is_finished = has_status(covered, FINISHED)
     finished = rows(covered, is_finished)
     row: dict[str, Any] = {"slo_attainment": slo_attainment(covered, slo)}
