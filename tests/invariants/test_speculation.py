@@ -94,6 +94,14 @@ def test_the_same_seed_gives_the_same_run(world: World, num: int, acceptance: fl
 LATENCY = LinearIterationLatency(0.00973, 0.00107, 0.0, 0.00031, 0.000073)
 
 
+ROUTINGS = (
+    {},
+    {"kind": "LeastLoaded", "by": "kv_blocks"},
+    {"kind": "CacheAware", "view_age_s": 0.0531},
+    {"kind": "Central"},
+)
+
+
 @st.composite
 def pools(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[float, int, int]]]:
     """Any policy and roles, little memory; the last request comes when all is over, and needs nearly all."""
@@ -108,6 +116,8 @@ def pools(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[float, int, int]]
         policy["queueing"] = {"num_bins": 2, "boundaries": [6]}
     if preset == "dynamic_batching":
         policy = {"preset": preset, "sizing": {"SloFeedback": {"target_s": 0.06}}}
+    if roles == ["both", "both"]:
+        policy["routing"] = draw(st.sampled_from(ROUTINGS))
     config = {
         "policy": policy,
         "pool": [{"role": role, "num_kv_blocks": blocks} for role in roles],

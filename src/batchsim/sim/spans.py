@@ -130,7 +130,7 @@ class SpanRunner:
             return False
         if running.num >= self._sizer.batch_size(0, decoding.num):
             return False
-        tokens = request.computed_tokens + 1  # or it would lack a block at once
+        tokens = running.tokens_to_decode(request)  # or it would lack a block at once
         if reserved_tokens := self._rule.reserved_tokens(request):
             tokens = max(tokens, request.prompt_tokens + reserved_tokens)
         blocks = -(-tokens // kv.block_size)
