@@ -37,3 +37,25 @@ class Decision(NamedTuple):
     low: float
     high: float
     measured: float
+
+
+class ClusterReport(NamedTuple):
+    """What an autoscaler measures: since its last decision, or now.
+
+    Of replicas that are on; those that drain, and what runs there, are left out.
+    """
+
+    now_s: float
+    elapsed_s: float  # since the last decision
+    num_on: int
+    num_starting: int
+    num_arrived: int  # requests, since the last decision
+    num_waiting: int  # now, without KV blocks, those held included for which no replica is on
+    num_requests: int  # now, waiting or running
+    busy_fraction: float  # share of the replicas' time since the last decision; 0 where none was on
+    kv_use: float  # now, share of the KV blocks, mean of the replicas; 0 where none is on
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas that are on or will be."""
+        return self.num_on + self.num_starting
