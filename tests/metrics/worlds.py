@@ -125,7 +125,7 @@ def engine_records(
         {},
         iterations,
         preemptions,
-        kv_blocks,
+        kv_blocks=kv_blocks,
     )
 
 
