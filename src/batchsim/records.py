@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 FINISHED, ABANDONED, REFUSED, STRANDED = "finished", "abandoned", "refused", "stranded"
-STATUSES = (FINISHED, ABANDONED, REFUSED, STRANDED)
+FAILED = "failed"  # its replica crashed, and it was not tried again
+STATUSES = (FINISHED, ABANDONED, REFUSED, STRANDED, FAILED)
 
 #: How the reason of a refusal begins where a request was refused to spare others, not because it cannot fit.
 SHED = "shed"
@@ -44,7 +45,7 @@ ITERATION_REQUEST_COLUMNS: Mapping[str, Any] = {
     # When its last decode run began: the end of its last (re)prefill, or swap-in.
     "decode_start_s": np.float64,
     "cached_tokens": np.int64,  # prompt tokens found in the prefix cache when it was first admitted
-    "recomputed_tokens": np.int64,  # tokens computed a second time after preemptions
+    "recomputed_tokens": np.int64,  # tokens computed a second time after preemptions and failures
     "num_preemptions": np.int32,
 }
 
@@ -72,11 +73,13 @@ ITERATION_COLUMNS: Mapping[str, Any] = {
 }
 
 #: The KV of a request is dropped, or copied to the host. Or it stays while the request sits an iteration out,
-#: or is handed over to a replica that decodes it: these two are no preemptions.
+#: or is handed over to a replica that decodes it; or it is lost as the replica fails, and the tokens of its
+#: answer stay, or go as well: these are no preemptions.
 PREEMPTIONS = ("recompute", "swap")
-PREEMPTION_MODES = (*PREEMPTIONS, "pause", "hand_over")
+FAILURES = ("failure", "restart")
+PREEMPTION_MODES = (*PREEMPTIONS, "pause", "hand_over", *FAILURES)
 
-#: One row per preemption, pause or hand-over, in order of time.
+#: One row per preemption, pause, hand-over or failure of one that ran, in order of time.
 PREEMPTION_COLUMNS: Mapping[str, Any] = {
     "request_id": np.int64,
     "gpu_id": np.int32,
@@ -124,6 +127,18 @@ DECODE_STEP_COLUMNS: Mapping[str, Any] = {
     "drafted": np.int8,
     "accepted": np.int8,  # drafts, of those that came after the end of the answer, too
     "tokens": np.int8,  # given: the accepted drafts and one more, or what was left of the answer
+}
+
+#: What a replica is, where replicas come, go and fail. All but those that are off are paid for; those that
+#: are on or drain run requests, and only those that are on are given new ones.
+REPLICA_STATES = ("off", "starting", "on", "draining", "failed")
+
+#: One row per time that a replica spends in a state, in order of its end, up to the end of the run.
+REPLICA_STATE_COLUMNS: Mapping[str, Any] = {
+    "gpu_id": np.int32,
+    "state": "category",  # one of `REPLICA_STATES`
+    "start_s": np.float64,
+    "end_s": np.float64,
 }
 
 #: One row per batch, in order of completion; ``batch_id`` numbers them so.
@@ -189,6 +204,8 @@ class Records:
         Reason of each refused request, by request id.
     kv_blocks
         KV blocks of each replica; empty in the run-to-completion world.
+    replica_states
+        See `REPLICA_STATE_COLUMNS`; no rows where all replicas are there all the time.
     """
 
     requests: pd.DataFrame
@@ -202,6 +219,7 @@ class Records:
     kv_blocks: tuple[int, ...] = ()
     transfers: pd.DataFrame = field(default_factory=lambda: empty(TRANSFER_COLUMNS))
     decode_steps: pd.DataFrame = field(default_factory=lambda: empty(DECODE_STEP_COLUMNS))
+    replica_states: pd.DataFrame = field(default_factory=lambda: empty(REPLICA_STATE_COLUMNS))
 
     @property
     def is_iteration_level(self) -> bool:

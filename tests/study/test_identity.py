@@ -102,6 +102,17 @@ def test_the_source_of_a_policy_and_of_what_it_imports_from_beside_it_names_a_ru
     assert {Path(name).name for name in first.inputs} >= {"named.py", "named_size.py", "trace.csv"}
 
 
+def test_the_source_of_a_scaling_rule_names_a_run(folder: Path) -> None:
+    preset = policy(folder, "scaling_rule", 4)
+    tree = {"workload.trace": str(trace(folder)), "autoscaler.kind": preset}
+
+    first = identify(load_config(None, tree))
+    policy(folder, "scaling_rule", 8)
+    second = identify(load_config(None, tree))
+
+    assert first.run_id != second.run_id
+
+
 def test_a_package_counts_with_the_modules_that_it_imports_and_no_others(folder: Path) -> None:
     package = folder / "bundle"
     package.mkdir()

@@ -79,7 +79,7 @@ _WHOLE_RUN_ROWS = tuple(
 _VERDICTS: Mapping[object, str] = {True: " (met)", False: " [red](missed)[/]", None: ""}
 
 #: Counts of requests, shown where there are any, and of other things.
-_COUNTS = ("finished", "abandoned", "refused", "shed", "stranded", "flushed", "evicted")
+_COUNTS = ("finished", "abandoned", "refused", "shed", "stranded", "failed", "flushed", "evicted")
 _OTHER_COUNTS = (("Preemptions", "num_preemptions", "times"), ("Recomputed", "recomputed_tokens", "tokens"))
 
 

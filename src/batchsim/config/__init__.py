@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from batchsim._lazy import lazy
 
 if TYPE_CHECKING:
+    from batchsim.config.control import AutoscalerConfig, FailuresConfig
     from batchsim.config.cost import CostConfig
     from batchsim.config.dotted import flat, set_dotted
     from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
@@ -27,10 +28,12 @@ else:
     __getattr__, __dir__ = lazy(__name__)  # what a sweep is need not be built for a run
 
 __all__ = [
+    "AutoscalerConfig",
     "ClientsConfig",
     "ClusterConfig",
     "CostConfig",
     "EngineConfig",
+    "FailuresConfig",
     "GridConfig",
     "LatencyConfig",
     "MetricsConfig",

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
+from batchsim.config.control import AutoscalerConfig, FailuresConfig
 from batchsim.config.cost import CostConfig
 from batchsim.config.hardware import ClusterConfig, EngineConfig, LatencyConfig, ReplicaConfig
 from batchsim.config.section import Count, Finite, Fraction, Rate, Section
@@ -264,6 +265,8 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     engine: EngineConfig = EngineConfig()
     kv_transfer: KVTransferConfig = KVTransferConfig()
+    autoscaler: AutoscalerConfig = AutoscalerConfig()
+    failures: FailuresConfig = FailuresConfig()
     latency: LatencyConfig = LatencyConfig()
     predictor: PredictorConfig = PredictorConfig()
     slo: SloConfig = SloConfig()

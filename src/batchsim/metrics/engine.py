@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from batchsim.metrics.system import Window, at_most_one, clock_error, inside, ratio, running_s
-from batchsim.metrics.tokens import decode_runs
+from batchsim.metrics.tokens import DecodeRuns, decode_runs, lost_runs
 from batchsim.metrics.weighted import Floats, Ints, Weighted
-from batchsim.records import Columns, Records, arrays, rows
+from batchsim.records import FAILURES, Columns, Records, arrays, rows
 
 
-def running_sequences(iterations: Columns[Any], num_replicas: int, window: Window) -> Weighted:
+def running_sequences(iterations: Columns[Any], num_replicas: float, window: Window) -> Weighted:
     """Sequences that hold KV blocks on a replica, weighted by seconds of the window."""
     weights_s = running_s(iterations, window)
     idle_s = max(num_replicas * window.length_s - float(weights_s.sum()), 0.0)
@@ -34,13 +34,15 @@ def kv_share(iterations: Columns[Any], kv_blocks: Sequence[int]) -> Floats:
     return share
 
 
-def kv_use(iterations: Columns[Any], kv_blocks: Sequence[int], window: Window) -> float:
-    """Time average over all replicas of KV blocks in use / blocks.
+def kv_use(
+    iterations: Columns[Any], kv_blocks: Sequence[int], window: Window, num_replicas: float | None = None
+) -> float:
+    """Time average over all replicas, or so many on average, of KV blocks in use / blocks.
 
     A span counts with what it holds at its end, so this is an upper bound while answers grow.
     """
     held_s = running_s(iterations, window) * kv_share(iterations, kv_blocks)
-    use = float(held_s.sum()) / (len(kv_blocks) * window.length_s)
+    use = float(held_s.sum()) / ((num_replicas or len(kv_blocks)) * window.length_s)
     error = clock_error(len(held_s), window)
     return at_most_one(use, error, "use of KV blocks", "spans overlap or do not fit")
 
@@ -79,7 +81,8 @@ def token_throughput(
     """Count tokens when they come; the decodes of a span that reaches beyond the window, by its share inside.
 
     A request has a token at the end of its prefill, one more for a prefill repeated after a preemption, and
-    those of each iteration in which it decodes: one, or with drafts several.
+    those of each iteration in which it decodes: one, or with drafts several. Tokens that were lost as a
+    replica failed are none.
     """
     share = running_s(iterations, window) / np.asarray(iterations["finish_s"] - iterations["start_s"])
     is_first = inside(requests["first_token_s"], window)
@@ -89,8 +92,24 @@ def token_throughput(
         runs = decode_runs(rows(requests, is_preempted), iterations, preemptions)
         is_repeated = runs.has_token_at_start & inside(runs.start_s, window)
         output_tokens += np.count_nonzero(is_repeated) - np.count_nonzero(is_first & is_preempted)
+        if any((preemptions["mode"] == one).any() for one in FAILURES):
+            output_tokens -= _lost_tokens(lost_runs(requests, iterations, preemptions), iterations, share)
     total_tokens = output_tokens + int(np.asarray(requests["prompt_tokens"])[is_first].sum())
     return TokenThroughput(output_tokens / window.length_s, total_tokens / window.length_s)
+
+
+def _lost_tokens(lost: DecodeRuns, iterations: Columns[Any], share: Floats) -> float:
+    """Decoded tokens of these runs, with the share of each span that counts."""
+    if not len(lost.row):
+        return 0.0
+    tokens = share * np.asarray(iterations["num_iterations"])
+    num_lost, decodes = 0.0, np.asarray(iterations["decode_seqs"]) > 0
+    for gpu_id in np.unique(lost.gpu_id):
+        runs = lost.gpu_id == gpu_id
+        of_replica = tokens[decodes & (np.asarray(iterations["gpu_id"]) == gpu_id)]
+        up_to = np.concatenate([[0.0], np.cumsum(of_replica)])
+        num_lost += float((up_to[lost.stop_span[runs]] - up_to[lost.first_span[runs]]).sum())
+    return num_lost
 
 
 def recomputed_share(requests: Columns[Any], iterations: Columns[Any]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
+from batchsim.metrics.cluster.fleet import mean_replicas
 from batchsim.metrics.efficiency import Hardware, mbu, mfu, work
 from batchsim.metrics.system import Window, finishes_in, known, largest, mean, ratio
 from batchsim.metrics.tokens import itl_and_worst_gap_s
@@ -63,12 +64,12 @@ def engine_load(
     num_started = len(known(requests["scheduled_s"]))
     prefill_tokens = iterations["prefill_tokens"].sum()
     decode_steps = engine.decode_steps(iterations).sum()
-    num_replicas, kv_blocks = records.num_replicas, records.kv_blocks
+    num_replicas, kv_blocks = mean_replicas(records, window), records.kv_blocks
     return {
         "busy_fraction": system.busy_fraction(iterations, num_replicas, window),
         **_running(iterations, num_replicas, window),
         "waiting_mean": system.waiting_mean(requests, num_replicas, window),
-        "kv_use_mean": engine.kv_use(iterations, kv_blocks, window),
+        "kv_use_mean": engine.kv_use(iterations, kv_blocks, window, num_replicas),
         "kv_use_max": largest(engine.kv_share(iterations, kv_blocks)[finishes_in(iterations, window)]),
         "num_preemptions": num_preemptions,
         "num_preempted_requests": np.count_nonzero(requests["num_preemptions"]),
@@ -88,7 +89,7 @@ def engine_load(
     }
 
 
-def _running(iterations: Arrays, num_replicas: int, window: Window) -> dict[str, float]:
+def _running(iterations: Arrays, num_replicas: float, window: Window) -> dict[str, float]:
     running = engine.running_sequences(iterations, num_replicas, window)
     return {
         "running_mean": running.mean,
@@ -121,7 +122,7 @@ def _ttft_parts(finished: Arrays, iterations: Arrays) -> dict[str, float]:
 
 
 def _efficiency(
-    iterations: Arrays, num_replicas: int, window: Window, hardware: Hardware
+    iterations: Arrays, num_replicas: float, window: Window, hardware: Hardware
 ) -> dict[str, float]:
     done = work(iterations, window, hardware.model)
     wall_s = num_replicas * window.length_s

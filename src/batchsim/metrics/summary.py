@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from batchsim.config import SloConfig
 from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
+from batchsim.metrics.cluster.fleet import fleet
 from batchsim.metrics.cluster.tenants import PLAIN_TARIFF, Tariff, tenant_summary, tenant_table
 from batchsim.metrics.cluster.transfers import transfer_parts
 from batchsim.metrics.cost import Expense, cost_of_run, cost_of_tokens
@@ -22,7 +23,7 @@ from batchsim.metrics.load import PERCENTILES, Arrays, batch_load, engine_load
 from batchsim.metrics.slo import limited_statistics
 from batchsim.metrics.statistics import batch_means_interval, mser5
 from batchsim.metrics.system import Window, known, largest, mean
-from batchsim.metrics.tokens import decode_runs, num_tokens, tokens_of_runs
+from batchsim.metrics.tokens import decode_runs, lost_runs, num_tokens, tokens_of_runs
 from batchsim.metrics.verdict import verdict
 from batchsim.metrics.weighted import Floats
 from batchsim.records import FINISHED, SHED, STATUSES, Columns, Records, arrays, has_status, rows
@@ -95,7 +96,7 @@ def summarise(
         "makespan_s": run.end_s - run.start_s,
         "service_mean_s": filled.service_mean_s,
         **_rates(records, requests, slo, expenses, steady, run),
-        **cost_of_run(expenses, run.end_s - run.start_s),
+        **cost_of_run(expenses, records, run),
         **_times(finished),
         **_interval(finished, is_saturated=judged.name == "saturated"),
         **_slo(covered, slo),
@@ -104,6 +105,7 @@ def summarise(
         **transfer_parts(records, finished),
         **tenant_summary(tenant_table(requests, slo, num_warmup, window, tariff)),
         **engine.speculation_parts(records),
+        **fleet(records, run),
         "verdict": judged.name,
         "verdict_reason": judged.reason,
         "saturated": judged.name == "saturated",
@@ -128,7 +130,7 @@ def laws(records: Records) -> dict[str, float]:
 
         Iteration level: ``tokens``, output tokens of finished requests that the log of spans has too many
         or too few of, summed over requests. ``decodes``, tokens that the spans gave less those of decode
-        runs; more than 0 where a request that ran did not finish. ``overfull``: KV blocks in use beyond
+        runs, lost ones included. ``overfull``: KV blocks in use beyond
         those there are, as shares of these, summed over spans.
     """
     finished = rows(arrays(records.requests), has_status(records.requests, FINISHED))
@@ -155,6 +157,7 @@ def _engine_laws(records: Records) -> dict[str, float]:
     steps = records.decode_steps
     missing = num_tokens(finished, iterations, preemptions, steps) - finished["output_tokens"]
     in_runs = tokens_of_runs(decode_runs(finished, iterations, preemptions), finished, steps).sum()
+    in_runs += lost_runs(arrays(records.requests), iterations, preemptions).num_decoded.sum()
     most_busy = [
         _integral(spans["start_s"], spans["finish_s"])[1] for _, spans in iterations.groupby("gpu_id")
     ]

@@ -64,7 +64,7 @@ def throughput(requests: Columns[Any], window: Window) -> Throughput:
     return Throughput(*(count / window.length_s for count in counts))
 
 
-def busy_fraction(batches: Columns[Any], num_replicas: int, window: Window) -> float:
+def busy_fraction(batches: Columns[Any], num_replicas: float, window: Window) -> float:
     """Share of all replicas' time in the window that a batch (or iteration) ran, well filled or not."""
     running = running_s(batches, window)
     share = float(running.sum()) / (num_replicas * window.length_s)
@@ -97,7 +97,7 @@ def waits_until_s(requests: Columns[Any]) -> Floats:
     return np.where(np.isnan(until_s), math.inf, until_s)
 
 
-def waiting_mean(requests: Columns[Any], num_replicas: int, window: Window) -> float:
+def waiting_mean(requests: Columns[Any], num_replicas: float, window: Window) -> float:
     """Time average of the requests that wait to be scheduled first, per replica.
 
     Those that wait again after a preemption are not in it.

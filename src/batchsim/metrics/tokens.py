@@ -4,6 +4,8 @@ The prompt's completion gives a request its first token; from then on it gets on
 iteration with decoding sequences, as long as its *decode run* lasts: until it is preempted or finishes. A run
 that begins with a (repeated) prefill has a token at its very start, one that begins with a swap-in or after a
 pause has not.
+One that a failing replica ends has its tokens up to then; where the request begins anew, or never finishes,
+they are lost, and none of the request's.
 Runs begin and end where spans do, so that a run is a range of spans and nothing here loops over tokens.
 With drafts an iteration is a span, and gives a request several tokens at once: a *step* of it.
 """
@@ -17,7 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from batchsim.metrics.weighted import Floats, Ints, Weighted, expand
-from batchsim.records import FINISHED, Columns, has_status, rows
+from batchsim.records import FAILURES, FINISHED, Columns, has_status, rows
 
 Table = Columns[Any]
 Mask = NDArray[np.bool_]
@@ -151,6 +153,14 @@ def decode_runs(requests: Table, iterations: Table, preemptions: Table) -> Decod
     return _runs_and_spans(requests, iterations, preemptions)[0]
 
 
+def lost_runs(requests: Table, iterations: Table, preemptions: Table) -> DecodeRuns:
+    """List the decode runs whose tokens were lost: as replicas failed, and requests began anew or ended.
+
+    ``wait_s`` means nothing here.
+    """
+    return _runs_and_spans(requests, iterations, preemptions, is_lost=True)[0]
+
+
 class _Spans(NamedTuple):
     """Spans of one replica: iteration ``j`` takes ``first_s + j * growth_s``."""
 
@@ -193,10 +203,10 @@ def _ends_s(spans: _Spans) -> Floats:
 
 
 def _runs_and_spans(
-    requests: Table, iterations: Table, preemptions: Table
+    requests: Table, iterations: Table, preemptions: Table, *, is_lost: bool = False
 ) -> tuple[DecodeRuns, dict[int, _Spans]]:
     spans_of = _spans_by_replica(iterations)
-    stays = _stays(requests, preemptions)
+    stays = _stays(requests, preemptions, is_lost=is_lost)
     size = len(stays.row)
     first_span, stop_span, num_decoded = (np.zeros(size, dtype=np.int64) for _ in range(3))
     first_end_s, last_end_s = np.full(size, np.nan), np.full(size, np.nan)
@@ -223,7 +233,7 @@ def _runs_and_spans(
 
 
 class _Stays(NamedTuple):
-    """From when to when each finished request decoded, by request and time."""
+    """From when to when requests decoded, by request and time."""
 
     row: Ints
     gpu_id: Ints
@@ -232,11 +242,13 @@ class _Stays(NamedTuple):
     has_token_at_start: Mask
 
 
-def _stays(requests: Table, preemptions: Table) -> _Stays:
+def _stays(requests: Table, preemptions: Table, *, is_lost: bool) -> _Stays:
+    """Those whose tokens the finished requests have, or those whose tokens were lost."""
     is_finished = has_status(requests, FINISHED)
     row_of_id = pd.Index(requests["request_id"]).get_indexer(pd.Index(preemptions["request_id"]))
     counted = row_of_id >= 0
-    counted[counted] = is_finished[row_of_id[counted]]
+    if not is_lost:
+        counted[counted] = is_finished[row_of_id[counted]]
     finished = np.flatnonzero(is_finished)
     # By request; the last stay of one, which ended with it, stays its last.
     order = np.argsort(np.concatenate([row_of_id[counted], finished]), kind="stable")
@@ -245,18 +257,30 @@ def _stays(requests: Table, preemptions: Table) -> _Stays:
         columns = np.asarray(of_preemption)[counted], np.asarray(of_request)[finished]
         return np.concatenate(columns)[order]
 
+    mode, never = preemptions["mode"], np.zeros_like(is_finished)
     row = joined(row_of_id, np.arange(len(is_finished)))
     gpu_id = joined(preemptions["gpu_id"], requests["gpu_id"])
     start_s = joined(preemptions["decode_start_s"], requests["decode_start_s"])
     end_s = joined(preemptions["time_s"], requests["finish_s"])
+    has_failed = joined(np.any([mode == one for one in FAILURES], axis=0), never)
+    keeps_kv = joined(mode != "recompute", never) & ~has_failed
+    which = _is_lost(row, joined(mode == "restart", never), is_finished) == is_lost
     has_run = ~np.isnan(start_s)
-    keeps_kv = joined(preemptions["mode"] != "recompute", np.zeros_like(is_finished))
-    row, gpu_id, start_s, end_s, keeps_kv = (
-        column[has_run] for column in (row, gpu_id, start_s, end_s, keeps_kv)
+    which &= has_run | has_failed  # a failure takes away what was swapped out as well
+    row, gpu_id, start_s, end_s, keeps_kv, has_run = (
+        column[which] for column in (row, gpu_id, start_s, end_s, keeps_kv, has_run)
     )
     goes_on = np.zeros_like(keeps_kv)
     goes_on[1:] = keeps_kv[:-1] & (row[1:] == row[:-1])
-    return _Stays(row, gpu_id, start_s, end_s, ~goes_on)
+    return _Stays._make(column[has_run] for column in (row, gpu_id, start_s, end_s, ~goes_on))
+
+
+def _is_lost(row: Ints, restarts: Mask, is_finished: Mask) -> Mask:
+    """Of stays by request and time, whether the request began anew after it, or never finished."""
+    last = np.full(len(is_finished), -1)
+    last[row[restarts]] = np.flatnonzero(restarts)  # of several, the last is written last
+    lost: Mask = (np.arange(len(row)) <= last[row]) | ~is_finished[row]
+    return lost
 
 
 def _pooled(runs: DecodeRuns, spans_of: dict[int, _Spans]) -> Weighted:

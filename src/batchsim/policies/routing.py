@@ -4,7 +4,7 @@ Most look at a load: ``requests`` counts those that wait or run, ``kv_blocks`` t
 that the waiting prompts will take. `CacheAware` and `LMetric` look at what the caches really hold. What is
 seen may be `view_age_s` old, and then knows nothing of what was sent there since. `Central` is the other way
 round: requests wait in one queue until a replica has room. If nothing else is said, ties go to the lowest
-number.
+number. One that is off or gone has the load `CLOSED`; a policy that names it all the same is asked again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from batchsim.policies.base import ReplicaView, Setting, WaitingRequest
 from batchsim.policies.building_blocks import Answer
 
 Load = Literal["requests", "kv_blocks"]
+
+#: Load of a replica that cannot be chosen, where replicas come and go: more than any other.
+CLOSED = 2**62
 
 
 @dataclass(slots=True)
@@ -102,7 +105,10 @@ class PowerOfTwo(_ByLoad):
 
 @dataclass(slots=True)
 class SessionAffinity(_ByLoad):
-    """The replica that had the session's earlier turns; the least loaded for a first turn or no session."""
+    """The replica that had the session's earlier turns; the least loaded for a first turn or no session.
+
+    Where that replica is off or gone, the session moves to the least loaded.
+    """
 
     _replica_of: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -111,7 +117,7 @@ class SessionAffinity(_ByLoad):
         if request.session_id < 0:
             return _least(loads)
         chosen = self._replica_of.get(request.session_id)
-        if chosen is None:
+        if chosen is None or loads[chosen] == CLOSED:
             chosen = self._replica_of[request.session_id] = _least(loads)
         return chosen
 

@@ -31,6 +31,7 @@ from batchsim.records import (
     ITERATION_COLUMNS,
     ITERATION_REQUEST_COLUMNS,
     PREEMPTION_COLUMNS,
+    REPLICA_STATE_COLUMNS,
     REQUEST_COLUMNS,
     TENANT_COLUMNS,
     TRANSFER_COLUMNS,
@@ -51,6 +52,7 @@ CLUSTER_TABLES = {
     "transfers": TRANSFER_COLUMNS,
     "tenants": TENANT_COLUMNS,
     "decode_steps": DECODE_STEP_COLUMNS,
+    "replica_states": REPLICA_STATE_COLUMNS,
 }
 
 #: What the largest tables of runs stay far below: bytes in their file, and values unpacked.

@@ -108,6 +108,18 @@ class Decoding:
             self._meter.leave(request)
         return stored_tokens
 
+    def clear(self) -> None:
+        """Forget who has left; nobody decodes any more."""
+        assert not self.num, "somebody decodes"
+        for heap in (self._finishes, self._outgrow, self._longest or []):
+            heap.clear()
+        self._took.clear()
+        self.taken = 0
+
+    def blocks_over(self, num_iterations: int) -> int:
+        """Blocks that the next iterations are still to take."""
+        return self._growth_over(num_iterations) - self.taken
+
     def take_finished(self) -> list[Request]:
         """Take out the sequences that have decoded their last token, in order of admission."""
         finishes, step = self._finishes, self.step

@@ -105,6 +105,14 @@ class KVCache(simpy.Container):
         """Blocks that somebody holds."""
         return self.num_blocks - self.available
 
+    def clear(self) -> None:
+        """Forget all: nobody holds a block any more, and nothing is cached."""
+        self.available = self.num_blocks
+        self.line_blocks = 0
+        self._last_given = None
+        for held in (self._num_users, self._copies, self._line):
+            held.clear()
+
     def take(self, num_blocks: int) -> None:
         """Take blocks now; `PlanError` if there are fewer."""
         level = self.available - num_blocks

@@ -6,7 +6,8 @@ When things happen stands here, and how long in `sim.spans`; what is chosen in `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Protocol, cast
 
@@ -20,7 +21,7 @@ from batchsim.policies.reports import IterationReport
 from batchsim.sim.cluster.outlook import Outlook
 from batchsim.sim.engine import Engine
 from batchsim.sim.kv_cache import KVCache
-from batchsim.sim.mailbox import ProcessGen
+from batchsim.sim.mailbox import LateTimeout, ProcessGen
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
 from batchsim.sim.request import Request
 
@@ -57,11 +58,16 @@ class Replica(Outlook):
     outlet
         Who is given those that are finished; their blocks stay taken until `release`. Left out: they have
         ended.
+
+    Attributes
+    ----------
+    on_idle
+        Called when it has nothing to do.
     """
 
     __slots__ = (
-        "_is_bounded", "_known_until_s", "_num_preempted", "_outlet", "_recorder", "_replica_id",
-        "_true_output_tokens", "_usable_tokens",
+        "_idle_s", "_idle_since_s", "_is_bounded", "_known_until_s", "_num_preempted", "_outlet", "_recorder",
+        "_replica_id", "_true_output_tokens", "_usable_tokens", "on_idle",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +94,28 @@ class Replica(Outlook):
         self._known_until_s = 0.0  # what happened later, the host does not know yet
         self._num_preempted = 0  # for the iteration, before it was put together anew
         self.inbox.alert = self._notice
+        self._idle_s = self._idle_since_s = 0.0
+        self.on_idle: Callable[[], None] | None = None
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds so far in which it ran nothing."""
+        return self._idle_s if self._num else self._idle_s + self._env.now - self._idle_since_s
+
+    @property
+    def is_running(self) -> bool:
+        """Whether an iteration is under way."""
+        return self._num > 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests here that hold no KV blocks, for want of room or until the iteration ends."""
+        return self._waiting.num + sum(not one.triggered for one in self.inbox.items)
+
+    @property
+    def kv_share(self) -> float:
+        """Share of the KV blocks that are in use, those of the iteration under way included."""
+        return self.used_blocks() / self._kv.num_blocks
 
     def accepts(self, request: Request) -> bool:
         """Whether the request can ever fit."""
@@ -136,18 +164,70 @@ class Replica(Outlook):
                     # Nothing was put together while the GPU ran: the host plans anew with all that is known.
                     self._known_until_s, self._is_first = step.now_s, True
                     continue
-                if self._known_until_s >= step.now_s:
+                now_s = step.now_s
+                if self._known_until_s >= now_s:
+                    self._idle_since_s = now_s
+                    if self.on_idle is not None:
+                        self.on_idle()
                     yield inbox.when()
                     on_boundary, observer = self.on_boundary, self.observer  # whoever came now, may look
+                    now_s = env.now
+                    self._idle_s += now_s - self._idle_since_s
                 # The GPU idles, so the host can plan with all that is known now.
-                self._known_until_s = step.now_s = env.now
+                self._known_until_s = step.now_s = now_s
                 self._is_first = True
                 continue
             yield self._end
             if observer is not None:
                 self._grow_to(self._num)
             num_empty = 0
-            self._settle(env.now)
+            if self._num:
+                self._settle(env.now)
+
+    def crash(self, *, keeps_tokens: bool) -> tuple[list[Request], list[Request]]:
+        """Lose what is in memory; what is under way ends now.
+
+        Iterations of a span that have ended count, the one that has not is lost.
+
+        Returns
+        -------
+        tuple of list of Request
+            Those that had been admitted, some of which may have waited again, and those that had not. None
+            of them belongs to this replica any more; their tokens they have if they keep them.
+        """
+        env, now_s = self._env, self._env.now
+        if self._num:
+            num_done = self._num_done()
+            if num_done:
+                self._num = num_done
+                self._settle(self._start_s + self._seconds(num_done))
+            else:
+                self._step.take_back()
+                self._num = self._num_preempted = self._swap_blocks = 0
+            # Whoever waits for the end of the span goes on now, and finds nothing to settle.
+            at_once = LateTimeout(env, 0.0)
+            at_once.callbacks, self._end.callbacks = self._end.callbacks, []
+            self._end, self._idle_since_s = at_once, now_s
+        mode, nan = "failure" if keeps_tokens else "restart", math.nan
+        held = self._running.clear()
+        known = {request for request, _, _ in held}  # one whose KV is on its way may lie in the inbox too
+        waiting = self._waiting.clear(now_s)
+        waiting += [one for one in self.inbox.take_all() if not one.triggered and one not in known]
+        ran, waited = list[Request](), list[Request]()
+        for request, lost_tokens, decode_start_s in (*held, *((one, 0, nan) for one in waiting)):
+            (waited if request.is_waiting else ran).append(request)
+            if not request.is_waiting:
+                request.most_computed_tokens = max(lost_tokens, request.most_computed_tokens)
+                self._recorder.preempt(request, self._replica_id, now_s, decode_start_s, lost_tokens, mode)
+            request.move(keeps_tokens=keeps_tokens)
+        self._step.clear(now_s)
+        self._known_until_s, self._is_first = now_s, True
+        self._is_watching = self._is_stale = False
+        return ran, waited
+
+    def _num_done(self) -> int:
+        """Iterations of those under way that have ended before now."""
+        return self._iterations_to(self._env.now, self._num) - 1 if self._num else 0
 
     def _check_progress(self, num_empty: int) -> None:
         """A rule may preempt all there are, one after the other, until it has to go on."""
@@ -281,7 +361,7 @@ class Replica(Outlook):
         decode_seqs = int(self._shape[1])
         report = IterationReport(
             self._num,
-            self._env.now - self._start_s,
+            self._step.now_s - self._start_s,
             decode_seqs and decode_seqs + len(self._step.completing),
             decode_seqs or self._running.decoding.num,
             [one.prompt_tokens + self._true_output_tokens[one.request_id] for one in finished],

@@ -172,6 +172,17 @@ class Request(simpy.Event):
         if self.counted_by is not None:
             self.counted_by.num_requests -= 1
 
+    def move(self, *, keeps_tokens: bool) -> None:
+        """Forget the replica it was on, and what that had of it; go on after the tokens it has, or anew."""
+        self.queue = self.kv_source = self.kept = None
+        self.bin = self.chunk_number = -1
+        self.is_running = self.is_growing = False
+        self.shared = ()
+        self.blocks = self.computed_tokens = self.num_hits = self.num_kept = 0
+        if not keeps_tokens:
+            self.generated_tokens = 0
+            self.is_waiting = True
+
     def leave_queue(self) -> None:
         """Get out of the line it waits in, if it has reached one."""
         if self.queue is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from batchsim.errors import PlanError
@@ -250,6 +251,29 @@ class RunningSet:
             request.decode_start_s = now_s
             self.decoding.join(request, request.computed_tokens, num_left)
         self.sitting_out = {}
+
+    def clear(self) -> list[tuple[Request, int, float]]:
+        """Forget all, and what the cache holds; return those that had not finished, in order of admission.
+
+        With the tokens that they had stored, and when their decode run began, NaN where they did not decode.
+        """
+        left = []
+        for request in (*self.requests.values(), *self.arriving.values(), *self.swapped.values()):
+            if request.request_id in self.retired:
+                continue
+            if request.finish_step >= 0:
+                left.append((request, self.stop_decoding(request), request.decode_start_s))
+            else:
+                left.append((request, 0 if request.kv_source else request.computed_tokens, math.nan))
+        for held in (
+            self.requests, self.arriving, self.swapped, self.retired, self.sitting_out, self._answering,
+            self._lent, self._returned,
+        ):  # fmt: skip
+            held.clear()
+        self.decoding.clear()
+        self._kv.clear()
+        self.num = 0
+        return left
 
     def known_tokens(self, request: Request, stored_tokens: int, *, has_decoded: bool) -> int:
         """Those of them that the host can tell: not the last, if it was decoded while the host planned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +21,11 @@ from batchsim.sim.arrivals.client import Clients
 from batchsim.sim.arrivals.front_end import FrontEnd, FrontEndTimes
 from batchsim.sim.arrivals.source import RequestSource
 from batchsim.sim.cluster.central import Dispatcher
+from batchsim.sim.cluster.control import ControlPlane
 from batchsim.sim.cluster.gate import Gate
 from batchsim.sim.cluster.hand_over import Disaggregation, HandOver
 from batchsim.sim.cluster.router import Router, Spread
+from batchsim.sim.cluster.slots import Slots
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import GPU, KVMemory
 from batchsim.sim.kv_cache import KVCache
@@ -154,6 +156,7 @@ def run_replicas(
     front_end: FrontEndTimes | None = None,
     disaggregation: Disaggregation | None = None,
     central: Policy | None = None,
+    control: ControlPlane | None = None,
 ) -> Records:
     """Simulate engines that batch at every iteration, until every request has ended.
 
@@ -169,6 +172,8 @@ def run_replicas(
         Which replicas compute prompts and which decode; None: all do both.
     central
         A prepared policy in whose queue all requests wait, where the routing is a central one.
+    control
+        How replicas, which then all do both, come, go and fail; None: all are there all the time.
     """
     env = simpy.Environment()
     recorder = IterationRecorder(env, len(workload))
@@ -189,7 +194,12 @@ def run_replicas(
         tokens, outlet = (only_first_tokens, hand_over) if role == "prefill" else (true_output_tokens, None)
         replicas.append(Replica(env, replica_id, policy, engine, kv, tokens, recorder, outlet))
     decoders += [replica for replica, role in zip(replicas, roles, strict=True) if role == "decode"]
-    arrivals, between = _connect_replicas(env, policies, replicas, front_end, decoders, central, recorder)
+    slots = None if control is None else control.slots(env, replicas, recorder)
+    arrivals, between = _connect_replicas(
+        env, policies, replicas, front_end, decoders, central, recorder, slots
+    )
+    if control is not None and slots is not None:
+        between += control.processes(env, slots)
     details = _details(workload, prefixes)
     source = RequestSource(
         env,
@@ -210,6 +220,8 @@ def run_replicas(
         [engine.num_blocks for engine in engines],
         engines[0].block_size,
     )
+    if slots is not None:
+        records = replace(records, replica_states=slots.states())
     return source.as_sent(records)
 
 
@@ -231,6 +243,7 @@ def _connect_replicas(
     decoders: Sequence[Replica],
     central: Policy | None,
     recorder: Recorder,
+    slots: Slots | None,
 ) -> tuple[Mailbox, list[_Process]]:
     """Put a router before replicas where it has something to say, and a server before that.
 
@@ -248,10 +261,10 @@ def _connect_replicas(
         gate = Gate(env, recorder, [central.admission], entrances) if central.admission is not None else None
         router = Dispatcher(env, _routing(central), entrances, central.queueing, decoders, gate)
         inbox, between = router.arrivals, [router]
-    elif door or len(replicas) > 1:
+    elif door or slots is not None or len(replicas) > 1:
         routing = RoundRobin() if len(replicas) == 1 and not policies[0].routing else _routing(policies[0])
         gate = Gate(env, recorder, door, entrances) if door else None
-        router = Router(env, routing, entrances, decoders, gate)
+        router = Router(env, routing, entrances, decoders, gate, slots)
         inbox, between = router.arrivals, [router]
     if front_end is not None:
         server = FrontEnd(env, front_end, inbox)

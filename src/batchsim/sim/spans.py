@@ -223,6 +223,14 @@ class SpanRunner:
         if self._num:
             self._grow_to(self._iterations_to(self._env.now, self._num))
 
+    def used_blocks(self) -> int:
+        """KV blocks in use, those of the iteration under way included; nothing is taken by looking."""
+        used = self._kv.used
+        if self._num and self._shape[1]:
+            more = self._iterations_to(self._env.now, self._num) - self._num_grown
+            used += self._running.decoding.blocks_over(more) if more > 0 else 0
+        return used
+
     def _grow_to(self, num: int) -> None:
         """Take the blocks of this many iterations of the span, as far as they are not taken."""
         decoding, kv, observer = self._running.decoding, self._kv, self.observer

@@ -109,6 +109,18 @@ class NextIteration(StepView):
             self.prefill_pairs = 0.0
             self.completing = []
 
+    def take_back(self) -> None:
+        """What was put together will not run: take its chunks off the prompts."""
+        for request in (*self._prefilling.values(), *self.completing):
+            if request.chunk_number == self._number:
+                request.computed_tokens -= request.chunk_tokens
+
+    def clear(self, now_s: float) -> None:
+        """Begin with nobody."""
+        self._prefilling.clear()
+        self.now_s = now_s
+        self.start()
+
     @property
     def is_undecided(self) -> bool:
         """Whether a rule has to be asked though nobody waits."""

@@ -94,6 +94,16 @@ class WaitingLine:
             is_computed = request.num_preemptions or request.kv_source is not None
             self.meter.admit(request, 0 if is_computed else request.prompt_tokens)
 
+    def clear(self, now_s: float) -> list[Request]:
+        """Forget all who wait; return them in the order in which it would have been their turn."""
+        self.on_leave = None
+        left = []
+        while self.num:
+            left.append(request := self.find_head(now_s))
+            self.discard(request, request.bin)
+        self.head = None
+        return left
+
     def _count(self, request: Request, by: int) -> None:
         self.num += by
         self.blocks += by * -(-request.prompt_tokens // self._block_size)

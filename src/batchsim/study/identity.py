@@ -84,6 +84,9 @@ def identify(config: RunConfig) -> Identity:
                 digests = [content(file) for file in spec_files(spec)]
                 table[kind] = [_spec_name(spec, kind, *digests), *digests]
     settings["policy"]["sources"] = sorted(content(file) for file in policy_files(config.policy.preset))
+    settings["autoscaler"]["sources"] = sorted(
+        content(file) for file in policy_files(config.autoscaler.kind or "")
+    )
     return Identity(key, run_id(settings, f"{__version__} {inputs[PACKAGE]}", trace), inputs)
 
 

@@ -155,6 +155,7 @@ def _told_of(where: str | Path) -> Iterator[None]:
 def _training_fraction(config: RunConfig, built: dict[str, tuple[Policy, Predictor]]) -> float:
     """Build the policy and predictor of a run, once for all that have the same, to see what they ask."""
     asked = config.model_dump_json(include={"policy", "predictor"})
+    refresh_policy(config.autoscaler.kind or "")
     if asked not in built:
         refresh_policy(config.policy.preset)
         built[asked] = presets.build(config.policy), make_predictor(config.predictor)

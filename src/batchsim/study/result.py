@@ -98,6 +98,11 @@ class SimulationResult:
         return self.records.decode_steps
 
     @property
+    def replica_states(self) -> pd.DataFrame:
+        """One row per time that a replica was on, off, or between: `records.REPLICA_STATE_COLUMNS`."""
+        return self.records.replica_states
+
+    @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """The tables of the run's world, by name."""
         names = ITERATION_TABLES if self.records.is_iteration_level else TABLES

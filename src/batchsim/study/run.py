@@ -16,7 +16,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim._version import __version__
-from batchsim.config import ClientsConfig, PolicyConfig, RunConfig, WorkloadConfig, load_config
+from batchsim.config import (
+    AutoscalerConfig,
+    ClientsConfig,
+    FailuresConfig,
+    PolicyConfig,
+    RunConfig,
+    WorkloadConfig,
+    load_config,
+)
 from batchsim.errors import ConfigError
 from batchsim.latency.base import LatencyInfo, OutsideRangeError
 from batchsim.metrics.cluster.tenants import PLAIN_TARIFF, Tariff
@@ -46,6 +54,7 @@ from batchsim.study.setup.cluster import (
     replicas,
     with_noise,
 )
+from batchsim.study.setup.control import check_fixed, control_plane
 from batchsim.study.setup.cost import describe_prices, expenses
 from batchsim.study.setup.coverage import outside_advice
 from batchsim.study.setup.expected_error import ExpectedError, expected_error
@@ -150,6 +159,8 @@ def paced(config: RunConfig, workload: Workload | None, latency: AnyLatency | No
                 update={"training_fraction": training_fraction(config, policy, predictor)}
             ),
             "clients": ClientsConfig(grow_context=config.clients.grow_context),
+            "autoscaler": AutoscalerConfig(),  # all replicas, all the time
+            "failures": FailuresConfig(),
             "patience_s": None,
         }
     )
@@ -203,6 +214,7 @@ def _run_batches(
     on_start: Callable[[Recorder], None] | None,
 ) -> _Done:
     """Batches that run to completion: one central queue, or one for each GPU where the policy routes."""
+    check_fixed(config)
     cluster = batch_cluster(config, latency)
     info = cluster.latency.info
     taken = expenses(config.cost, [(load_gpu(config.cluster.gpu), config.cluster.gpus_per_replica, info)])
@@ -249,6 +261,7 @@ def _run_engines(
         front_end(config),
         disaggregation(config, cluster),
         central_policy(config, min(capacities), training),
+        control_plane(config, cluster),
     )
     infos: list[LatencyInfo] = []
     for replica in cluster:

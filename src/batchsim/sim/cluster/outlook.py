@@ -54,9 +54,7 @@ class Outlook(SpanRunner):
 
     def kv_blocks(self) -> int:
         """KV blocks in use, or wanted by the prompts that wait."""
-        if self._num:
-            self.catch_up()
-        blocks = self._kv.used + self._waiting.blocks
+        blocks = self.used_blocks() + self._waiting.blocks
         if self.inbox.items:
             size = self._kv.block_size
             blocks += sum(-(-request.prompt_tokens // size) for request in self._coming())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import simpy
 
 from batchsim.policies.base import Routing
+from batchsim.policies.routing import CLOSED
 from batchsim.sim.cluster.gate import Gate
 from batchsim.sim.cluster.views import LiveView, PastView, view_of
 from batchsim.sim.mailbox import Mailbox, ProcessGen
 from batchsim.sim.replica import Replica
 from batchsim.sim.request import Request
+
+if TYPE_CHECKING:
+    from batchsim.sim.cluster.slots import Slots
 
 
 class Queue(Protocol):
@@ -38,12 +42,26 @@ class Queue(Protocol):
 
 
 class Spread:
-    """Which of several queues gets a request, as a routing policy answers; and how it sees them."""
+    """Which of several queues gets a request, as a routing policy answers; and how it sees them.
 
-    def __init__(self, env: simpy.Environment, routing: Routing, queues: Sequence[Queue]) -> None:
+    Parameters
+    ----------
+    is_open
+        Of each queue, whether it may be chosen now; None: all may always. Policies see `CLOSED` as the load
+        of one that may not, and no view of it.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        routing: Routing,
+        queues: Sequence[Queue],
+        is_open: Sequence[bool] | None = None,
+    ) -> None:
         self._env = env
         self._routing = routing
         self._queues = queues
+        self._is_open = is_open
         self._age_s = routing.view_age_s
         self._views: dict[Queue, LiveView | PastView] = {}
 
@@ -61,7 +79,21 @@ class Spread:
             loads = views = [self.view(queue) for queue in queues]
             if load != "views":
                 loads = [view.num_requests if load == "requests" else view.kv_blocks for view in views]
-        return self._routing.choose(request, loads)
+        if self._is_open is None or all(self._is_open):
+            return self._routing.choose(request, loads)
+        return self._choose_open(request, loads, self._is_open)
+
+    def _choose_open(self, request: Request, loads: Sequence[Any], is_open: Sequence[bool]) -> int:
+        """Ask until an open one is named; the least loaded, where the policy insists on another."""
+        if self._routing.load == "views":
+            numbers = [number for number, is_one in enumerate(is_open) if is_one]
+            return numbers[self._routing.choose(request, [loads[number] for number in numbers])]
+        seen = [load if is_one else CLOSED for load, is_one in zip(loads, is_open, strict=True)]
+        for _ in range(2 * len(seen)):
+            chosen = self._routing.choose(request, seen)
+            if is_open[chosen]:
+                return chosen
+        return seen.index(min(seen))
 
     def hand_over(self, request: Request, queue: Queue) -> None:
         """Give a request to a queue, and count it there."""
@@ -93,6 +125,7 @@ class Router:
 
     Takes `Request` from `arrivals`; gives it to the `inbox` of the queue that the routing policy chooses.
     Refuses what no replica can decode, where these `decoders` are others, and whom the `gate` lets not in.
+    Where replicas come and go, the `slots` say which are there, and hold requests while none is.
     """
 
     def __init__(
@@ -102,8 +135,12 @@ class Router:
         queues: Sequence[Queue],
         decoders: Sequence[Replica] = (),
         gate: Gate | None = None,
+        slots: Slots | None = None,
     ) -> None:
-        self._spread = Spread(env, routing, queues)
+        self._spread = Spread(env, routing, queues, None if slots is None else slots.is_on)
+        self._slots = slots
+        if slots is not None:
+            slots.place = self._place
         self._queues = queues
         self._decoders = decoders
         self._gate = gate
@@ -117,10 +154,19 @@ class Router:
             for request in self.arrivals.take_all():
                 if decoders and not any(one.accepts(request) for one in decoders):
                     decoders[0].refuse(request)
-                else:
+                elif self._slots is None:
                     self._hand_over(request)
+                else:
+                    self._slots.num_arrived += 1
+                    self._place(request)
         for queue in self._queues:
             queue.inbox.close()
+
+    def _place(self, request: Request) -> None:
+        """Hand over a request, new or from a replica that failed, if any replica is there."""
+        assert self._slots is not None
+        if self._slots.admits(request):
+            self._hand_over(request)
 
     def _hand_over(self, request: Request) -> None:
         number = self._spread.choose(request)

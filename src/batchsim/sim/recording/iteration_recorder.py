@@ -44,6 +44,11 @@ class Rows:
         codes = (_STRUCT_CODES[self._dtype[name]] for name in columns)
         self.pack = Struct("=" + "".join(codes)).pack
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all that was written so far."""
+        return len(self._packed)
+
     def columns(self, sort_by: str | None = None) -> dict[str, Any]:
         """What was written, by column; nothing can be added any more."""
         rows = np.frombuffer(self._packed, dtype=self._dtype)
@@ -112,7 +117,7 @@ class IterationRecorder(Recorder):
                 request.cached_tokens,
             )
         )
-        if request.num_preemptions:
+        if request.recomputed_tokens:
             self._recomputed[request_id] = request.recomputed_tokens
         request.end(FINISHED)
         self._count(1)

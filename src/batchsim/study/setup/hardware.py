@@ -164,6 +164,8 @@ def describe_cluster(config: RunConfig) -> str:
     """What a heading says of the cluster: its GPUs, and the replicas these make where that differs."""
     cluster = config.cluster
     total = _plural(cluster.num_gpus, "GPU")
+    if config.autoscaler.kind is not None:
+        total = f"at most {total}"
     if cluster.replicas:
         return f"{total} = {' + '.join(_describe(one, config) for one in cluster.replicas)}"
     per_replica = cluster.gpus_per_replica
