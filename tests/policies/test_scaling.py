@@ -31,6 +31,7 @@ def report(now_s: float = 0.0, num_on: int = 2, **observed: Any) -> ClusterRepor
         (TargetTracking("busy_fraction", 0.5), {"busy_fraction": 0.54}, 2),  # near enough
         (TargetTracking("busy_fraction", 0.5), {"busy_fraction": 0.54, "num_starting": 1}, 3),
         (TargetTracking("busy_fraction", 0.5), {}, 0),
+        (TargetTracking("busy_fraction", 0.5), {"busy_fraction": 1e-16}, 0),  # a rounding
         (TargetTracking("kv_use", 0.4), {"kv_use": 0.9}, 5),
         (TargetTracking("queue_per_replica", 2.0), {"num_waiting": 7, "num_on": 0}, 4),
         (TargetTracking("requests_per_replica", 4.0), {"num_requests": 21}, 6),

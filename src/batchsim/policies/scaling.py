@@ -66,7 +66,7 @@ class TargetTracking(Answer):
         """The largest answer of the last seconds."""
         load = _load(report, self.metric) / self.target  # in replicas
         is_near = abs(load - report.num_on) <= self.tolerance * report.num_on
-        answer = report.num_replicas if is_near and load > 0 else math.ceil(load)
+        answer = report.num_replicas if is_near and load > 0 else _whole(load)
         answers = self._answers
         answers.append((report.now_s, answer))
         while answers[0][0] < report.now_s - self.scale_down_after_s:
@@ -160,7 +160,7 @@ class Predictive(Answer):
         """The larger rate, in replicas."""
         self._times_s.append(report.now_s)
         self._arrived.append(self._arrived[-1] + report.num_arrived)
-        return math.ceil(self.expected_per_s(report.now_s) / self.requests_per_s)
+        return _whole(self.expected_per_s(report.now_s) / self.requests_per_s)
 
     def expected_per_s(self, now_s: float) -> float:
         """Requests per second that are expected."""
@@ -213,6 +213,11 @@ def build_scaling(kind: str, parameters: Mapping[str, Any]) -> Scaling:
 
 #: The rules by their names.
 RULES: Mapping[str, type] = {rule.__name__: rule for rule in (TargetTracking, Thresholds, Predictive)}
+
+
+def _whole(load: float) -> int:
+    """So many replicas carry a load; what rounding has added to it asks for none."""
+    return math.ceil(load - 1e-9)
 
 
 def _load(report: ClusterReport, metric: Metric) -> float:
