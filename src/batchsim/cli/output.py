@@ -53,6 +53,7 @@ ROWS: Sequence[_Row] = (
     ("Energy", "joules_per_output_token", 1, 3, "J/output token"),
     ("Energy, at most", "joules_per_output_token_at_most", 1, 3, "J/output token"),
     ("GPU busy fraction", "busy_fraction", 100, 1, "%"),
+    ("Replicas on, mean", "replicas_on_mean", 1, 2, ""),
     ("Batch size mean", "batch_size_mean", 1, 2, "requests"),
     ("Batch fill", "batch_fill", 100, 1, "%"),
     ("Padding waste (output)", "padding_waste_output", 100, 1, "%"),
@@ -80,7 +81,12 @@ _VERDICTS: Mapping[object, str] = {True: " (met)", False: " [red](missed)[/]", N
 
 #: Counts of requests, shown where there are any, and of other things.
 _COUNTS = ("finished", "abandoned", "refused", "shed", "stranded", "failed", "flushed", "evicted")
-_OTHER_COUNTS = (("Preemptions", "num_preemptions", "times"), ("Recomputed", "recomputed_tokens", "tokens"))
+_OTHER_COUNTS = (
+    ("Preemptions", "num_preemptions", "times"),
+    ("Recomputed", "recomputed_tokens", "tokens"),
+    ("Failures of replicas", "num_failures", "times"),
+    ("Wasted", "wasted_output_tokens", "output tokens"),
+)
 
 
 class Watched(Protocol):
