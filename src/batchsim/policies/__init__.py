@@ -3,8 +3,8 @@
 A `Preset` is four answers, ours or yours; a configuration names it ``module:preset``. The answers stand
 in ``queueing`` (`QueueDiscipline`), ``sizing`` (`Sizer`), ``batching`` for batches that run to completion
 (`LaunchRule`), ``continuous`` for those that change at every iteration (`IterationRule`), ``routing``
-(`Routing`) and ``admission`` (`Admission`). `RankedQueue` and `PlainRule` are for own queues and iteration
-rules to derive from.
+(`Routing`) and ``admission`` (`Admission`); how many replicas there are is answered in ``scaling``.
+`RankedQueue` and `PlainRule` are for own queues and iteration rules to derive from.
 """
 
 from typing import TYPE_CHECKING

@@ -273,3 +273,15 @@ def test_a_run_that_stands_still_is_noticed_though_replicas_come_and_go() -> Non
 def test_what_cannot_be_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         simulate({"policy": {"preset": "vllm_v1"}, **config}, workload([0.0], [1]), latency=LATENCY)
+
+
+def test_a_window_without_any_replica_has_no_averages() -> None:
+    """400 requests end before all replicas are gone for good, and 400 come thereafter."""
+    arrivals_s = [*np.arange(400) * 0.02, *100.0 + np.arange(400) * 10.0]
+
+    result = run(arrivals_s, [1] * 800, [1] * 800, failures={"at": [[9.0, 0]], "repair_s": None})
+    late = result.with_warmup(400).summary
+
+    assert (late["num_finished"], late["num_failed"], late["window"]) == (400, 400, "steady")
+    assert (late["busy_fraction"], late["running_mean"], late["kv_use_mean"]) == (None, None, None)
+    assert late["num_covered_finished"] == 0

@@ -27,10 +27,10 @@ def paid_s(records: Records, window: Window) -> Floats:
 
 
 def mean_replicas(records: Records, window: Window) -> float:
-    """Replicas that were paid for, averaged over the window; all where they are there all the time."""
+    """Replicas that were paid for, averaged over the window, NaN of none; all where all always are there."""
     if not len(records.replica_states):
         return records.num_replicas
-    return float(paid_s(records, window).sum()) / window.length_s
+    return float(paid_s(records, window).sum()) / window.length_s or math.nan
 
 
 def has_state(records: Records, *states: str) -> Any:
