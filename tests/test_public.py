@@ -36,12 +36,12 @@ def test_what_is_imported_from_a_room_is_what_its_module_defines(room: ModuleTyp
 
 
 def test_every_answer_of_a_scheduler_is_public() -> None:
-    from batchsim.policies import admission, batching, continuous, queueing, routing, sizing
+    from batchsim.policies import admission, batching, continuous, eviction, queueing, routing, sizing
     from batchsim.policies.presets import _kinds
 
     answers = {
         name
-        for module in (queueing, sizing, batching, continuous, routing, admission)
+        for module in (queueing, sizing, batching, continuous, routing, admission, eviction)
         for name in _kinds(module)
     }
 

@@ -3,8 +3,9 @@
 A `Preset` is four answers, ours or yours; a configuration names it ``module:preset``. The answers stand
 in ``queueing`` (`QueueDiscipline`), ``sizing`` (`Sizer`), ``batching`` for batches that run to completion
 (`LaunchRule`), ``continuous`` for those that change at every iteration (`IterationRule`), ``routing``
-(`Routing`) and ``admission`` (`Admission`); how many replicas there are is answered in ``scaling``.
-`RankedQueue` and `PlainRule` are for own queues and iteration rules to derive from.
+(`Routing`) and ``admission`` (`Admission`); how many replicas there are is answered in ``scaling``, and who
+goes where a tier below the GPUs is full in ``eviction`` (`Eviction`). `RankedQueue` and `PlainRule` are for
+own queues and iteration rules to derive from.
 """
 
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from batchsim.policies.batching import FullBatch, Greedy, Timer
     from batchsim.policies.building_blocks import PlainRule, RankedQueue
     from batchsim.policies.continuous import ChunkedPrefill, PrefillFirst, ReserveWhole, StallFree
+    from batchsim.policies.eviction import Eviction, Gdsf, Lfu, Lru
     from batchsim.policies.fair_share import FairShare
     from batchsim.policies.presets import PRESETS, Policy, Preset, build, find_preset
     from batchsim.policies.queueing import EarliestDeadline, Fifo, HighestPriority, MultiBin, ShortestFirst
@@ -55,10 +57,12 @@ __all__ = [
     "ChunkedPrefill",
     "Decision",
     "EarliestDeadline",
+    "Eviction",
     "FairShare",
     "Fifo",
     "FixedSize",
     "FullBatch",
+    "Gdsf",
     "Greedy",
     "HighestPriority",
     "IterationReport",
@@ -66,6 +70,8 @@ __all__ = [
     "LMetric",
     "LaunchRule",
     "LeastLoaded",
+    "Lfu",
+    "Lru",
     "MemoryAware",
     "MultiBin",
     "PlainRule",
