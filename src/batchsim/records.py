@@ -141,6 +141,17 @@ REPLICA_STATE_COLUMNS: Mapping[str, Any] = {
     "end_s": np.float64,
 }
 
+#: One row per copy of KV between a replica and a tier below it, in order of completion.
+KV_COPY_COLUMNS: Mapping[str, Any] = {
+    "request_id": np.int64,  # who waits for what comes up; -1 for what goes down
+    "gpu_id": np.int32,  # the replica
+    "tier": np.int32,  # counted from the first below the GPU; where it comes from, or goes to
+    "num_tokens": np.int64,
+    "num_bytes": np.float64,
+    "start_s": np.float64,  # when it was asked for
+    "finish_s": np.float64,
+}
+
 #: One row per batch, in order of completion; ``batch_id`` numbers them so.
 BATCH_COLUMNS: Mapping[str, Any] = {
     "batch_id": np.int64,
@@ -191,10 +202,11 @@ class Records:
 
     Attributes
     ----------
-    requests, batches, controllers, iterations, preemptions, transfers, decode_steps
+    requests, batches, controllers, iterations, preemptions, transfers, decode_steps,
+    kv_copies
         See `REQUEST_COLUMNS` (`ITERATION_REQUEST_COLUMNS` where engines batch at every iteration),
         `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`, `TRANSFER_COLUMNS`,
-        `DECODE_STEP_COLUMNS`.
+        `DECODE_STEP_COLUMNS`, `KV_COPY_COLUMNS`.
         Of batches and iterations, only those of the simulated world have rows.
     num_replicas
         Replicas in the cluster, busy or not: as many as GPUs where each has one.
@@ -206,6 +218,8 @@ class Records:
         KV blocks of each replica; empty in the run-to-completion world.
     replica_states
         See `REPLICA_STATE_COLUMNS`; no rows where all replicas are there all the time.
+    tiers
+        Names of the tiers below the GPUs, the first first.
     """
 
     requests: pd.DataFrame
@@ -220,6 +234,8 @@ class Records:
     transfers: pd.DataFrame = field(default_factory=lambda: empty(TRANSFER_COLUMNS))
     decode_steps: pd.DataFrame = field(default_factory=lambda: empty(DECODE_STEP_COLUMNS))
     replica_states: pd.DataFrame = field(default_factory=lambda: empty(REPLICA_STATE_COLUMNS))
+    kv_copies: pd.DataFrame = field(default_factory=lambda: empty(KV_COPY_COLUMNS))
+    tiers: tuple[str, ...] = ()
 
     @property
     def is_iteration_level(self) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         WorkloadConfig,
     )
     from batchsim.config.sweep import GridConfig, SweepConfig
+    from batchsim.config.tiers import TierConfig
 else:
     __getattr__, __dir__ = lazy(__name__)  # what a sweep is need not be built for a run
 
@@ -44,6 +45,7 @@ __all__ = [
     "SloConfig",
     "SweepConfig",
     "TenantConfig",
+    "TierConfig",
     "WorkloadConfig",
     "flat",
     "load_config",

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from batchsim.config.section import MOST_GPUS, Count, Fraction, NumGPUs, Section, Tokens
 from batchsim.config.speculation import SpeculationConfig
+from batchsim.config.tiers import TierConfig, check_tiers
 from batchsim.errors import ConfigError
 from batchsim.specs.names import Kind, known_name
 from batchsim.specs.sharing import Sharing
@@ -91,6 +92,9 @@ class ClusterConfig(Section):
     num_prefill_replicas: Annotated[int, Field(ge=0, le=MOST_GPUS)] = Field(
         0, description="so many of the equal replicas compute prompts, and the others decode; 0: all do both"
     )
+    tier: tuple[TierConfig, ...] = Field(
+        (), description="tables of what lies below the GPUs and holds the KV of prefixes that they lose"
+    )
     num_gpus: NumGPUs = Field(
         default_factory=lambda given: _num_gpus(given),
         description="GPUs, a multiple of a replica's; left out: those of the replicas, by default of one",
@@ -111,6 +115,7 @@ class ClusterConfig(Section):
         if made > MOST_GPUS:
             raise ValueError(f"the replicas have {made} GPUs together; at most {MOST_GPUS} are possible")
         self._check_roles()
+        check_tiers(self.tier)
         per_replica, left = self.gpus_per_replica, self.num_gpus % self.gpus_per_replica
         if left and not self.replicas:
             set_by = " * ".join(name for name in _FACTORS if getattr(self, name) > 1)

@@ -14,6 +14,7 @@ from batchsim.metrics import engine, system
 from batchsim.metrics import requests as per_request
 from batchsim.metrics.cluster.fleet import fleet
 from batchsim.metrics.cluster.tenants import PLAIN_TARIFF, Tariff, tenant_summary, tenant_table
+from batchsim.metrics.cluster.tiers import tier_use
 from batchsim.metrics.cluster.transfers import transfer_parts
 from batchsim.metrics.cost import Expense, cost_of_run, cost_of_tokens
 from batchsim.metrics.efficiency import Hardware
@@ -106,6 +107,7 @@ def summarise(
         **tenant_summary(tenant_table(requests, slo, num_warmup, window, tariff)),
         **engine.speculation_parts(records),
         **fleet(records, run),
+        **tier_use(records, covered, finished),
         "verdict": judged.name,
         "verdict_reason": judged.reason,
         "saturated": judged.name == "saturated",

@@ -49,7 +49,7 @@ class PrefillFirst(PlainRule):
 
     def plan(self, step: Step) -> None:
         """Admit, else decode."""
-        if not step.swapped and self._admit(step):
+        if self._admit(step):
             step.hold_decodes()
             return
         while (victim := self._victim(step)) is not None:
@@ -68,11 +68,21 @@ class PrefillFirst(PlainRule):
 
     def _admit(self, step: Step) -> bool:
         kept, budget, has_admitted = self._kept_blocks(step.num_blocks), self.max_num_batched_tokens, False
+        for begun in step.prefilling:  # with tokens that came from elsewhere
+            tokens = begun.remaining_tokens
+            if has_admitted and tokens > budget:
+                return True
+            step.prefill(begun, tokens)
+            has_admitted = True
+            budget -= tokens
+        if step.swapped:
+            return has_admitted
         while step.num_running < step.max_running and (request := step.next_waiting()):
             tokens = step.uncached_tokens(request)
+            whole = None if tokens else request.remaining_tokens  # which comes in parts
             if has_admitted and tokens > budget:
                 break
-            if not step.admit(request, tokens, keep_free_blocks=kept):
+            if not step.admit(request, tokens, blocks_for_tokens=whole, keep_free_blocks=kept):
                 break
             has_admitted = has_admitted or tokens > 0
             budget -= tokens
@@ -296,6 +306,8 @@ class ReserveWhole(PlainRule):
         """Admit beside the decodes."""
         while step.growth_blocks > step.free_blocks:
             step.preempt(step.last_running())
+        for begun in step.prefilling:  # with tokens that came from elsewhere
+            step.prefill(begun, begun.remaining_tokens)
         growth = step.growth_blocks
         while step.num_running < step.max_running and (request := step.next_waiting()):
             whole = max(request.prompt_tokens + self.reserved_tokens(request), request.remaining_tokens)

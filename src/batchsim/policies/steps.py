@@ -80,7 +80,10 @@ class Step(Protocol):
 
     @property
     def prefilling(self) -> Sequence[RunningRequest]:
-        """Running requests whose prompt is not complete, in order of admission."""
+        """Running requests whose prompt is not complete, in order of admission.
+
+        Also of a rule that admits whole prompts: where the first tokens of one were brought from elsewhere.
+        """
 
     @property
     def running(self) -> Sequence[RunningRequest]:

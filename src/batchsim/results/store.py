@@ -30,6 +30,7 @@ from batchsim.records import (
     DECODE_STEP_COLUMNS,
     ITERATION_COLUMNS,
     ITERATION_REQUEST_COLUMNS,
+    KV_COPY_COLUMNS,
     PREEMPTION_COLUMNS,
     REPLICA_STATE_COLUMNS,
     REQUEST_COLUMNS,
@@ -53,6 +54,7 @@ CLUSTER_TABLES = {
     "tenants": TENANT_COLUMNS,
     "decode_steps": DECODE_STEP_COLUMNS,
     "replica_states": REPLICA_STATE_COLUMNS,
+    "kv_copies": KV_COPY_COLUMNS,
 }
 
 #: What the largest tables of runs stay far below: bytes in their file, and values unpacked.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 import simpy
 from simpy.resources.container import ContainerGet
@@ -59,6 +59,8 @@ class KVCache(simpy.Container):
         Blocks that can be taken now; the Container's level.
     line_blocks
         Those of them that stand behind the first that can be found again, and that one.
+    on_lose
+        Called with the ids that are not cached any more, as their blocks were taken.
     """
 
     available: int
@@ -91,6 +93,7 @@ class KVCache(simpy.Container):
         self.line_blocks = 0
         self._last_given: object = None  # the last of the line, if nobody can use it again
         self.observer: CacheObserver | None = None
+        self.on_lose: Callable[[Sequence[int]], None] | None = None
 
     @property
     def _level(self) -> int:  # the Container's own name for what is there
@@ -237,13 +240,14 @@ class KVCache(simpy.Container):
     def _evict(self) -> None:
         """Forget what stands in front of the line, as far as blocks from there were taken."""
         line = self._line
+        lost: list[int] = []
         while (taken := self.line_blocks - self.available) > 0:
             key = next(iter(line))
             blocks = line[key]
             if blocks > taken and type(key) is object:
                 line[key] = blocks - taken
                 self.line_blocks -= taken
-                return
+                break
             del line[key]
             self.line_blocks -= blocks
             if self._copies:
@@ -252,6 +256,12 @@ class KVCache(simpy.Container):
                 self.observer.lost(key.of if isinstance(key, _Copy) else key)  # type: ignore[arg-type]
             if key is self._last_given:
                 self._last_given = None
+            if self.on_lose is not None and type(key) is not object:
+                id_ = key.of if isinstance(key, _Copy) else cast("int", key)
+                if not self.match((id_,), 1):
+                    lost.append(id_)
+        if lost and self.on_lose is not None:
+            self.on_lose(lost)
 
     def _do_get(self, event: ContainerGet) -> bool | None:
         done = super()._do_get(event)

@@ -32,6 +32,7 @@ class Mailbox(simpy.Store):
         self._watch: simpy.Event | None = None
         self._num_watched = 1
         self._need: simpy.Event | None = None
+        self._sleep: simpy.Event | None = None  # of one who waits for what is due then
         self.is_closed = False
         self.bring: Callable[[], None] | None = None  # set by one who fills it on demand
         self.next_s = math.inf  # when there is something to bring
@@ -67,7 +68,8 @@ class Mailbox(simpy.Store):
             if self.next_s <= self._env.now:
                 self.bring()
             elif num == 1 and not self.items and self.next_s < math.inf:
-                return simpy.Timeout(self._env, delay_until(self._env.now, self.next_s))
+                self._sleep = simpy.Timeout(self._env, delay_until(self._env.now, self.next_s))
+                return self._sleep
         num = 1 if self.is_closed else num
         if self._watch is None:
             watch = simpy.Event(self._env)
@@ -106,6 +108,11 @@ class Mailbox(simpy.Store):
         if self._watch is not None:
             self._watch.succeed()
             self._watch = None
+        elif self._sleep is not None and self._sleep.callbacks:
+            # Whoever waits for that time now waits for this; the timeout fires in vain.
+            awake = simpy.Event(self._env)
+            awake.callbacks, self._sleep.callbacks = self._sleep.callbacks, []
+            awake.succeed()
 
     def _wake(self) -> None:
         if self._watch is not None and len(self.items) >= self._num_watched:

@@ -23,7 +23,7 @@ from batchsim.sim.engine import Engine
 from batchsim.sim.kv_cache import KVCache
 from batchsim.sim.mailbox import LateTimeout, ProcessGen
 from batchsim.sim.recording.iteration_recorder import IterationRecorder
-from batchsim.sim.request import Request
+from batchsim.sim.request import KVStore, Request
 
 _ADMISSION = attrgetter("admission")  # the order in which those that end together give their blocks back
 
@@ -116,6 +116,11 @@ class Replica(Outlook):
     def kv_share(self) -> float:
         """Share of the KV blocks that are in use, those of the iteration under way included."""
         return self.used_blocks() / self._kv.num_blocks
+
+    def put_below(self, store: KVStore) -> None:
+        """Let a store have what the KV cache loses, and bring back what of it is wanted."""
+        self._running.below, self._kv.on_lose = store, store.take
+        self._leaves_blocks = True
 
     def accepts(self, request: Request) -> bool:
         """Whether the request can ever fit."""
@@ -241,14 +246,14 @@ class Replica(Outlook):
         """Queue what has arrived, as far as the host knows; refuse what can never fit."""
         inbox, known_until_s = self.inbox, self._known_until_s
         arrived = cast("list[Request]", inbox.take_all())
-        if arrived and arrived[-1].known_s > known_until_s:
+        arriving = self._running.arriving
+        if arrived and (arrived[-1].known_s > known_until_s or arriving):
             inbox.items = [request for request in arrived if request.known_s > known_until_s]
             arrived = [request for request in arrived if request.known_s <= known_until_s]
         is_checked = inbox.bring is None  # by `_notice`
-        arriving = self._running.arriving
         for request in arrived:
             if arriving and request.request_id in arriving:
-                self._running.land(request, self._step.now_s)
+                self._step.land(request)
             elif is_checked or self.accepts(request):
                 if not request.triggered:  # did not give up on the way
                     self._waiting.push(request)

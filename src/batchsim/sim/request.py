@@ -21,6 +21,22 @@ class KVSource(Protocol):
         """Bring it to the replica that has made room for it, then deliver the request there once more."""
 
 
+class KVStore(KVSource, Protocol):
+    """What lies below the KV cache of a replica: it takes what that loses, and has it for who wants it."""
+
+    def num_held(self, ids: Sequence[int]) -> int:
+        """How many of these ids, from the first on, it has."""
+
+    def use(self, ids: Sequence[int]) -> None:
+        """A request with this prefix is admitted, wherever it finds that."""
+
+    def take(self, ids: Sequence[int]) -> None:
+        """The cache has lost these."""
+
+    def carry_swapped(self, num_tokens: int, *, is_out: bool) -> None:
+        """The KV of a preempted request is copied to the host, or back."""
+
+
 class Leavable(Protocol):
     """What a request waits in, and may leave."""
 
@@ -57,6 +73,8 @@ class Request(simpy.Event):
     num_hits, cached_tokens, shared
         Ids of its prefix that the cache held when last looked up, tokens of them when it was first admitted,
         and what the cache knows the KV blocks by that belong to it.
+    num_below
+        Ids behind those hits that lie below the cache, and are to be brought.
     answer_ids
         Ids that will follow those of its prefix, as its answer fills blocks, where the workload tells.
     kept, num_kept
@@ -96,6 +114,7 @@ class Request(simpy.Event):
         "kept",
         "known_s",
         "most_computed_tokens",
+        "num_below",
         "num_evictions",
         "num_hits",
         "num_kept",
@@ -151,6 +170,7 @@ class Request(simpy.Event):
         self.bin = self.chunk_number = self.finish_step = -1
         self.is_running = False
         self.num_evictions = self.num_preemptions = self.num_hits = self.num_kept = 0
+        self.num_below = 0
         self.generated_tokens = self.computed_tokens = self.most_computed_tokens = 0
         self.recomputed_tokens = 0
         self.shared: Sequence[Any] = ()

@@ -9,7 +9,7 @@ from batchsim.errors import PlanError
 from batchsim.policies.base import ServiceMeter, WaitingRequest
 from batchsim.sim.decoding import Decoding
 from batchsim.sim.kv_cache import KVCache
-from batchsim.sim.request import Request
+from batchsim.sim.request import KVStore, Request
 
 #: What no plan needs: a rule that preempts one request so often would go on for ever.
 MOST_PREEMPTIONS = 100_000
@@ -40,6 +40,8 @@ class RunningSet:
         Those with seats and blocks, by id, whose KV is on its way: nothing can be asked of them.
     on_first_token
         Called with each request as its first token is there.
+    below
+        Where the KV lies that the cache has lost, if anywhere.
 
     Where it `lends`, those that finish leave their blocks behind until `release` says that their KV has been
     taken elsewhere.
@@ -59,6 +61,7 @@ class RunningSet:
         "_returned",
         "_true_output_tokens",
         "arriving",
+        "below",
         "decoding",
         "num",
         "on_first_token",
@@ -98,6 +101,7 @@ class RunningSet:
         self.swapped: dict[int, Request] = {}
         self.arriving: dict[int, Request] = {}
         self.on_first_token: Callable[[Request], None] | None = None
+        self.below: KVStore | None = None
 
     def show(self, request: Request) -> Request:
         """Return a running request with how far it is now; while it decodes, only `decoding` knows."""
@@ -112,8 +116,11 @@ class RunningSet:
         if ids:
             if request.session_id in self._answering:
                 self._share_so_far(self._answering[request.session_id])
-            most_tokens = self._most_cached(wanted_tokens)
-            request.num_hits = kv.match(ids, -(-most_tokens // kv.tokens_per_id))
+            most_tokens = (wanted_tokens - 1) // self._block_size * self._block_size  # the last is needed
+            most_ids = -(-most_tokens // kv.tokens_per_id)
+            request.num_hits = kv.match(ids, most_ids)
+            if self.below is not None:
+                request.num_below = self.below.num_held(ids[request.num_hits : most_ids])
         if request.kept is not None:
             num_kept = kv.num_kept(request.kept) if request.num_hits == len(ids) else 0
             if num_kept:
@@ -123,8 +130,9 @@ class RunningSet:
         return self.cached_tokens(request, wanted_tokens)
 
     def cached_tokens(self, request: Request, wanted_tokens: int) -> int:
-        """Tokens that need not be computed of so many, by what the cache had when last looked up."""
-        tokens = request.num_hits * self._kv.tokens_per_id + request.num_kept * self._block_size
+        """Tokens that need not be computed of so many, by what was there when last looked up."""
+        num_ids = request.num_hits + request.num_below
+        tokens = num_ids * self._kv.tokens_per_id + request.num_kept * self._block_size
         most_tokens = (wanted_tokens - 1) // self._block_size * self._block_size
         return tokens if tokens < most_tokens else most_tokens
 
@@ -153,13 +161,18 @@ class RunningSet:
         """Let one that was seated wait until its KV is there."""
         self.arriving[request.request_id] = self.requests.pop(request.request_id)
 
-    def land(self, request: Request, now_s: float) -> None:
-        """The KV of one is there: it decodes on."""
+    def land(self, request: Request, now_s: float) -> bool:
+        """The KV of one is there; return whether it decodes on, not goes on with its prompt."""
         self.requests[request.request_id] = self.arriving.pop(request.request_id)
         request.admission = self._num_admitted = self._num_admitted + 1
+        if request.num_below:
+            self.share(request, (request.num_hits + request.num_below) * self._kv.tokens_per_id)
+            request.num_below = 0
+            return False
         request.decode_start_s = now_s
         num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
         self.decoding.join(request, request.computed_tokens, num_left)
+        return True
 
     def grow(self, request: Request, tokens: int) -> None:
         """Take the blocks that a request lacks to store so many tokens."""
@@ -336,10 +349,6 @@ class RunningSet:
         num_left = self._true_output_tokens[request.request_id] - request.generated_tokens
         self.decoding.join(request, stored_tokens, num_left)
         return blocks
-
-    def _most_cached(self, wanted_tokens: int) -> int:
-        """The next token has to come from something: the engine's last block is computed again."""
-        return (wanted_tokens - 1) // self._block_size * self._block_size
 
     def _lease(self, request: Request, cached_tokens: int) -> None:
         """Take what the cache had for a request when it was last looked up."""

@@ -26,6 +26,7 @@ from batchsim.sim.cluster.gate import Gate
 from batchsim.sim.cluster.hand_over import Disaggregation, HandOver
 from batchsim.sim.cluster.router import Router, Spread
 from batchsim.sim.cluster.slots import Slots
+from batchsim.sim.cluster.tiers import Storage, TierPlans
 from batchsim.sim.engine import Engine
 from batchsim.sim.gpu import GPU, KVMemory
 from batchsim.sim.kv_cache import KVCache
@@ -157,6 +158,7 @@ def run_replicas(
     disaggregation: Disaggregation | None = None,
     central: Policy | None = None,
     control: ControlPlane | None = None,
+    tiers: TierPlans | None = None,
 ) -> Records:
     """Simulate engines that batch at every iteration, until every request has ended.
 
@@ -174,6 +176,8 @@ def run_replicas(
         A prepared policy in whose queue all requests wait, where the routing is a central one.
     control
         How replicas, which then all do both, come, go and fail; None: all are there all the time.
+    tiers
+        What holds the KV of prefixes that the caches of GPUs lose; None: nothing does.
     """
     env = simpy.Environment()
     recorder = IterationRecorder(env, len(workload))
@@ -185,6 +189,9 @@ def run_replicas(
     if disaggregation is not None:
         spread = Spread(env, _routing(policies[roles.index("decode")]), decoders)
         hand_over = HandOver(env, replicas, spread, disaggregation, true_output_tokens, recorder)
+    storage = None
+    if tiers is not None and prefixes is not None:
+        storage = Storage(env, tiers, prefixes.tokens_per_id, recorder)
     only_first_tokens = [1] * len(workload)
     for replica_id, (policy, engine, role) in enumerate(zip(policies, engines, roles, strict=True)):
         tokens_per_id = prefixes.tokens_per_id if prefixes is not None and engine.prefix_caching else 0
@@ -193,6 +200,8 @@ def run_replicas(
         )
         tokens, outlet = (only_first_tokens, hand_over) if role == "prefill" else (true_output_tokens, None)
         replicas.append(Replica(env, replica_id, policy, engine, kv, tokens, recorder, outlet))
+        if storage is not None and tokens_per_id:
+            replicas[-1].put_below(storage.below(replica_id, replicas[-1].inbox))
     decoders += [replica for replica, role in zip(replicas, roles, strict=True) if role == "decode"]
     slots = None if control is None else control.slots(env, replicas, recorder)
     arrivals, between = _connect_replicas(

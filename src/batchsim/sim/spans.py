@@ -57,9 +57,9 @@ class SpanRunner:
     # Without slots, so many attributes would all be looked up in a dictionary.
     __slots__ = (
         "_controllers", "_end", "_engine", "_env", "_first_s", "_follows_longest", "_growth_s",
-        "_host_growth_s", "_host_s", "_is_async", "_is_first", "_is_stale", "_is_watching", "_kv", "_num",
-        "_num_grown", "_policy_name", "_replans", "_rule", "_running", "_shape", "_sizer", "_spare_blocks",
-        "_start_s", "_step", "_swap_blocks", "_waiting", "inbox", "observer",
+        "_host_growth_s", "_host_s", "_is_async", "_is_first", "_is_stale", "_is_watching", "_kv",
+        "_leaves_blocks", "_num", "_num_grown", "_policy_name", "_replans", "_rule", "_running", "_shape",
+        "_sizer", "_spare_blocks", "_start_s", "_step", "_swap_blocks", "_waiting", "inbox", "observer",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +103,7 @@ class SpanRunner:
             meter=self._waiting.meter,
         )
         self._spare_blocks = self._rule.spare_blocks
+        self._leaves_blocks = self._spare_blocks > 0
         self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder, self._spare_blocks)
         self.inbox = Mailbox(env)
 
@@ -253,6 +254,8 @@ class SpanRunner:
             return 1
         decoding, waiting, step = self._running.decoding, self._waiting, self._step
         if step.may_fit_later and waiting.num:
+            if self._running.below is not None:
+                return 1  # what lies below may change at any time
             to_growth = 1 if step.growth_blocks else decoding.iterations_to_growth()
             if to_growth == 1:
                 return 1
@@ -268,8 +271,8 @@ class SpanRunner:
                 f"policy {self._policy_name}: {kind_of(self._rule)}.plan left {decoding.num} decoding "
                 "sequences without KV blocks; it has to preempt"
             )
-        if self._spare_blocks and num > 1:
-            spare = self._kv.available - self._spare_blocks
+        if self._leaves_blocks and num > 1:
+            spare = self._kv.available - self._blocks_to_leave()
             num = max(1, decoding.iterations_within(spare, num)) if spare >= 0 else 1
         if self._replans and (waiting.num or step.is_undecided):
             # The rule names only requests it was shown, so that this is a `Step` for it.
@@ -281,6 +284,12 @@ class SpanRunner:
             num = int(min(num, waiting.meter.iterations_to_other_head()))
         changes_s = waiting.queue.head_changes_s(self._start_s)
         return num if changes_s == inf else min(num, self._iterations_to(changes_s, num))
+
+    def _blocks_to_leave(self) -> int:
+        """Blocks that a span must not touch: what the cache loses goes elsewhere at once, not at its end."""
+        if self._running.below is None:
+            return self._spare_blocks
+        return max(self._spare_blocks, self._kv.line_blocks)
 
     def _is_awaited(self) -> bool:
         """Whether who is next repeats an answer under way: with every block of that, it may fit."""

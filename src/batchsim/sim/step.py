@@ -165,7 +165,8 @@ class NextIteration(StepView):
         if self._is_caching and (request.prefix_ids or request.kept is not None):
             if after_growth and self.growth_blocks:
                 self.grow()
-            return wanted - self._running.find_cached(request, wanted)
+            num_cached = self._running.find_cached(request, wanted)
+            return 0 if request.num_below else wanted - num_cached
         return wanted
 
     def admit(
@@ -178,9 +179,9 @@ class NextIteration(StepView):
         keep_free_blocks: int = 0,
     ) -> bool:
         """Admit the head of the queue if its blocks can be had."""
-        kv, num_hits, num_kept = self._kv, request.num_hits, request.num_kept
+        kv, num_hits, num_kept, num_below = self._kv, request.num_hits, request.num_kept, request.num_below
         cached_tokens = 0
-        if num_hits or num_kept:
+        if num_hits or num_kept or num_below:
             wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
             cached_tokens = self._running.cached_tokens(request, wanted)
         if keep_free_blocks < 0:
@@ -189,7 +190,10 @@ class NextIteration(StepView):
                 "number >= 0 is needed"
             )
         tokens, source = cached_tokens + num_tokens, request.kv_source
-        if source is not None:
+        if num_below:
+            source = self._running.below
+            tokens = cached_tokens + 1  # its first chunk comes when they are there
+        elif source is not None:
             tokens = self._running.tokens_to_decode(request)  # or it would lack a block at once
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
@@ -198,10 +202,11 @@ class NextIteration(StepView):
         if num_hits:
             pinned -= num_hits * kv.blocks_per_id
             pinned += kv.num_newly_pinned(request.prefix_ids[:num_hits])
-        if pinned > kv.available - keep_free_blocks:
-            self.may_fit_later = cached_tokens > 0 and blocks_for_tokens is None and not room_for_tokens
-            return False
         running, waiting = self._running, self._waiting
+        if pinned > kv.available - keep_free_blocks:
+            may_change = cached_tokens > 0 or (running.below is not None and len(request.prefix_ids) > 0)
+            self.may_fit_later = may_change and blocks_for_tokens is None and not room_for_tokens
+            return False
         if running.num >= self.max_running:
             raise PlanError(
                 f"request {request.request_id} was admitted beside {running.num} running ones; "
@@ -209,6 +214,10 @@ class NextIteration(StepView):
             )
         self._num_asked = 0
         waiting.pop_head(request, self.now_s)
+        if running.below is not None:
+            running.below.use(request.prefix_ids)
+        if source is not None:
+            source.fetch(request)  # before blocks are taken: what those held may push out what it finds
         running.seat(request, blocks, cached_tokens)
         if request.is_waiting:
             request.is_waiting = False
@@ -220,8 +229,12 @@ class NextIteration(StepView):
             self._add_chunk(request, num_tokens)
         else:
             running.wait_for_kv(request)
-            source.fetch(request)
         return True
+
+    def land(self, request: Request) -> None:
+        """The KV of one is there that waited for it: it decodes on, or goes on with its prompt."""
+        if not self._running.land(request, self.now_s):
+            self._prefilling[request.request_id] = request
 
     def grow(self) -> int:
         """Take the blocks of the decodes, as many as can be had."""
@@ -274,7 +287,7 @@ class NextIteration(StepView):
             stored_tokens = self._take_out(request)
         if swap:
             lost_tokens = 0
-            self.swap_blocks += running.swap_out(request, stored_tokens)
+            self._copy_swapped(running.swap_out(request, stored_tokens), is_out=True)
         else:
             lost_tokens = stored_tokens
             running.drop(request, stored_tokens, kept_tokens)
@@ -293,9 +306,14 @@ class NextIteration(StepView):
             )
         blocks = running.swap_in(request, self.growth_blocks + keep_free_blocks, self.now_s)
         if blocks:
-            self.swap_blocks += blocks
+            self._copy_swapped(blocks, is_out=False)
             self.growth_blocks = running.decoding.growth()
         return blocks > 0
+
+    def _copy_swapped(self, blocks: int, *, is_out: bool) -> None:
+        self.swap_blocks += blocks
+        if self._running.below is not None:
+            self._running.below.carry_swapped(blocks * self.block_size, is_out=is_out)
 
     def sit_out(self, request: Request) -> None:
         """Let one decode not now."""

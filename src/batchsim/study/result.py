@@ -103,6 +103,11 @@ class SimulationResult:
         return self.records.replica_states
 
     @property
+    def kv_copies(self) -> pd.DataFrame:
+        """One row per copy of KV to or from a tier below a GPU: `records.KV_COPY_COLUMNS`."""
+        return self.records.kv_copies
+
+    @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """The tables of the run's world, by name."""
         names = ITERATION_TABLES if self.records.is_iteration_level else TABLES

@@ -59,6 +59,7 @@ from batchsim.study.setup.cost import describe_prices, expenses
 from batchsim.study.setup.coverage import outside_advice
 from batchsim.study.setup.expected_error import ExpectedError, expected_error
 from batchsim.study.setup.hardware import AnyLatency, adopt_hardware, describe_cluster, max_model_len
+from batchsim.study.setup.tiers import tier_plans
 from batchsim.workload.load import prepare
 from batchsim.workload.predictor import Predictor, make_predictor, prediction_quality
 from batchsim.workload.prefixes import id_column, tokens_per_id
@@ -249,11 +250,12 @@ def _run_engines(
     taken = expenses(config.cost, ((one.gpu, one.sharing.num_gpus, one.latency.info) for one in cluster))
     capacities = [replica.num_kv_blocks * config.engine.block_size for replica in cluster]
     policies = prepare_policies(config, [replica.policy for replica in cluster], capacities, training)
+    made = engines(config, cluster)
     records = run_replicas(
         evaluated,
         predict(policies[0]),
         policies,
-        engines(config, cluster),
+        made,
         config.patience_s,
         on_start,
         make_clients(config.clients, evaluated, stream(config.seed, "clients")),
@@ -262,6 +264,7 @@ def _run_engines(
         disaggregation(config, cluster),
         central_policy(config, min(capacities), training),
         control_plane(config, cluster),
+        tier_plans(config, [replica.model for replica in cluster], made, evaluated),
     )
     infos: list[LatencyInfo] = []
     for replica in cluster:

@@ -16,6 +16,7 @@ from batchsim.records import (
     FINISHED,
     ITERATION_COLUMNS,
     ITERATION_REQUEST_COLUMNS,
+    KV_COPY_COLUMNS,
     PREEMPTION_COLUMNS,
     PREEMPTION_MODES,
     TRANSFER_COLUMNS,
@@ -90,6 +91,10 @@ class IterationRecorder(Recorder):
         A row of `TRANSFER_COLUMNS` for each transfer that has ended; requests by row.
     steps
         Steps of speculative decoding.
+    kv_copies
+        A row of `KV_COPY_COLUMNS` for each copy that has ended; requests by row.
+    tiers
+        Names of the tiers that these lead to.
     """
 
     def __init__(self, env: simpy.Environment, num_requests: int) -> None:
@@ -98,6 +103,8 @@ class IterationRecorder(Recorder):
         self.spans = Rows(ITERATION_COLUMNS)
         self.transfers = Rows(TRANSFER_COLUMNS)
         self.steps = StepLog()
+        self.kv_copies = Rows(KV_COPY_COLUMNS)
+        self.tiers: tuple[str, ...] = ()
         self._preemptions = array("d")
         self._recomputed: dict[int, int] = {}
         self._num_preemptions: dict[int, int] = {}
@@ -149,6 +156,9 @@ class IterationRecorder(Recorder):
         preemptions["mode"] = pd.Categorical.from_codes(preemptions["mode"].astype(np.int8), dtype=modes)
         transfers = self.transfers.columns()
         transfers["request_id"] = workload.request_id[transfers["request_id"]]
+        kv_copies = self.kv_copies.columns()
+        is_up = kv_copies["request_id"] >= 0
+        kv_copies["request_id"][is_up] = workload.request_id[kv_copies["request_id"][is_up]]
         base = self.records(workload, predicted, len(kv_blocks), int(np.mean(kv_blocks)) * block_size)
         iterations = table(ITERATION_COLUMNS, spans)
         if self.steps.steps:
@@ -164,7 +174,9 @@ class IterationRecorder(Recorder):
             preemptions=table(PREEMPTION_COLUMNS, preemptions),
             transfers=table(TRANSFER_COLUMNS, transfers),
             decode_steps=self.steps.table(workload.request_id),
+            kv_copies=table(KV_COPY_COLUMNS, kv_copies),
             kv_blocks=tuple(kv_blocks),
+            tiers=self.tiers,
         )
 
     def _iteration_requests(self, requests: pd.DataFrame) -> pd.DataFrame:

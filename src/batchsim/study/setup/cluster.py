@@ -74,6 +74,11 @@ def batch_cluster(config: RunConfig, latency: AnyLatency | None) -> Cluster:
             f"policy {config.policy.preset} runs batches to completion on equal GPUs; cluster.replicas needs "
             "a policy that batches at every iteration"
         )
+    if cluster.tier:
+        raise ConfigError(
+            f"policy {config.policy.preset} runs batches to completion and caches no prefixes; cluster.tier "
+            "needs a policy that batches at every iteration"
+        )
     model, gpu, sharing = load_model(cluster.model), load_gpu(cluster.gpu), cluster.sharing(ReplicaConfig())
     capacity = cluster.kv_capacity_tokens or kv_capacity_tokens(
         model, gpu, cluster.memory_margin, sharing, config.engine.max_model_len
