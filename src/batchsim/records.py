@@ -202,8 +202,7 @@ class Records:
 
     Attributes
     ----------
-    requests, batches, controllers, iterations, preemptions, transfers, decode_steps,
-    kv_copies
+    requests, batches, controllers, iterations, preemptions, transfers, decode_steps, kv_copies
         See `REQUEST_COLUMNS` (`ITERATION_REQUEST_COLUMNS` where engines batch at every iteration),
         `BATCH_COLUMNS`, `CONTROLLER_COLUMNS`, `ITERATION_COLUMNS`, `PREEMPTION_COLUMNS`, `TRANSFER_COLUMNS`,
         `DECODE_STEP_COLUMNS`, `KV_COPY_COLUMNS`.

@@ -338,3 +338,17 @@ class AgainstListOfBlocks(RuleBasedStateMachine):
 
 TestAgainstListOfBlocks = AgainstListOfBlocks.TestCase
 TestAgainstListOfBlocks.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_an_id_is_told_as_lost_with_its_last_copy() -> None:
+    kv = kv_cache(4, blocks_per_id=1)
+    told: list[list[int]] = []
+    kv.on_lose = lambda ids: told.append(list(ids))
+    kv.take(3)
+    first, second, third = kv.store([7]), kv.store([7]), kv.store([8])
+    for keys in (first, third, second):
+        kv.release(keys)
+    kv.take(2)  # the block never used, and the older copy
+    assert told == []
+    kv.take(2)
+    assert told == [[8, 7]]

@@ -142,3 +142,24 @@ def test_delay_until_reaches_the_instant_and_overshoots_by_rounding_at_most(
     delay_s = delay_until(now_s, at_s)
 
     assert at_s <= now_s + delay_s <= at_s * (1 + 1e-15)
+
+
+def test_a_nudge_wakes_one_who_sleeps_until_something_is_due() -> None:
+    env = simpy.Environment()
+    box = Mailbox(env)
+    box.bring, box.next_s = (lambda: None), 5.0
+    woken: list[float] = []
+
+    def sleeper() -> ProcessGen:
+        for _ in range(2):
+            yield box.when()
+            woken.append(env.now)
+
+    def nudger() -> ProcessGen:
+        yield env.timeout(2.0)
+        box.nudge()
+
+    env.process(sleeper())
+    env.process(nudger())
+    env.run(until=10.0)
+    assert woken == [2.0, 5.0]

@@ -1,6 +1,7 @@
 """Tiers below the KV cache: by hand, and as laws."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from batchsim.latency import LinearIterationLatency
 from batchsim.metrics.summary import laws
 from batchsim.policies.eviction import Lru
 from batchsim.records import FINISHED
+from batchsim.results.store import load_run
 from batchsim.sim.cluster import tiers as tiers_module
 from batchsim.sim.cluster.link import Link
 from batchsim.sim.cluster.tiers import Tier
@@ -101,6 +103,13 @@ def test_without_tiers_nothing_is_told_of_them() -> None:
     assert not len(result.kv_copies)
     assert not [key for key in result.summary if "tier" in key]
     assert "kv_copies" not in result.tables
+
+
+def test_copies_are_saved_and_read_back(tmp_path: Path) -> None:
+    result = run([0.0, 1.0, 2.0], [3, 3, 3], [A, B, A], tiers=[tier()])
+    _, summary, tables = load_run(result.save(tmp_path / "run"))
+    assert tables["kv_copies"].equals(result.kv_copies)
+    assert summary["tier_host_hit_rate"] == result.summary["tier_host_hit_rate"]
 
 
 def test_an_id_that_is_still_below_is_not_written_again() -> None:
