@@ -33,6 +33,9 @@ class KVStore(KVSource, Protocol):
     def take(self, ids: Sequence[int]) -> None:
         """The cache has lost these."""
 
+    def call_off(self) -> None:
+        """Nobody waits any more for what was to be brought."""
+
     def carry_swapped(self, num_tokens: int, *, is_out: bool) -> None:
         """The KV of a preempted request is copied to the host, or back."""
 

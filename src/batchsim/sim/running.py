@@ -211,7 +211,9 @@ class RunningSet(Holdings):
             if request.finish_step >= 0:
                 left.append((request, self.stop_decoding(request), request.decode_start_s))
             else:
-                left.append((request, 0 if request.kv_source else request.computed_tokens, math.nan))
+                is_coming = request.kv_source is not None or request.num_below > 0
+                left.append((request, 0 if is_coming else request.computed_tokens, math.nan))
+                request.num_below = 0
         for held in (
             self.requests, self.arriving, self.swapped, self.retired, self.sitting_out, self._answering,
             self._lent, self._returned,
@@ -219,6 +221,8 @@ class RunningSet(Holdings):
             held.clear()
         self.decoding.clear()
         self._kv.clear()
+        if self.below is not None:
+            self.below.call_off()
         self.num = 0
         return left
 

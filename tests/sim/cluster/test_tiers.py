@@ -306,6 +306,10 @@ def worlds(draw: st.DrawFn) -> tuple[dict[str, Any], Workload]:
     lengths = [id_tokens * len(ids) + int(rng.integers(1, 8)) for ids in prompts]
     lengths[-1] = 4 * blocks - 12
     outputs = [*rng.integers(1, 13, num).tolist(), 3]
+    if not cluster.get("num_prefill_replicas") and draw(st.booleans()):
+        times_s = np.sort(rng.uniform(0, arrivals_s[-2] + 0.5, 2)).tolist()
+        at = [(time_s, int(rng.integers(cluster["num_gpus"]))) for time_s in times_s]
+        config["failures"] = {"at": at, "repair": "fixed", "repair_s": 0.09331}
     return config, with_ids(workload(arrivals_s, outputs, lengths), prompts, id_tokens)
 
 
@@ -345,7 +349,7 @@ def test_laws_hold_blocks_come_back_and_spans_are_exact(world: tuple[dict[str, A
         is_here = copies["tier"] == level
         assert spans.summary[f"tier_t{level}_written_bytes"] == copies["num_bytes"][is_here & ~is_up].sum()
     assert copies["num_tokens"][is_up].sum() <= spans.requests["prompt_tokens"].sum() * (
-        1 + spans.requests["num_preemptions"].max()
+        1 + spans.requests["num_preemptions"].max() + 2 * ("failures" in config)
     )
     exact = simulate(config, requests, latency=UNEVEN, overrides={"engine.exact_iterations": True})
     for column in ("scheduled_s", "first_token_s", "decode_start_s", "finish_s"):

@@ -194,7 +194,7 @@ class Tiers:
         self._id_bytes = id_bytes
         self._inbox = inbox
         self._recorder = recorder
-        self._num_left: dict[int, int] = {}  # copies that requests still wait for
+        self._num_left: dict[int, list[int]] = {}  # copies that requests still wait for, in one number each
 
     def num_held(self, ids: Sequence[int]) -> int:
         """How many of these, from the first on, lie here."""
@@ -220,11 +220,15 @@ class Tiers:
         for id_ in request.prefix_ids[first : first + request.num_below]:
             level = next(level for level, tier in enumerate(self._tiers) if id_ in tier)
             by_level[level] = by_level.get(level, 0) + 1
-        self._num_left[request.request_id] = len(by_level)
+        num_left = self._num_left[request.request_id] = [len(by_level)]
         for level, num in by_level.items():
             path = [tier.read for tier in self._tiers[: level + 1]]
             copy = send(self._env, path, num * self._id_bytes, self._tiers[level].latency_s)
-            copy.callbacks.append(partial(self._arrive, request, level, num, self._env.now))
+            copy.callbacks.append(partial(self._arrive, request, num_left, level, num, self._env.now))
+
+    def call_off(self) -> None:
+        """Nobody waits any more: the replica has failed. What lies below outlives it."""
+        self._num_left.clear()
 
     def carry_swapped(self, num_tokens: int, *, is_out: bool) -> None:
         """KV of one that is preempted passes a link of the first tier; it has room of its own in the host."""
@@ -245,12 +249,14 @@ class Tiers:
         self._tiers[level].hold(ids)
         self._record(-1, level, len(ids), asked_s)
 
-    def _arrive(self, request: Request, level: int, num: int, asked_s: float, _: simpy.Event) -> None:
+    def _arrive(
+        self, request: Request, num_left: list[int], level: int, num: int, asked_s: float, _: simpy.Event
+    ) -> None:
         """A copy is there; with the last, the request comes once more."""
         request_id = request.request_id
         self._record(request_id, level, num, asked_s)
-        self._num_left[request_id] -= 1
-        if not self._num_left[request_id]:
+        num_left[0] -= 1
+        if not num_left[0] and self._num_left.get(request_id) is num_left:
             del self._num_left[request_id]
             request.known_s = self._env.now
             self._inbox.deliver(request)

@@ -49,8 +49,6 @@ def _check_together(config: RunConfig, section: str) -> None:
     routing = presets.build(config.policy).routing
     if isinstance(unguarded(routing), Central):
         raise ConfigError(f"{section} needs a routing that binds requests as they come; Central does not")
-    if config.cluster.tier:
-        raise ConfigError(f"{section} takes caches away; leave cluster.tier out, which would outlive them")
     if not config.failures.is_any:
         return
     if routing is not None and (routing.load == "views" or routing.view_age_s):
