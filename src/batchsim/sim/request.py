@@ -117,7 +117,6 @@ class Request(simpy.Event):
         "kept",
         "known_s",
         "most_computed_tokens",
-        "num_below",
         "num_evictions",
         "num_hits",
         "num_kept",
@@ -133,10 +132,11 @@ class Request(simpy.Event):
         "scheduled_s",
         "session_id",
         "shared",
-        "slo_class",
-        "tenant",
     )
-    kv_source: KVSource | None = None  # of the class, as few have one
+    # Of the class, as few requests have them.
+    kv_source: KVSource | None = None
+    num_below = 0
+    tenant = slo_class = ""
     # Set before they are read: when it is admitted, given a chunk, has a token, decodes.
     scheduled_s: float
     admission: int
@@ -164,7 +164,6 @@ class Request(simpy.Event):
         self.predicted_output_tokens = predicted_output_tokens
         self.priority = 0
         self.session_id = -1
-        self.tenant = self.slo_class = ""
         self.prefix_ids: Sequence[int] = ()
         self.answer_ids: Sequence[int] = ()
         self.is_waiting = True
@@ -173,7 +172,6 @@ class Request(simpy.Event):
         self.bin = self.chunk_number = self.finish_step = -1
         self.is_running = False
         self.num_evictions = self.num_preemptions = self.num_hits = self.num_kept = 0
-        self.num_below = 0
         self.generated_tokens = self.computed_tokens = self.most_computed_tokens = 0
         self.recomputed_tokens = 0
         self.shared: Sequence[Any] = ()

@@ -91,7 +91,8 @@ class Handed(Request):
         self.asked_s = self.known_s = first.env.now
         self.ready_s = math.nan
         self.priority, self.session_id = first.priority, first.session_id
-        self.tenant, self.slo_class = first.tenant, first.slo_class
+        if first.tenant or first.slo_class:
+            self.tenant, self.slo_class = first.tenant, first.slo_class
         self.is_waiting = False
         self.computed_tokens = first.prompt_tokens
         self.generated_tokens = 1

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 import simpy
@@ -22,20 +23,27 @@ class Transfer(simpy.Event):
         When the first of its links began to carry it.
     """
 
-    __slots__ = ("latency_s", "num_left", "start_s")
+    __slots__ = ("_latency_s", "_num_left", "_silent", "start_s")
 
-    def __init__(self, env: simpy.Environment, num_links: int, latency_s: float) -> None:
+    def __init__(
+        self, env: simpy.Environment, num_links: int, latency_s: float, silent: Sequence[Link] = ()
+    ) -> None:
         super().__init__(env)
         self.start_s = inf
-        self.num_left = num_links
-        self.latency_s = latency_s
+        self._num_left = num_links
+        self._latency_s = latency_s
+        self._silent = silent  # links that carry it, and say so only when asked
 
     def pass_link(self) -> None:
         """A link has carried it; after the last, and the latency, it is there."""
-        self.num_left -= 1
-        if not self.num_left:
-            if self.latency_s:
-                simpy.Timeout(self.env, self.latency_s).callbacks.append(self._arrive)
+        self._num_left -= 1
+        if self._silent:
+            silent, self._silent = self._silent, ()
+            for link in silent:
+                link.look()
+        elif not self._num_left:
+            if self._latency_s:
+                simpy.Timeout(self.env, self._latency_s).callbacks.append(self._arrive)
             else:
                 self._arrive()
 
@@ -64,15 +72,15 @@ class Link:
 
     Attributes
     ----------
-    num_bytes
-        Sent so far.
+    bytes_per_s, num_bytes
+        Bandwidth, and what was sent so far.
     busy_s
         Seconds in which something was under way, up to the last change.
     """
 
     def __init__(self, env: simpy.Environment, bytes_per_s: float, max_transfers: int | None = None) -> None:
         self._env = env
-        self._bytes_per_s = bytes_per_s
+        self.bytes_per_s = bytes_per_s
         self._max_transfers = inf if max_transfers is None else max_transfers
         self._waiting: deque[tuple[Transfer, float]] = deque()
         self._under_way: list[tuple[float, int, Transfer]] = []
@@ -89,14 +97,25 @@ class Link:
         return len(self._under_way) + len(self._waiting)
 
     def carry(self, transfer: Transfer, num_bytes: float) -> None:
-        """Let a transfer pass; its number of links left is one less when it is through."""
+        """Let a transfer pass; it is told when it is through."""
         self.num_bytes += num_bytes
+        self._catch_up()
         if len(self._under_way) >= self._max_transfers:
             self._waiting.append((transfer, num_bytes))
-            return
-        self._catch_up()
+        else:
+            self._start(transfer, num_bytes)
+        self._set_alarm()  # if those under way are silent, there is none
+
+    def carry_silently(self, transfer: Transfer, num_bytes: float) -> None:
+        """The same of an idle link, without an alarm: the transfer looks when it may be through."""
+        self.num_bytes += num_bytes
+        self._changed_s = self._env.now
         self._start(transfer, num_bytes)
-        self._set_alarm()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._under_way
 
     def _start(self, transfer: Transfer, num_bytes: float) -> None:
         self._num_sent += 1
@@ -109,7 +128,7 @@ class Link:
         now_s = self._env.now
         if self._under_way:
             elapsed_s = now_s - self._changed_s
-            self._given += elapsed_s * self._bytes_per_s / len(self._under_way)
+            self._given += elapsed_s * self.bytes_per_s / len(self._under_way)
             self.busy_s += elapsed_s
         self._changed_s = now_s
 
@@ -117,19 +136,22 @@ class Link:
         """Be woken when the next is through, unless an alarm rings before that."""
         under_way = self._under_way
         left = under_way[0][0] - self._given
-        at_s = self._changed_s + (left if left > 0.0 else 0.0) * len(under_way) / self._bytes_per_s
+        at_s = self._changed_s + (left if left > 0.0 else 0.0) * len(under_way) / self.bytes_per_s
         if at_s < self._next_s:
             self._next_s = at_s
             simpy.Timeout(self._env, delay_until(self._changed_s, at_s), at_s).callbacks.append(self._ring)
 
     def _ring(self, alarm: Any) -> None:
-        if alarm.value != self._next_s:
-            return  # another was set for an earlier time
-        self._next_s = inf
+        if alarm.value == self._next_s:  # else another was set for an earlier time
+            self._next_s = inf
+            self.look()
+
+    def look(self) -> None:
+        """Tell those that are through."""
         self._catch_up()
         under_way = self._under_way
         # One is through whose end is now, whatever the rounding of the bytes that it was given.
-        within = self._given * (1 + 1e-12) + self._env.now * self._bytes_per_s * 4e-15
+        within = self._given * (1 + 1e-12) + self._env.now * self.bytes_per_s * 4e-15
         while under_way and under_way[0][0] <= within:
             self._given = max(self._given, under_way[0][0])
             through = heappop(under_way)[2]
@@ -148,11 +170,19 @@ def send(env: simpy.Environment, path: Sequence[Link], num_bytes: float, latency
     A transfer takes its share of each link whatever the others leave it, as if each could store what comes
     too early. Where one link of the paths is the bottleneck, which is usual, that is exact.
     """
-    transfer = Transfer(env, len(path), latency_s)
-    if not path:
-        transfer.start_s = env.now
-        transfer.num_left = 1
-        transfer.pass_link()
+    if len(path) > 1 and all(link.is_idle for link in path):
+        # One alarm, of the slowest, will do until others come; they set their own.
+        slowest = min(path, key=attrgetter("bytes_per_s"))
+        silent = [link for link in path if link is not slowest]
+        transfer = Transfer(env, len(path), latency_s, silent)
+        for link in silent:
+            link.carry_silently(transfer, num_bytes)
+        slowest.carry(transfer, num_bytes)
+        return transfer
+    transfer = Transfer(env, max(1, len(path)), latency_s)
     for link in path:
         link.carry(transfer, num_bytes)
+    if not path:
+        transfer.start_s = env.now
+        transfer.pass_link()
     return transfer
