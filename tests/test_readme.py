@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from batchsim.cli.output import ROWS, milliseconds
+from batchsim.config import load_config
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.tables.table import read_calibration
 from batchsim.study.compare import compare
 from batchsim.study.plan import load_sweep, plan
+from batchsim.study.run import simulate
 from batchsim.study.setup.coverage import cut_to_range
 from batchsim.workload.load import embedded_trace, load_trace
 from tests.study.test_run import workload
@@ -70,3 +72,17 @@ def test_the_shipped_trace_is_cut_to_the_shipped_calibration_as_the_docs_say() -
     cut = cut_to_range(load_trace(embedded_trace()), fit(points, "linear").model)
 
     assert cut.source.notices[-1] in " ".join(CALIBRATION.read_text(encoding="utf-8").split())
+
+
+CLUSTERS = (ROOT / "docs" / "clusters.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", CLUSTERS, re.DOTALL))
+def test_run_files_of_the_page_on_clusters_run_as_they_stand(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text, encoding="utf-8")
+
+    result = simulate(load_config(file))
+
+    assert len(result.requests) == result.config.workload.num_requests
+    assert (result.requests["status"] == "finished").mean() > 0.5

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from batchsim.figures.findings import contrast, gain, within_slo
+from batchsim.figures.findings import contrast, gain, within_slo, within_slo_in_each
 
 RATE = "workload.request_rate"
 
@@ -179,3 +179,25 @@ def test_no_change_along_the_axis_is_claimed_of_whom_an_end_does_not_tell() -> N
     title = gain("policy", "policy.num_bins", "throughput_per_gpu_per_s")(averages)
 
     assert title == "b: throughput grows 2x from 1 bin to 8 bins"
+
+
+def test_each_row_of_panels_has_its_best_and_those_near_it_beside_the_first() -> None:
+    length = "workload.generator.prompt.mean"
+    averages = table(
+        **{length: [100] * 6 + [200] * 6, RATE: [1.0, 2.0] * 6},
+        policy=["fifo"] * 2 + ["bins"] * 2 + ["more"] * 2 + ["fifo"] * 2 + ["bins"] * 2 + ["more"] * 2,
+        slo_attainment=[1.0, 0.8, 1.0, 1.0, 1.0, 0.91, 1.0, 0.5, 1.0, 0.5, 0.2, 0.2],
+    )[[length, "policy", RATE, "slo_attainment", "num_saturated", "num_transient"]]
+
+    title = within_slo_in_each("policy", RATE)(averages)
+
+    assert title == (
+        "Load with 90 % within the limit, beside fifo: prompts of 100 tokens, bins and more at least 1.3x; "
+        "prompts of 200 tokens, nobody 5 % more"
+    )
+
+
+def test_a_baseline_that_never_attains_leaves_a_row_unsaid() -> None:
+    averages = of_attainment([0.5, 0.5, 0.5], [1.0, 1.0, 0.8], [0] * 6)
+
+    assert within_slo_in_each("policy", RATE)(averages) == ""

@@ -77,6 +77,7 @@ _FACET_WORDS = {
     "workload.load": "load {}",
     "workload.num_requests": "{} requests",
     "workload.num_requests_per_gpu": "{} requests per GPU",
+    "workload.generator.prompt.mean": "prompts of {} tokens",
     "cluster.num_gpus": "{} GPUs",
     "policy.num_bins": "{} bins",
     "policy.batch_size": "batch size {}",

@@ -69,6 +69,37 @@ def within_slo(by: str, x: str, metric: str = "slo_attainment") -> Finding:
     return finding
 
 
+def within_slo_in_each(by: str, x: str, metric: str = "slo_attainment") -> Finding:
+    """As `within_slo`, for each row of panels: the best, beside the first, which is the baseline."""
+
+    def finding(table: pd.DataFrame) -> str:
+        if metric not in table:
+            return ""
+        facets = _facets(table, by, x)
+        rows = table.groupby(facets, sort=False) if facets else [((), table)]
+        said = []
+        for values, row in rows:
+            parts = {str(name): part.sort_values(x) for name, part in row.groupby(by, sort=False)}
+            reached = {name: _reached(part, x, metric) for name, part in parts.items()}
+            first, best = next(iter(reached)), max(reached, key=lambda name: reached[name])
+            if reached[first] <= 0:
+                continue
+            near = [name for name in reached if name != first and reached[best] < 1.05 * reached[name]]
+            is_open = reached[best] >= row[x].max() or _is_untold_beyond(
+                parts[best], x, metric, reached[best]
+            )
+            words = (
+                f"{' and '.join(near)} {'at least ' if is_open else ''}{reached[best] / reached[first]:.2g}x"
+            )
+            if reached[best] < 1.05 * reached[first]:
+                words = "nobody 5 % more"
+            said.append(f"{facet_title(facets, values)}, {words}" if facets else words)
+        start = f"Load with {_ENOUGH} within the limit, beside {table[by].iloc[0]}: "
+        return start + "; ".join(said) if said else ""
+
+    return finding
+
+
 def _is_untold_beyond(part: pd.DataFrame, x: str, metric: str, reached: float) -> bool:
     """Whether the next run attains enough, but is too short to tell."""
     beyond = part[part[x] > reached].head(1)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from batchsim.config import SweepConfig
 from batchsim.errors import ConfigError, nearest
-from batchsim.figures import engines, mechanisms, needs, own, schedulers
+from batchsim.figures import clusters, engines, mechanisms, needs, own, schedulers
 from batchsim.figures.needs import Need, measured, readable, several, varied
 from batchsim.figures.results import SweepResults
 from batchsim.figures.schedulers import ATTAINMENT, RATE
@@ -162,6 +162,15 @@ FIGURES: Mapping[str, Plot] = {
         engines.prefix_caching,
         "Conversations whose prompts repeat all earlier turns. With prefix caching only what is new "
         "is prefilled, as long as the blocks of earlier turns have not been evicted.",
+        _over(RATE, "case"),
+    ),
+    "disaggregation": Plot(
+        clusters.disaggregation,
+        "xPyD: x replicas compute prompts and hand them over to y that decode, beside replicas that do both, "
+        "on equally many GPUs. Apart, no prompt stalls those who decode; but each kind has its share of the "
+        "GPUs only, and where that is too small a limit breaks early: that of the first token where few "
+        "compute prompts, that of the others where few decode. Small chunks of prompts, on GPUs that do "
+        "both, get a good part of the way, and need no split that fits the traffic.",
         _over(RATE, "case"),
     ),
 }
