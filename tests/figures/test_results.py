@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -6,6 +7,7 @@ import pytest
 
 from batchsim import ConfigError
 from batchsim.figures.results import over_seeds, read_sweep, sweep_folders
+from batchsim.study.run import simulate
 from tests.figures.swept import results
 
 RATE = "workload.request_rate_per_gpu"
@@ -79,3 +81,18 @@ def test_a_table_that_is_damaged_is_one_line(tmp_path: Path, content: str) -> No
 
     assert str(tmp_path) in str(told.value)
     assert str(told.value).isprintable()
+
+
+def test_tables_of_a_run_may_be_those_that_only_some_clusters_have(tmp_path: Path) -> None:
+    lengths = {"kind": "fixed", "tokens": 8}
+    generator = {"kind": "poisson", "rate_per_s": 1.0, "prompt": lengths, "output": lengths}
+    simulate(
+        {
+            "policy": {"preset": "vllm_v1"},
+            "cluster": {"num_gpus": 2, "num_prefill_replicas": 1},
+            "workload": {"num_requests": 3, "generator": generator},
+        }
+    ).save(tmp_path / "runs" / "one")
+    swept = replace(results({}, policy=["vllm_v1"]), folder=tmp_path)
+
+    assert len(swept.tables("one")["transfers"]) == 3

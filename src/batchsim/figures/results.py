@@ -18,7 +18,7 @@ from batchsim.errors import ConfigError
 from batchsim.files import read_json, reason
 from batchsim.files.tables import check_numbers, read_csv_text
 from batchsim.metrics.statistics import t_interval
-from batchsim.results.store import ITERATION_TABLES, TABLES, load_run
+from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, load_run
 
 #: What every figure says of its runs, or finds them by.
 _CONDITIONS = (
@@ -41,8 +41,8 @@ TEXTS = (
 #: Share of a run's batches or iterations outside the range of the latency model that need not be told.
 _FEW_OUTSIDE = 0.01
 
-#: Of the tables of either world, the columns that both have.
-_COLUMNS = {**ITERATION_TABLES, **TABLES}
+#: Of the tables of either world and of clusters, the columns that all have.
+_COLUMNS = {**CLUSTER_TABLES, **ITERATION_TABLES, **TABLES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
