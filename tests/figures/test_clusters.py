@@ -1,6 +1,24 @@
-from batchsim.figures.clusters import PROMPT, disaggregation
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from batchsim.figures.clusters import (
+    PROMPT,
+    TOTAL_RATE,
+    disaggregation,
+    fairness,
+)
+from batchsim.figures.results import SweepResults
 from batchsim.figures.schedulers import RATE
 from tests.figures.swept import results
+
+
+def title_of(figure: Figure) -> str:
+    return " ".join(figure.texts[0].get_text().split())
 
 
 def test_each_length_of_prompts_has_a_row_of_panels_and_a_part_of_the_title() -> None:
@@ -21,8 +39,45 @@ def test_each_length_of_prompts_has_a_row_of_panels_and_a_part_of_the_title() ->
         "prompts of 4,096 tokens",
     ]
     assert len(table) == 8
-    title = " ".join(figure.texts[0].get_text().split())
-    assert title == (
+    assert title_of(figure) == (
         "Load with 90 % within the limit, beside together: prompts of 1,024 tokens, nobody 5 % more; prompts "
         "of 4,096 tokens, 1P1D at least 1.3x"
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WithTenants(SweepResults):
+    """Runs whose tables need not be on the disk."""
+
+    def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
+        served = {"FIFO": [0.5, 0.5, 0.5], "FairShare": [0.4, 1.0, 0.8]}[run_id]
+        tenants: dict[str, Any] = {
+            "kind": ["tenant"] * 3 + ["slo_class"],
+            "name": ["big", "small", "tiny", "chat"],
+            "num_requests": [9, 2, 1, 12],
+            "ttft_mean_s": [9.0, 1.0, 3.0, 7.0],
+            "slo_attainment": [*served, 0.0],
+            "service_tokens": [*(100 * share for share in served), 0.0],
+            "demand_tokens": [100.0] * 4,
+        }
+        return {"tenants": pd.DataFrame(tenants)}
+
+
+def test_the_one_who_sends_most_stands_beside_the_mean_of_the_others() -> None:
+    swept = results(
+        {TOTAL_RATE: [4.0]},
+        **{TOTAL_RATE: [4.0, 4.0]},
+        policy=["vllm_v1"] * 2,
+        case=["FIFO", "FairShare"],
+        run_id=["FIFO", "FairShare"],
+    )
+
+    figure, table = fairness(WithTenants(Path(), swept.sweep, swept.runs))
+
+    assert table["whose"].tolist() == ["FIFO, big", "FIFO, others", "FairShare, big", "FairShare, others"]
+    assert table["ttft_mean_s"].tolist() == [9.0, 2.0, 9.0, 2.0]
+    assert table["slo_attainment"].tolist() == pytest.approx([0.5, 0.5, 0.4, 0.9])
+    assert table["served_share"].tolist() == pytest.approx([0.5, 0.5, 0.4, 0.9])
+    assert title_of(figure) == (
+        "Of the others' requests at 4 requests/s, within the limit: FIFO 50 %, FairShare 90 %"
     )

@@ -69,6 +69,8 @@ QUANTITIES = {
     "engine.speculation.draft_ratio": Quantity("Seconds of a draft (share of a decode iteration)"),
     "tokens_per_step_mean": Quantity("Tokens of a step, mean"),
     "draft_acceptance_rate": Quantity("Drafts accepted", "share"),
+    "policy.routing.view_age_s": Quantity("Age of what the router sees (s)", "log"),
+    "served_share": Quantity("Served (share of what was asked for)", "share"),
 }
 
 _FACET_WORDS = {
@@ -85,6 +87,7 @@ _FACET_WORDS = {
     "engine.num_kv_blocks": "{} KV blocks",
     "engine.speculation.num_speculative_tokens": "{} drafts",
     "engine.speculation.acceptance": "{} accepted",
+    "policy.routing.view_age_s": "views {} s old",
     "policy": "{}",
     "policy.preset": "{}",
     "case": "{}",

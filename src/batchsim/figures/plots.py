@@ -155,7 +155,8 @@ FIGURES: Mapping[str, Plot] = {
         engines.routing,
         "Conversations over several replicas, each with a prefix cache of its own. Where a replica is "
         "chosen by load alone, the next turn of a conversation seldom meets the replica that has its "
-        "earlier turns in the cache.",
+        "earlier turns in the cache. cache aware and LMetric see what each cache holds, and weigh it "
+        "against what the replica has to do; session and prefix affinity go by where they sent what.",
         _over(RATE, "case"),
     ),
     "prefix_caching": Plot(
@@ -172,6 +173,23 @@ FIGURES: Mapping[str, Plot] = {
         "compute prompts, that of the others where few decode. Small chunks of prompts, on GPUs that do "
         "both, get a good part of the way, and need no split that fits the traffic.",
         _over(RATE, "case"),
+    ),
+    "router_views": Plot(
+        clusters.router_views,
+        "Conversations over several replicas, each with a prefix cache of its own, and a router whose view "
+        "of loads and caches is so old. cache aware (longest prefix in the real cache, weighed against load) "
+        "and LMetric (new prompt tokens x requests there) see what each cache holds; session affinity "
+        "looks at loads for first turns alone. Until a view is renewed, the replica that looked best gets "
+        "more than its share, the longer the more.",
+        _over(clusters.VIEW_AGE, "case"),
+    ),
+    "fairness": Plot(
+        clusters.fairness,
+        "What the tenant that sends most gets, and the others on average, of an engine that all share. First "
+        "come, first served lets one who floods the queue hold up everybody. FairShare serves next whoever "
+        "has been served least: who asks for less than a fair share hardly waits, and who asks for "
+        "more waits for what is left.",
+        (*_over(clusters.TOTAL_RATE), needs.keeps_tables),
     ),
 }
 
