@@ -7,8 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from batchsim.figures.clusters import (
+    COLD_START,
+    COST,
+    NUM_GPUS,
     PROMPT,
     TOTAL_RATE,
+    autoscaling,
     disaggregation,
     fairness,
 )
@@ -43,6 +47,26 @@ def test_each_length_of_prompts_has_a_row_of_panels_and_a_part_of_the_title() ->
         "Load with 90 % within the limit, beside together: prompts of 1,024 tokens, nobody 5 % more; prompts "
         "of 4,096 tokens, 1P1D at least 1.3x"
     )
+
+
+def test_what_comes_and_goes_is_held_against_a_fleet_that_attains_as_much() -> None:
+    swept = results(
+        {},
+        policy=["vllm_v1"] * 4,
+        case=["fixed", "fixed", "rule", "rule"],
+        **{NUM_GPUS: [1, 2, 4, 4], COLD_START: [60.0, 60.0, 10.0, 100.0], COST: [10.0, 20.0, 9.0, 12.0]},
+        slo_attainment=[0.8, 0.9, 0.88, 0.85],
+        ttft_p99_s=[1.0] * 4,
+    )
+
+    figure, table = autoscaling(swept)
+
+    assert table["missed"].round(9).tolist() == [0.2, 0.1, 0.12, 0.15]
+    # as much as 18 and 15 GPU hours of a fixed fleet
+    assert title_of(figure) == (
+        "Cost beside a fixed fleet that attains as much, with 10 to 100 s to start: rule 0.5x to 0.8x"
+    )
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1 GPU", "2 GPUs", "10 s", "100 s"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batchsim.metrics.verdict import judge, verdict
-from batchsim.records import ABANDONED, FINISHED, REFUSED, STRANDED
+from batchsim.records import ABANDONED, FAILED, FINISHED, REFUSED, STRANDED
 from tests.metrics.worlds import request_table
 from tests.trust.queues import QUEUES, Times, engine, m_d_1, m_m_1, poisson, servers, single_server
 from tests.trust.verdict_table import verdicts
@@ -124,6 +124,7 @@ def test_who_never_begins_waits_to_the_end() -> None:
 
     assert verdict(requests).name == "saturated"
     assert verdict(requests.assign(status=np.where(is_served, FINISHED, REFUSED))).name == "stable"
+    assert verdict(requests.assign(status=np.where(is_served, FINISHED, FAILED))).name == "stable"
 
 
 def impatient(rho: float, patience_s: float, num: int = 4000) -> Times:

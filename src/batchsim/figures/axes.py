@@ -69,6 +69,10 @@ QUANTITIES = {
     "engine.speculation.draft_ratio": Quantity("Seconds of a draft (share of a decode iteration)"),
     "tokens_per_step_mean": Quantity("Tokens of a step, mean"),
     "draft_acceptance_rate": Quantity("Drafts accepted", "share"),
+    "gpu_hours": Quantity("GPU hours paid for"),
+    "missed": Quantity("Requests outside the limits (share)", "log"),
+    "failures.time_between_s": Quantity("Time between failures (s)", "log"),
+    "goodput_requests_per_s": Quantity("Goodput (requests/s)"),
     "policy.routing.view_age_s": Quantity("Age of what the router sees (s)", "log"),
     "served_share": Quantity("Served (share of what was asked for)", "share"),
 }
@@ -87,6 +91,7 @@ _FACET_WORDS = {
     "engine.num_kv_blocks": "{} KV blocks",
     "engine.speculation.num_speculative_tokens": "{} drafts",
     "engine.speculation.acceptance": "{} accepted",
+    "failures.time_between_s": "{} s between failures",
     "policy.routing.view_age_s": "views {} s old",
     "policy": "{}",
     "policy.preset": "{}",

@@ -7,15 +7,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from batchsim.figures.axes import facet_title
-from batchsim.figures.findings import gain, within_slo_in_each
-from batchsim.figures.results import SweepResults
-from batchsim.figures.schedulers import ATTAINMENT, RATE, Drawing, over
+from batchsim.figures.axes import facet_title, set_axis
+from batchsim.figures.findings import contrast, gain, within_slo_in_each
+from batchsim.figures.results import SweepResults, averages
+from batchsim.figures.schedulers import ATTAINMENT, RATE, Drawing, over, panels_of
+from batchsim.figures.style import draw_line, legend_handles, looks_of
 
 PROMPT = "workload.generator.prompt.mean"
 VIEW_AGE = "policy.routing.view_age_s"
+NUM_GPUS, COLD_START, COST = "cluster.num_gpus", "autoscaler.cold_start_s", "gpu_hours"
+TIME_BETWEEN = "failures.time_between_s"
 TOTAL_RATE, WHOSE, OTHERS = "workload.request_rate", "whose", "others"
+
+#: Of a fleet that stays as it is, in the experiment.
+FIXED = "fixed"
 
 
 def disaggregation(results: SweepResults) -> Drawing:
@@ -30,6 +37,66 @@ def router_views(results: SweepResults) -> Drawing:
     metrics = ["ttft_mean_s", "e2e_mean_s", "prefix_hit_rate"]
     finding = gain("case", VIEW_AGE, "ttft_mean_s")
     return over(results, VIEW_AGE, metrics, by="case", has_steps=True, finding=finding)
+
+
+def autoscaling(results: SweepResults) -> Drawing:
+    """What is missed against what is paid for, as replicas take longer and longer to start."""
+    results.having([ATTAINMENT])
+    metrics = ["missed", "ttft_p99_s"]
+    runs = results.runs.assign(missed=1 - results.runs[ATTAINMENT])
+    table = averages(replace(results, runs=runs), ["case", NUM_GPUS, COLD_START], [COST, *metrics])
+    looks = looks_of(runs, "case")
+    handles = legend_handles(looks, runs, {})
+    figure, panels = panels_of(results, table, [], metrics, _cost_of_as_much(table), handles)
+    for part, metric, axes in panels:
+        for case, points in part.groupby("case", sort=False):
+            draw_line(axes, points, COST, metric, looks[str(case)])
+            _name_ends(axes, points, metric, is_fixed=case == FIXED)
+        set_axis(axes, "x", COST)
+        set_axis(axes, "y", metric)
+    return figure, table
+
+
+def _name_ends(axes: Axes, points: pd.DataFrame, metric: str, *, is_fixed: bool) -> None:
+    """Write beside the first point and the last how many GPUs there are, or how long a start takes."""
+    for end, place in ((0, (5.0, -2.0)), (-1, (4.0, 5.0))):
+        point = points.iloc[end]
+        told = facet_title([NUM_GPUS], [point[NUM_GPUS]]) if is_fixed else f"{point[COLD_START]:g} s"
+        is_left = not is_fixed or end == -1
+        axes.annotate(
+            told,
+            (point[COST], point[metric]),
+            place if is_fixed else (-5.0, -2.0),
+            textcoords="offset points",
+            ha="right" if is_left else "left",
+            fontsize=6,
+            color=".35",
+        )
+
+
+def _cost_of_as_much(table: pd.DataFrame) -> str:
+    """Say what each case costs beside a fixed fleet that misses as much, with short and with long starts.
+
+    Fleets between two sizes cost and miss what lies between.
+    """
+    fixed = table[table["case"] == FIXED].sort_values("missed")
+    said = []
+    for case, part in table[table["case"] != FIXED].groupby("case", sort=False):
+        ends = part.sort_values(COLD_START).iloc[[0, -1]]
+        if ends["missed"].between(fixed["missed"].min(), fixed["missed"].max()).all():
+            shares = ends[COST] / np.interp(ends["missed"], fixed["missed"], fixed[COST])
+            said.append(f"{case} {shares.iloc[0]:.2g}x to {shares.iloc[1]:.2g}x")
+    if not said:
+        return ""
+    starts = f"{table[COLD_START].min():g} to {table[COLD_START].max():g} s to start"
+    return f"Cost beside a fixed fleet that attains as much, with {starts}: {', '.join(said)}"
+
+
+def failures(results: SweepResults) -> Drawing:
+    """What becomes of requests whose replica fails, over the time between failures."""
+    metrics = [ATTAINMENT, "goodput_requests_per_s", "ttft_p99_s"]
+    finding = contrast("case", ATTAINMENT, TIME_BETWEEN, at="min")
+    return over(results, TIME_BETWEEN, metrics, by="case", has_steps=True, finding=finding)
 
 
 def fairness(results: SweepResults) -> Drawing:

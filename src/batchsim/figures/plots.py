@@ -183,6 +183,19 @@ FIGURES: Mapping[str, Plot] = {
         "more than its share, the longer the more.",
         _over(clusters.VIEW_AGE, "case"),
     ),
+    "autoscaling": Plot(
+        clusters.autoscaling,
+        "What a day costs and what it attains: fixed fleets of so many replicas all day (numbers), and "
+        "replicas that come and go by a rule and take so long to start (seconds). Further down and to the "
+        "left is better. A replica is paid for from when it is asked for, through its start.",
+        (varied(clusters.NUM_GPUS, clusters.COLD_START), measured(ATTAINMENT), readable("case")),
+    ),
+    "failures": Plot(
+        clusters.failures,
+        "Requests whose replica fails go on elsewhere after the tokens they have, whose KV is computed again "
+        "(resume); begin anew (retry); or have failed (lose). Those that only waited go elsewhere.",
+        _over(clusters.TIME_BETWEEN, "case"),
+    ),
     "fairness": Plot(
         clusters.fairness,
         "What the tenant that sends most gets, and the others on average, of an engine that all share. First "

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from batchsim.metrics.filling import fill
 from batchsim.metrics.weighted import Floats
-from batchsim.records import REFUSED, Columns, has_status
+from batchsim.records import FAILED, REFUSED, Columns, has_status
 
 _FEWEST_REQUESTS = 200
 _FEWEST_BLOCKS, _MOST_BLOCKS, _PER_BLOCK = 10, 50, 40
@@ -62,8 +62,8 @@ class Verdict(NamedTuple):
 
 
 def verdict(requests: Columns[Any]) -> Verdict:
-    """Judge a table of requests; those that were refused never wait."""
-    kept = ~has_status(requests, REFUSED)
+    """Judge a table of requests; those that were refused never wait, nor do those lost with a replica."""
+    kept = ~has_status(requests, REFUSED) & ~has_status(requests, FAILED)
     names = [name for name in ("arrival_s", "scheduled_s", "finish_s", "left_s") if name in requests]
     return judge(*(np.asarray(requests[name])[kept] for name in names))
 
