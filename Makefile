@@ -49,7 +49,7 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 
 setup: $(VENV)/.installed-dev  ## Make the environment, with all that development needs
 
-sweep: $(VENV)/.installed  ## Run all experiments (852 runs) and draw the figures; LATENCY=file, OPTIONS=--extrapolate (minutes)
+sweep: $(VENV)/.installed  ## Run all experiments (865 runs) and draw the figures; LATENCY=file, OPTIONS=--extrapolate (minutes)
 	$(BIN)/batchsim $(SWEEP) --output-dir $(SMALL)
 	$(BIN)/batchsim figures $(SMALL)
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from matplotlib.figure import Figure
 from batchsim.figures.clusters import (
     COLD_START,
     COST,
+    HOST_GB,
     NUM_GPUS,
     PROMPT,
+    TIER,
     TOTAL_RATE,
     autoscaling,
     disaggregation,
     fairness,
+    kv_tiers,
 )
 from batchsim.figures.results import SweepResults
 from batchsim.figures.schedulers import RATE
@@ -47,6 +51,25 @@ def test_each_length_of_prompts_has_a_row_of_panels_and_a_part_of_the_title() ->
         "Load with 90 % within the limit, beside together: prompts of 1,024 tokens, nobody 5 % more; prompts "
         "of 4,096 tokens, 1P1D at least 1.3x"
     )
+
+
+def test_host_memory_is_drawn_over_its_size_and_beside_none() -> None:
+    tiers = [json.dumps([{"name": "host", "capacity_bytes": size}]) for size in (8e9, 16e9)]
+    swept = results(
+        {},
+        policy=["vllm_v1"] * 5,
+        case=["LRU", "LRU", "slow", "slow", "none"],
+        **{TIER: [*tiers, *tiers, "[]"]},
+        prefix_hit_rate=[0.5, 0.6, 0.5, 0.6, 0.1],
+        ttft_mean_s=[0.2, 0.1, 0.5, 0.6, 0.4],
+    )
+
+    with pytest.warns(UserWarning, match="ttft_tier_mean_s"):
+        figure, table = kv_tiers(swept)
+
+    assert table[HOST_GB].tolist() == [8.0, 16.0, 8.0, 16.0]
+    assert title_of(figure) == "TTFT mean with 16 GB of host memory, beside none: LRU 0.25x, slow 1.5x"
+    assert [axes.lines[-1].get_ydata() for axes in figure.axes] == [[0.1, 0.1], [0.4, 0.4]]
 
 
 def test_what_comes_and_goes_is_held_against_a_fleet_that_attains_as_much() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from batchsim.figures.style import draw_line, legend_handles, looks_of
 
 PROMPT = "workload.generator.prompt.mean"
 VIEW_AGE = "policy.routing.view_age_s"
+TIER, HOST_GB = "cluster.tier", "host_gb"
 NUM_GPUS, COLD_START, COST = "cluster.num_gpus", "autoscaler.cold_start_s", "gpu_hours"
 TIME_BETWEEN = "failures.time_between_s"
 TOTAL_RATE, WHOSE, OTHERS = "workload.request_rate", "whose", "others"
@@ -37,6 +39,33 @@ def router_views(results: SweepResults) -> Drawing:
     metrics = ["ttft_mean_s", "e2e_mean_s", "prefix_hit_rate"]
     finding = gain("case", VIEW_AGE, "ttft_mean_s")
     return over(results, VIEW_AGE, metrics, by="case", has_steps=True, finding=finding)
+
+
+def kv_tiers(results: SweepResults) -> Drawing:
+    """Host memory below the KV cache, over its size; dotted: without any."""
+    results.need(TIER)
+    tiers = results.runs[TIER].map(json.loads)
+    is_there = tiers.map(bool)
+    sizes_gb = tiers[is_there].map(lambda given: given[0]["capacity_bytes"] / 1e9)
+    without, runs = results.runs[~is_there], results.runs[is_there].assign(**{HOST_GB: sizes_gb})
+    metrics = ["prefix_hit_rate", "ttft_mean_s", "ttft_tier_mean_s"]
+
+    def finding(table: pd.DataFrame) -> str:
+        most = table[table[HOST_GB] == table[HOST_GB].max()]
+        ratios = most["ttft_mean_s"] / without["ttft_mean_s"].mean()
+        said = [f"{case} {ratio:.2g}x" for case, ratio in zip(most["case"], ratios, strict=True)]
+        where = facet_title([HOST_GB], [table[HOST_GB].max()])
+        return (
+            f"TTFT mean with {where} of host memory, beside none: {', '.join(said)}" if len(without) else ""
+        )
+
+    figure, table = over(
+        replace(results, runs=runs), HOST_GB, metrics, by="case", has_steps=True, finding=finding
+    )
+    for axes, metric in zip(figure.axes, metrics, strict=False):
+        for value in without[metric].dropna():
+            axes.axhline(value, color=".2", ls=":", lw=1)
+    return figure, table
 
 
 def autoscaling(results: SweepResults) -> Drawing:

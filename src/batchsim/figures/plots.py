@@ -183,6 +183,14 @@ FIGURES: Mapping[str, Plot] = {
         "more than its share, the longer the more.",
         _over(clusters.VIEW_AGE, "case"),
     ),
+    "kv_tiers": Plot(
+        clusters.kv_tiers,
+        "Conversations whose turns come so far apart that the KV of one is evicted from the GPU before the "
+        "next. What goes down to host memory can come up again, over a link that all copies share: it takes "
+        "time, which is part of the TTFT, but not the GPU's. Over a slow link as much is found, and waited "
+        "for. Dotted: no host memory.",
+        (varied(clusters.TIER), readable("case", clusters.TIER)),
+    ),
     "autoscaling": Plot(
         clusters.autoscaling,
         "What a day costs and what it attains: fixed fleets of so many replicas all day (numbers), and "
