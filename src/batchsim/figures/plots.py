@@ -179,8 +179,8 @@ FIGURES: Mapping[str, Plot] = {
         "Conversations over several replicas, each with a prefix cache of its own, and a router whose view "
         "of loads and caches is so old. cache aware (longest prefix in the real cache, weighed against load) "
         "and LMetric (new prompt tokens x requests there) see what each cache holds; session affinity "
-        "looks at loads for first turns alone. Until what was sent to a replica is seen, that replica goes on "
-        "looking best, and gets more than its share, the longer the more.",
+        "looks at loads for first turns alone. Until what was sent to a replica is seen, it goes on looking "
+        "best, and gets more than its share, the longer the more.",
         _over(clusters.VIEW_AGE, "case"),
     ),
     "kv_tiers": Plot(
