@@ -134,7 +134,7 @@ PRESETS = ("vllm_v1", "vllm_v0", "sarathi", "orca", "sjf", "multi_bin_continuous
 def worlds(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[float, int, int]]]:
     """Any policy, roles, links, little memory.
 
-    No transfer ends with an iteration, at an instant that rounding would part.
+    No transfer ends with an iteration, at an instant that rounding would part; for which prompts differ, too.
     """
     roles = draw(st.sampled_from(ROLES))
     blocks = draw(st.integers(8, 20))
@@ -162,7 +162,12 @@ def worlds(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[float, int, int]
         },
     }
     rows = draw(
-        st.lists(st.tuples(st.floats(0, 1), st.integers(1, 12), st.integers(1, 16)), min_size=1, max_size=14)
+        st.lists(
+            st.tuples(st.floats(0, 1), st.integers(1, 12), st.integers(1, 16)),
+            min_size=1,
+            max_size=14,
+            unique_by=lambda row: row[2],
+        )
     )
     rows = sorted(rows, key=lambda row: row[0])
     # The last comes when all is over, and needs nearly all blocks of every kind of replica.
