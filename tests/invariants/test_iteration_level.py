@@ -231,6 +231,38 @@ def test_an_arrival_and_one_who_then_gives_up_both_cut_the_span_under_way() -> N
     assert (spans["finish_s"] - spans["start_s"]).tolist() == lasted_s.tolist()
 
 
+def test_a_copy_that_another_uses_lets_the_head_fit_when_the_one_in_line_has_gone() -> None:
+    """No blocks come back, but of those that the head would pin, fewer are its own."""
+    ids = [[0, 1], [2000], [2000, 2001], [], [], [2000], [2000], [0, 1], [2000], []]
+    requests = Workload(
+        np.arange(10),
+        np.array([0.875, 1.875, 1.875, 2.75, 3.75, 8.125, 8.125, 9.5, 15.75, 17.375]),
+        np.array([46, 30, 37, 9, 1, 21, 19, 40, 20, 4]),
+        np.array([12, 4, 25, 25, 35, 4, 35, 19, 35, 8]),
+        extra={"prefix_ids": np.array(ids, dtype=object)},
+    )
+    config = {
+        "policy": {
+            "preset": "sjf",
+            "batching": {
+                "max_num_batched_tokens": 16,
+                "long_prefill_threshold": 7,
+                "engine_version": "0.19.0",
+            },
+            "batch_size": 16,
+            "queueing": {"promote_after_s": 0.5},
+        },
+        "engine": {"block_size": 1, "num_kv_blocks": 136},
+        "latency": {"outside": "extrapolate"},
+    }
+    predicted = np.array([15, 5, 24, 16, 20, 6, 37, 19, 22, 5])
+    world = World(requests, predicted, config, LinearIterationLatency(0.25, 0.125, 0.0, 0.125, 0.0))
+
+    spans, exact = world.run(), world.run(is_exact=True)
+
+    pd.testing.assert_frame_equal(spans.requests, exact.requests)
+
+
 @settings(max_examples=30)
 @given(worlds())
 def test_laws_hold(world: World) -> None:

@@ -172,6 +172,11 @@ class KVCache(simpy.Container):
         """Of so many ids found, the tokens that need not be computed: a prompt's last block has to be."""
         return min(num_ids * self.tokens_per_id, (prompt_tokens - 1) // self.block_size * self.block_size)
 
+    def has_copies(self, ids: Sequence[int]) -> bool:
+        """Whether any of these is there more than once, so that another is found when the oldest has gone."""
+        copies = self._copies
+        return bool(copies) and any(id_ in copies for id_ in ids)
+
     def num_newly_pinned(self, ids: Sequence[int]) -> int:
         """Blocks that stop being available if these cached ids are leased."""
         line = self._line

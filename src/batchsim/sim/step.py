@@ -36,8 +36,8 @@ class NextIteration(StepView):
     num_preempted, swap_blocks
         Requests preempted for it, and KV blocks copied between GPU and host before it.
     may_fit_later
-        Whether the head of the queue, whose next chunk did not fit, may do so though no blocks come back: as
-        its cached blocks are evicted, the chunk lies nearer to the beginning.
+        Whether the head of the queue, which did not fit, may do so though no blocks come back: as its cached
+        blocks are evicted, its next chunk lies nearer to the beginning, or copies are found that others use.
     on_begin
         Called with a request that is admitted for the first time, and the number of the replica.
     prefill_tokens, prefill_seqs, prefill_pairs
@@ -205,7 +205,9 @@ class NextIteration(StepView):
         running, waiting = self._running, self._waiting
         if pinned > kv.available - keep_free_blocks:
             may_change = cached_tokens > 0 or (running.below is not None and len(request.prefix_ids) > 0)
-            self.may_fit_later = may_change and blocks_for_tokens is None and not room_for_tokens
+            is_chunk = blocks_for_tokens is None and not room_for_tokens
+            has_copies = num_hits > 0 and kv.has_copies(request.prefix_ids[:num_hits])
+            self.may_fit_later = (may_change and is_chunk) or has_copies
             return False
         if running.num >= self.max_running:
             raise PlanError(
