@@ -108,11 +108,6 @@ class Replica(Outlook):
         return self._num > 0
 
     @property
-    def num_waiting(self) -> int:
-        """Requests here that hold no KV blocks, for want of room or until the iteration ends."""
-        return self._waiting.num + sum(not one.triggered for one in self.inbox.items)
-
-    @property
     def kv_share(self) -> float:
         """Share of the KV blocks that are in use, those of the iteration under way included."""
         return self.used_blocks() / self._kv.num_blocks

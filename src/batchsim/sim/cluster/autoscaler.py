@@ -57,7 +57,7 @@ class Autoscaler:
             num_on=len(on),
             num_starting=len(slots.of_state(STARTING)),
             num_arrived=num_new,
-            num_waiting=slots.num_held + sum(slot.replica.num_waiting for slot in on),
+            num_waiting=slots.num_held + sum(slot.replica.counts().num_waiting for slot in on),
             num_requests=slots.num_held + sum(slot.replica.num_requests for slot in on),
             busy_fraction=busy_s / on_s if on_s > 0 else 0.0,
             kv_use=sum(slot.replica.kv_share for slot in on) / len(on) if on else 0.0,
