@@ -39,25 +39,32 @@ def mean_stay_s(result: SimulationResult, warmup: float = 0.05) -> float:
     return float((late["finish_s"] - late["arrival_s"]).mean())
 
 
-def mean_number_with_breakdowns(arrivals: float, service: float, failure: float, repair: float) -> float:
-    """Mean number in an M/M/1 queue whose server fails and is repaired (White & Christie, 1958), from rates.
+def mean_number_with_breakdowns(
+    arrivals: float, service: float, failure: float, repair: float, num_servers: int = 1
+) -> float:
+    """Mean number in an M/M/c queue whose servers fail and are repaired, from rates of each.
 
-    The chain of (number in system, whether the server is up), cut where hardly anybody gets, solved.
+    White & Christie (1958) for one, Mitrany & Avi-Itzhak (1968) for several: the chain of (number in system,
+    servers that are down), cut where hardly anybody gets, solved.
     """
-    most = 150
-    rates = np.zeros((2 * most, 2 * most))  # 2 * number + (0: up, 1: down)
+    most, num_states = 150, num_servers + 1
+    rates = np.zeros((num_states * most, num_states * most))
     for num in range(most):
-        up, down = 2 * num, 2 * num + 1
-        rates[up, down], rates[down, up] = failure, repair
-        if num + 1 < most:
-            rates[up, up + 2] = rates[down, down + 2] = arrivals
-        if num:
-            rates[up, up - 2] = service
+        for num_down in range(num_states):
+            here, num_up = num_states * num + num_down, num_servers - num_down
+            if num_up:
+                rates[here, here + 1] = num_up * failure
+            if num_down:
+                rates[here, here - 1] = num_down * repair
+            if num + 1 < most:
+                rates[here, here + num_states] = arrivals
+            if num:
+                rates[here, here - num_states] = min(num, num_up) * service
     np.fill_diagonal(rates, -rates.sum(axis=1))
     weights = null_space(rates.T, rcond=1e-13)[:, 0]
     shares = weights / weights.sum()
-    assert shares[-2:].sum() < 1e-9
-    return float(np.arange(most).repeat(2) @ shares)
+    assert shares[-num_states:].sum() < 1e-9
+    return float(np.arange(most).repeat(num_states) @ shares)
 
 
 def test_a_replica_that_fails_is_the_queue_of_white_and_christie() -> None:
@@ -75,6 +82,46 @@ def test_a_replica_that_fails_is_the_queue_of_white_and_christie() -> None:
 
     expected = mean_number_with_breakdowns(0.5, 1.0, 0.2, 0.8) / 0.5
     assert_agrees(replications, [expected, 0.2], resolution=0.07)
+
+
+def test_replicas_that_fail_before_one_queue_are_servers_with_breakdowns() -> None:
+    """Three of them: whoever is thrown out waits in the one queue again, and goes on where it was."""
+
+    def measure(rng: np.random.Generator) -> float:
+        requests = requests_of(poisson_arrivals(rng, 1.5, 3000), rng.exponential(1.0, 3000))
+        result = run_one_at_a_time(
+            requests,
+            int(rng.integers(2**31)),
+            policy={"preset": "vllm_v1", "batch_size": 1, "routing": {"kind": "Central"}},
+            cluster={"num_gpus": 3, "kv_capacity_tokens": 10**6},
+            failures={"time_between_s": 5.0, "repair_s": 1.25, "max_retries": 1000},
+        )
+        return mean_stay_s(result)
+
+    replications = replicate(measure, 8, seed=4)
+
+    expected = mean_number_with_breakdowns(1.5, 1.0, 0.2, 0.8, num_servers=3) / 1.5
+    assert_agrees(replications, expected, resolution=0.05)
+
+
+def test_servers_without_end_fill_as_theory_says() -> None:
+    """M/M/infinity from empty: ``rho (1 - exp(-mu t))`` are there on average at time t."""
+    at_s = np.array([0.5, 1.0, 2.0, 5.0])
+
+    def measure(rng: np.random.Generator) -> Floats:
+        arrivals_s = poisson_arrivals(rng, 8.0, 80)
+        result = run_one_at_a_time(
+            requests_of(arrivals_s, rng.exponential(1.0, 80)),
+            0,
+            cluster={"num_gpus": 40, "kv_capacity_tokens": 10**6},
+        )
+        start_s, finish_s = (result.requests[name].to_numpy() for name in ("arrival_s", "finish_s"))
+        assert result.requests["finish_s"].sub(result.requests["scheduled_s"]).min() > 0
+        return np.array([np.count_nonzero((start_s <= time_s) & (finish_s > time_s)) for time_s in at_s])
+
+    replications = replicate(measure, 120, seed=5)
+
+    assert_agrees(replications, 8.0 * (1 - np.exp(-at_s)), resolution=0.06)
 
 
 def test_a_request_that_begins_anew_takes_the_completion_time_of_gaver() -> None:

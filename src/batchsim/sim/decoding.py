@@ -108,6 +108,11 @@ class Decoding:
             self._meter.leave(request)
         return stored_tokens
 
+    def take_back(self, num_iterations: int) -> None:
+        """Undo so many iterations, but for who needs blocks: all are about to be cleared."""
+        self.step -= num_iterations
+        self.context_tokens -= num_iterations * self.num
+
     def clear(self) -> None:
         """Forget who has left; nobody decodes any more."""
         assert not self.num, "somebody decodes"

@@ -198,6 +198,9 @@ class Replica(Outlook):
         env, now_s = self._env, self._env.now
         if self._num:
             num_done = self._num_done()
+            if self._num_grown > num_done:  # somebody looked at the one that is lost
+                self._running.decoding.take_back(self._num_grown - num_done)
+                self._num_grown = num_done
             if num_done:
                 self._num = num_done
                 self._settle(self._start_s + self._seconds(num_done))

@@ -268,7 +268,7 @@ def _connect_replicas(
     router: Router
     if central is not None:
         gate = Gate(env, recorder, [central.admission], entrances) if central.admission is not None else None
-        router = Dispatcher(env, _routing(central), entrances, central.queueing, decoders, gate)
+        router = Dispatcher(env, _routing(central), entrances, central.queueing, decoders, gate, slots)
         inbox, between = router.arrivals, [router]
     elif door or slots is not None or len(replicas) > 1:
         routing = RoundRobin() if len(replicas) == 1 and not policies[0].routing else _routing(policies[0])

@@ -83,6 +83,8 @@ def worlds(draw: st.DrawFn) -> tuple[dict[str, Any], Workload]:
         config["autoscaler"] = draw(autoscalers())
     if which != "autoscaler":
         config["failures"] = draw(failures())
+    if which == "failures" and draw(st.booleans()):
+        policy["routing"] = {"kind": "Central"}
     rows = draw(
         st.lists(st.tuples(st.floats(0, 1), st.integers(1, 12), st.integers(1, 16)), min_size=1, max_size=14)
     )

@@ -11,6 +11,7 @@ import simpy
 from batchsim.policies.base import QueueDiscipline, ReplicaView, Routing, WaitingRequest
 from batchsim.sim.cluster.gate import Gate
 from batchsim.sim.cluster.router import Router
+from batchsim.sim.cluster.slots import Slots
 from batchsim.sim.mailbox import delay_until
 from batchsim.sim.replica import Replica
 from batchsim.sim.request import Request
@@ -40,8 +41,11 @@ class Dispatcher(Router):
         queue: QueueDiscipline,
         decoders: Sequence[Replica] = (),
         gate: Gate | None = None,
+        slots: Slots | None = None,
     ) -> None:
-        super().__init__(env, routing, replicas, decoders, gate)
+        super().__init__(env, routing, replicas, decoders, gate, slots)
+        if slots is not None:
+            slots.on_open = self._dispatch
         self._env = env
         self._replicas = replicas
         self._waiting = WaitingLine(queue, 1)
@@ -66,7 +70,7 @@ class Dispatcher(Router):
     def _offer(self, replica: Replica) -> None:
         """A replica is between two iterations."""
         waiting = self._waiting
-        if waiting.num:
+        if waiting.num and replica in self._open():
             request = waiting.find_head(self._env.now)
             if replica.accepts(request) and replica.has_room(request):
                 self._dispatch()
@@ -76,7 +80,7 @@ class Dispatcher(Router):
         waiting, now_s = self._waiting, self._env.now
         while waiting.num:
             request = waiting.find_head(now_s)
-            able = [one for one in self._replicas if one.accepts(request) and one.has_room(request)]
+            able = [one for one in self._open() if one.accepts(request) and one.has_room(request)]
             if not able:
                 self._wake_at(waiting.queue.head_changes_s(now_s))
                 return
@@ -85,6 +89,12 @@ class Dispatcher(Router):
             request.queue = _Given(chosen)
             request.known_s = now_s
             self._spread.hand_over(request, chosen)
+
+    def _open(self) -> Sequence[Replica]:
+        """Those that may be given requests now."""
+        if self._slots is None:
+            return self._replicas
+        return [one for one, is_on in zip(self._replicas, self._slots.is_on, strict=True) if is_on]
 
     def _wake_at(self, time_s: float) -> None:
         if time_s < math.inf and time_s != self._alarm_s:

@@ -79,7 +79,7 @@ class Spread:
             loads = views = [self.view(queue) for queue in queues]
             if load != "views":
                 loads = [view.num_requests if load == "requests" else view.kv_blocks for view in views]
-        if self._is_open is None or all(self._is_open):
+        if among is not None or self._is_open is None or all(self._is_open):
             return self._routing.choose(request, loads)
         return self._choose_open(request, loads, self._is_open)
 

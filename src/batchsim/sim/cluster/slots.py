@@ -112,9 +112,12 @@ class Slots:
         Requests that came from outside.
     place
         Hands a request to one of the replicas that are on, or to `admits`; set by the router.
+    on_open
+        Called when one more is on.
     """
 
     place: Callable[[Request], None]
+    on_open: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -251,6 +254,8 @@ class Slots:
                 for request in held:
                     request.queue = None
                     self._place(request)
+                if self.on_open is not None:
+                    self.on_open()
 
         simpy.Timeout(self._env, seconds).callbacks.append(turn_on)
 

@@ -47,8 +47,10 @@ def control_plane(config: RunConfig, replicas: Sequence[Replica]) -> ControlPlan
 def _check_together(config: RunConfig, section: str) -> None:
     """Refuse what has not been thought through beside replicas that come, go and fail."""
     routing = presets.build(config.policy).routing
-    if isinstance(unguarded(routing), Central):
-        raise ConfigError(f"{section} needs a routing that binds requests as they come; Central does not")
+    if isinstance(unguarded(routing), Central) and section == "autoscaler":
+        raise ConfigError("autoscaler counts who waits at replicas, and with Central nobody does")
+    if isinstance(unguarded(routing), Central) and config.failures.repair_s is None:
+        raise ConfigError("Central needs failures.repair_s: its one queue would wait for ever")
     if not config.failures.is_any:
         return
     if routing is not None and (routing.load == "views" or routing.view_age_s):
