@@ -8,7 +8,7 @@ from typing import cast
 import torch
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.policies.base import IterationRule, Step
+from batchsim.policies.steps import IterationRule, Step
 from batchsim.policies.presets import Policy
 from batchsim.policies.reports import IterationReport
 from batchsim.records import ITERATION_COLUMNS, REFUSED

@@ -1,6 +1,6 @@
 """The next iteration of an engine while a rule puts it together, kept token by token.
 
-It is the `Step` of `batchsim.policies.base`, where its methods are described, written without regard to the
+It is the `Step` of `batchsim.policies.steps`, where its methods are described, written without regard to the
 simulator's: the two are compared in the tests.
 """
 
