@@ -8,9 +8,9 @@ from typing import cast
 import torch
 
 from batchsim.errors import ConfigError, PlanError
-from batchsim.policies.steps import IterationRule, Step
 from batchsim.policies.presets import Policy
 from batchsim.policies.reports import IterationReport
+from batchsim.policies.steps import IterationRule, Step
 from batchsim.records import ITERATION_COLUMNS, REFUSED
 from batchsim_calibration.replaying.inbox import Clock, Inbox, Log, Request
 from batchsim_calibration.replaying.step import NextIteration
