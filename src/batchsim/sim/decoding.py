@@ -209,6 +209,10 @@ class Decoding:
             num += 1
         return num
 
+    def lasts(self, num_blocks: int, num_iterations: int) -> bool:
+        """Whether so many free blocks surely last for the next iterations: the most they could take."""
+        return self._num_growing * (num_iterations // self._block_size + 1) <= num_blocks
+
     def advance(self, num_iterations: int) -> int:
         """Every sequence decodes so many tokens more; return the blocks that are still to be taken."""
         step = self.step

@@ -152,7 +152,7 @@ class Router:
         while not self.arrivals.is_closed:
             yield self.arrivals.when()
             for request in self.arrivals.take_all():
-                if decoders and not any(one.accepts(request) for one in decoders):
+                if decoders and not _any_accepts(decoders, request):
                     decoders[0].refuse(request)
                 elif self._slots is None:
                     self._hand_over(request)
@@ -177,3 +177,7 @@ class Router:
             or gate.lets_in(request, number, self._spread.view(queue))
         ):
             self._spread.hand_over(request, queue)
+
+
+def _any_accepts(decoders: Sequence[Replica], request: Request) -> bool:
+    return decoders[0].accepts(request) or any(one.accepts(request) for one in decoders[1:])

@@ -126,6 +126,10 @@ class SpeculativeDecoding(Decoding):
         """Tokens that the last iteration gave a sequence which decoded in it."""
         return self._last.get(request, 1)
 
+    def lasts(self, num_blocks: int, num_iterations: int) -> bool:
+        """Whether so many free blocks last for the next iteration."""
+        return self.growth() <= num_blocks
+
     def advance(self, num_iterations: int) -> int:
         """Every sequence takes a step; return the blocks that are still to be taken."""
         blocks, step, block_size, tokens_each = self.growth(), self.step, self._block_size, self.tokens_each
