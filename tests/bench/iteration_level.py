@@ -134,6 +134,14 @@ def main() -> None:
         seconds, _ = cpu_seconds(simulation_alone(configuration(preset), few, LINEAR))
         show(f"{preset}, linear, load 75%", seconds, few)
 
+    many = make_workload(num_requests // 4, 0.5 * SATURATED_PER_S * 16)
+    together_s, _ = cpu_seconds(simulation_alone(configuration("vllm_v1", 16), many, LINEAR))
+    apart = configuration("vllm_v1", 16)
+    apart["cluster"]["num_prefill_replicas"] = 8
+    apart_s, _ = cpu_seconds(simulation_alone(apart, many, LINEAR))
+    show("16 replicas, load 50%", together_s, many)
+    show("8 for prompts and 8 that decode", apart_s, many, f"{together_s / apart_s:.2f} of the speed")
+
     sizes = [size for size in (10_000, 100_000, 1_000_000) if size <= num_requests]
     if len(sizes) > 1:
         parts = [workload.take(slice(0, size)) for size in sizes]
