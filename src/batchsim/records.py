@@ -268,8 +268,14 @@ def has_status(requests: Columns[Any], *statuses: str) -> NDArray[np.bool_]:
 
 
 def empty(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Make a table without rows."""
-    return table(columns, dict.fromkeys(columns, ()))
+    """Make a table without rows; a short run has several, and they take as long as the run itself."""
+    names = tuple(columns)
+    if names not in _empty:
+        _empty[names] = table(columns, dict.fromkeys(columns, ()))
+    return _empty[names].copy(deep=False)
+
+
+_empty: dict[tuple[str, ...], pd.DataFrame] = {}
 
 
 def table(columns: Mapping[str, Any], values: Mapping[str, Any]) -> pd.DataFrame:

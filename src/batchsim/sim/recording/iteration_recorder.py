@@ -21,6 +21,7 @@ from batchsim.records import (
     PREEMPTION_MODES,
     TRANSFER_COLUMNS,
     Records,
+    empty,
     table,
 )
 from batchsim.sim.recording.recorder import Recorder
@@ -172,9 +173,9 @@ class IterationRecorder(Recorder):
             refusals=base.refusals,
             iterations=iterations,
             preemptions=table(PREEMPTION_COLUMNS, preemptions),
-            transfers=table(TRANSFER_COLUMNS, transfers),
+            transfers=_table_or_empty(TRANSFER_COLUMNS, transfers),
             decode_steps=self.steps.table(workload.request_id),
-            kv_copies=table(KV_COPY_COLUMNS, kv_copies),
+            kv_copies=_table_or_empty(KV_COPY_COLUMNS, kv_copies),
             kv_blocks=tuple(kv_blocks),
             tiers=self.tiers,
         )
@@ -197,3 +198,8 @@ class IterationRecorder(Recorder):
             filled[list(counts)] = list(counts.values())
             columns[name] = filled
         return table(ITERATION_REQUEST_COLUMNS, columns)
+
+
+def _table_or_empty(columns: Mapping[str, Any], values: Mapping[str, Any]) -> pd.DataFrame:
+    """The table, made at no cost where nothing was written."""
+    return table(columns, values) if len(values["request_id"]) else empty(columns)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from batchsim.records import DECODE_STEP_COLUMNS, table
+from batchsim.records import DECODE_STEP_COLUMNS, empty, table
 
 
 class StepLog:
@@ -33,6 +33,8 @@ class StepLog:
 
     def table(self, request_ids: NDArray[np.int64]) -> pd.DataFrame:
         """One row per step, in order of requests."""
+        if not self.steps:
+            return empty(DECODE_STEP_COLUMNS)
         rows = sorted(self.steps)
         given = np.frombuffer(b"".join(self.steps[row] for row in rows), dtype=np.int8).reshape(-1, 2)
         num_steps = [len(self.steps[row]) // 2 for row in rows]
