@@ -14,7 +14,7 @@ from batchsim.metrics import requests as per_request
 from batchsim.metrics.load import Arrays
 from batchsim.metrics.system import Window, finishes_in, inside, known, mean, slo_attainment
 from batchsim.metrics.weighted import Floats
-from batchsim.records import ABANDONED, FINISHED, REFUSED, TENANT_COLUMNS, has_status, rows, table
+from batchsim.records import ABANDONED, FINISHED, REFUSED, TENANT_COLUMNS, empty, has_status, rows, table
 
 #: By what requests are told apart: the column that says it.
 _KINDS = {"tenant": "tenant", "class": "slo_class"}
@@ -42,6 +42,8 @@ def tenant_table(
     Times and attainment are of the requests after the first ``num_warmup``, each by its own limits; service
     and throughput are of the window.
     """
+    if not any(name in requests for name in _KINDS.values()):
+        return empty(TENANT_COLUMNS)
     columns: dict[str, list[Any]] = {name: [] for name in TENANT_COLUMNS}
     for kind, name in _KINDS.items():
         if name not in requests:

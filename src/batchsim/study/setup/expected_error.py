@@ -18,6 +18,7 @@ from batchsim.config import EngineConfig
 from batchsim.config.hardware import HOST_TIMES
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import default_latency
+from batchsim.specs import GPUSpec, ModelSpec, Sharing
 from batchsim.study.setup.hardware import AnyLatency
 
 #: Where `validation.error_ranges` puts what published points tell.
@@ -131,8 +132,7 @@ def _of_passes(
 
 
 def _of_roofline(latency: RooflineLatency, *, is_iteration_level: bool) -> ExpectedError:
-    usual = default_latency(latency.model, latency.gpu, sharing=latency.sharing)
-    if _constants(latency) != _constants(usual):
+    if _constants(latency) != _usual_constants(latency.model, latency.gpu, latency.sharing):
         return ExpectedError("published points were predicted with other efficiencies than this roofline's")
     loops, batches = _published(LOOPS), _published(BATCHES)
     gpu = latency.gpu.name
@@ -148,6 +148,11 @@ def _of_roofline(latency: RooflineLatency, *, is_iteration_level: bool) -> Expec
     else:
         basis = _basis(of_gpu, f"{what} on GPUs other than {gpu}", "GPU")
     return ExpectedError(basis, **_ranges(of_gpu))
+
+
+@cache
+def _usual_constants(model: ModelSpec, gpu: GPUSpec, sharing: Sharing) -> tuple[float, ...]:
+    return _constants(default_latency(model, gpu, sharing=sharing))
 
 
 def _constants(latency: RooflineLatency) -> tuple[float, ...]:
