@@ -74,8 +74,6 @@ class Link:
     ----------
     bytes_per_s, num_bytes
         Bandwidth, and what was sent so far.
-    busy_s
-        Seconds in which something was under way, up to the last change.
     """
 
     def __init__(self, env: simpy.Environment, bytes_per_s: float, max_transfers: int | None = None) -> None:
@@ -89,7 +87,6 @@ class Link:
         self._next_s = inf  # when the alarm that is set rings
         self._num_sent = 0
         self.num_bytes = 0.0
-        self.busy_s = 0.0
 
     @property
     def backlog(self) -> int:
@@ -112,11 +109,6 @@ class Link:
         self._changed_s = self._env.now
         self._start(transfer, num_bytes)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is under way."""
-        return not self._under_way
-
     def _start(self, transfer: Transfer, num_bytes: float) -> None:
         self._num_sent += 1
         heappush(self._under_way, (self._given + num_bytes, self._num_sent, transfer))
@@ -127,9 +119,7 @@ class Link:
         """Give those under way what they are due since the last change."""
         now_s = self._env.now
         if self._under_way:
-            elapsed_s = now_s - self._changed_s
-            self._given += elapsed_s * self.bytes_per_s / len(self._under_way)
-            self.busy_s += elapsed_s
+            self._given += (now_s - self._changed_s) * self.bytes_per_s / len(self._under_way)
         self._changed_s = now_s
 
     def _set_alarm(self) -> None:
@@ -170,7 +160,7 @@ def send(env: simpy.Environment, path: Sequence[Link], num_bytes: float, latency
     A transfer takes its share of each link whatever the others leave it, as if each could store what comes
     too early. Where one link of the paths is the bottleneck, which is usual, that is exact.
     """
-    if len(path) > 1 and all(link.is_idle for link in path):
+    if len(path) > 1 and not any(link.backlog for link in path):
         # One alarm, of the slowest, will do until others come; they set their own.
         slowest = min(path, key=attrgetter("bytes_per_s"))
         silent = [link for link in path if link is not slowest]
