@@ -89,7 +89,7 @@ class Replica(Outlook):
         self._replica_id = replica_id
         self._true_output_tokens = true_output_tokens
         self._recorder = recorder
-        self._usable_tokens = self._rule.usable_blocks(kv.num_blocks) * kv.block_size
+        self._usable_tokens = (kv.num_blocks - self._kept_blocks) * kv.block_size
         self._is_bounded = engine.latency.is_bounded
         self._known_until_s = 0.0  # what happened later, the host does not know yet
         self._num_preempted = 0  # for the iteration, before it was put together anew

@@ -58,9 +58,9 @@ class SpanRunner:
     __slots__ = (
         "_controllers", "_end", "_engine", "_env", "_first_s", "_follows_longest", "_growth_s",
         "_host_growth_s", "_host_s", "_is_async", "_is_first", "_is_stale", "_is_watching", "_kept_blocks",
-        "_kv",
-        "_leaves_blocks", "_num", "_num_grown", "_policy_name", "_replans", "_rule", "_running", "_shape",
-        "_sizer", "_spare_blocks", "_start_s", "_step", "_swap_blocks", "_waiting", "inbox", "observer",
+        "_kv", "_leaves_blocks", "_num", "_num_grown", "_policy_name", "_replans", "_rule", "_running",
+        "_shape", "_sizer", "_spare_blocks", "_start_s", "_step", "_swap_blocks", "_waiting", "inbox",
+        "observer",
     )  # fmt: skip
 
     def __init__(
@@ -105,7 +105,7 @@ class SpanRunner:
         )
         self._spare_blocks = self._rule.spare_blocks
         self._leaves_blocks = self._spare_blocks > 0
-        self._kept_blocks = kv.num_blocks - self._rule.usable_blocks(kv.num_blocks) + self._spare_blocks
+        self._kept_blocks = kv.num_blocks - self._rule.usable_blocks(kv.num_blocks)  # that no admission takes
         self._step = NextIteration(replica_id, self._waiting, self._running, kv, recorder, self._spare_blocks)
         self.inbox = Mailbox(env)
 
@@ -137,11 +137,12 @@ class SpanRunner:
         if reserved_tokens := self._rule.reserved_tokens(request):
             tokens = max(tokens, request.prompt_tokens + reserved_tokens)
         blocks = -(-tokens // kv.block_size)
-        left = kv.available - self._kept_blocks - blocks
+        kept = self._kept_blocks + self._spare_blocks
+        left = kv.available - kept - blocks
         is_ample = left >= 0 and not self._num_grown and decoding.lasts(left, self._num)
         if not is_ample:
             self.catch_up()
-            if blocks > kv.available - self._kept_blocks:
+            if blocks > kv.available - kept:
                 return False
         running.seat(request, blocks)
         running.wait_for_kv(request)

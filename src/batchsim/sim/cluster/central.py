@@ -52,8 +52,8 @@ class Dispatcher(Router):
         self._waiting.on_leave = self._dispatch
         self._view = _Together(self._waiting, [self._spread.view(one) for one in replicas])
         self._alarm_s = math.inf
-        for replica in replicas:
-            replica.on_boundary = partial(self._offer, replica)
+        for number, replica in enumerate(replicas):
+            replica.on_boundary = partial(self._offer, number)
 
     def describe_waiting(self) -> str:
         """Who waits for what, for the message of a stalled run."""
@@ -67,11 +67,11 @@ class Dispatcher(Router):
             self._waiting.push(request)
             self._dispatch()
 
-    def _offer(self, replica: Replica) -> None:
+    def _offer(self, number: int) -> None:
         """A replica is between two iterations."""
         waiting = self._waiting
-        if waiting.num and replica in self._open():
-            request = waiting.find_head(self._env.now)
+        if waiting.num and (self._slots is None or self._slots.is_on[number]):
+            request, replica = waiting.find_head(self._env.now), self._replicas[number]
             if replica.accepts(request) and replica.has_room(request):
                 self._dispatch()
 

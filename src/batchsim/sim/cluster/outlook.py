@@ -94,11 +94,10 @@ class Outlook(SpanRunner):
         budget = getattr(rule, "max_num_batched_tokens", math.inf)
         if counts.prompt_tokens and counts.prompt_tokens + request.prompt_tokens > budget:
             return False
-        kept = kv.num_blocks - rule.usable_blocks(kv.num_blocks)
         tokens = request.prompt_tokens + rule.reserved_tokens(request)
         in_use = self.cached_ids(request)
         pinned = len(in_use) * kv.blocks_per_id - kv.num_newly_pinned(in_use)
-        free = kv.available - kept - counts.wanted_blocks
+        free = kv.available - self._kept_blocks - counts.wanted_blocks
         return -(-tokens // kv.block_size) - pinned <= free
 
     def cached_ids(self, request: WaitingRequest) -> Sequence[int]:
