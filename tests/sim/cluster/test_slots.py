@@ -247,6 +247,10 @@ def test_a_run_that_stands_still_is_noticed_though_replicas_come_and_go() -> Non
         )
 
 
+def routed(kind: str, **parameters: float) -> dict[str, Any]:
+    return {"preset": "vllm_v1", "routing": {"kind": kind, **parameters}}
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -267,6 +271,26 @@ def test_a_run_that_stands_still_is_noticed_though_replicas_come_and_go() -> Non
         (
             {"failures": {"at": [[1.0, 1]]}, "cluster": {"num_gpus": 2, "num_prefill_replicas": 1}},
             "compute prompts and decode",
+        ),
+        (
+            {"autoscaler": {"kind": "Thresholds"}, "policy": routed("Central")},
+            "with Central nobody does",
+        ),
+        (
+            {"failures": {"at": [[1.0, 0]], "repair_s": None}, "policy": routed("Central")},
+            "Central needs failures.repair_s",
+        ),
+        ({"failures": {"at": [[1.0, 0]]}, "policy": routed("LMetric")}, "LMetric sees more"),
+        (
+            {"failures": {"at": [[1.0, 0]]}, "policy": routed("LeastLoaded", view_age_s=1.0)},
+            "LeastLoaded sees more",
+        ),
+        (
+            {
+                "failures": {"at": [[1.0, 0]]},
+                "engine": {"speculation": {"num_speculative_tokens": 2, "acceptance": 0.5}},
+            },
+            "leave engine.speculation out",
         ),
     ],
 )

@@ -9,7 +9,6 @@ from batchsim.config import AutoscalerConfig, FailuresConfig, RunConfig
 from batchsim.errors import ConfigError
 from batchsim.policies import presets
 from batchsim.policies.guards.checks import unguarded
-from batchsim.policies.routing import Central
 from batchsim.policies.scaling import build_scaling
 from batchsim.sim.cluster.control import Breakdowns, ControlPlane, Scaler
 from batchsim.sim.cluster.durations import Durations
@@ -47,16 +46,17 @@ def control_plane(config: RunConfig, replicas: Sequence[Replica]) -> ControlPlan
 def _check_together(config: RunConfig, section: str) -> None:
     """Refuse what has not been thought through beside replicas that come, go and fail."""
     routing = presets.build(config.policy).routing
-    if isinstance(unguarded(routing), Central) and section == "autoscaler":
-        raise ConfigError("autoscaler counts who waits at replicas, and with Central nobody does")
-    if isinstance(unguarded(routing), Central) and config.failures.repair_s is None:
-        raise ConfigError("Central needs failures.repair_s: its one queue would wait for ever")
+    name = type(unguarded(routing)).__name__
+    if routing is not None and routing.is_central:
+        if section == "autoscaler":
+            raise ConfigError(f"autoscaler counts who waits at replicas, and with {name} nobody does")
+        if config.failures.repair_s is None:
+            raise ConfigError(f"{name} needs failures.repair_s: its one queue would wait for ever")
     if not config.failures.is_any:
         return
     if routing is not None and (routing.load == "views" or routing.view_age_s):
         raise ConfigError(
-            f"failures need a routing that sees no caches, and replicas as they are; "
-            f"{type(unguarded(routing)).__name__} sees more"
+            f"failures need a routing that sees no caches, and replicas as they are; {name} sees more"
         )
     if config.engine.speculation.num_speculative_tokens:
         raise ConfigError("failures take single tokens back; leave engine.speculation out beside them")
