@@ -193,6 +193,12 @@ class Request(simpy.Event):
         if self.counted_by is not None:
             self.counted_by.num_requests -= 1
 
+    def uncount(self) -> None:
+        """It is no more a request of the queue that it was routed to."""
+        if self.counted_by is not None:
+            self.counted_by.num_requests -= 1
+            self.counted_by = None
+
     def move(self, *, keeps_tokens: bool) -> None:
         """Forget the replica it was on, and what that had of it; go on after the tokens it has, or anew."""
         self.queue = self.kv_source = self.kept = None

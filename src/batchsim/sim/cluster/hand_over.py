@@ -165,9 +165,7 @@ class HandOver:
             self._replicas[replica_id].release(request)
             return
         self._recorder.preempt(request, replica_id, now_s, now_s, 0, "hand_over")
-        if request.counted_by is not None:
-            request.counted_by.num_requests -= 1
-            request.counted_by = None
+        request.uncount()
         if self._by_layer:
             handed = self._begun.pop(request.request_id)
         else:

@@ -205,9 +205,7 @@ class Slots:
         self._change(slot, DOWN)
         ran, waited = slot.replica.crash(keeps_tokens=self._rescue.how == "resume")
         for request in (*ran, *waited):
-            if request.counted_by is not None:
-                request.counted_by.num_requests -= 1
-                request.counted_by = None
+            request.uncount()
         if returns:
             self._turn_on_after(slot, repair_s)
         else:
