@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,7 +19,7 @@ from batchsim.config.hardware import HOST_TIMES
 from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import default_latency
 from batchsim.specs import GPUSpec, ModelSpec, Sharing
-from batchsim.study.setup.hardware import AnyLatency
+from batchsim.study.setup.hardware import AnyLatency, held_out_errors
 
 #: Where `validation.error_ranges` puts what published points tell.
 PUBLISHED = "expected_errors.json"
@@ -161,8 +161,11 @@ def _constants(latency: RooflineLatency) -> tuple[float, ...]:
 
 def _of_fit(qualities: Sequence[Any]) -> ExpectedError:
     """Of passes, or batches, alone: what the fit was off where it was not shown the points."""
-    worst = {metric: max(_held_out(qualities, kind), default=None) for kind, metric in _KINDS.items()}
-    ranges = {metric: ErrorRange(-error, error) for metric, error in worst.items() if error is not None}
+    worst: dict[str, float] = {}
+    for kind, _, error in held_out_errors(qualities):
+        if kind in _KINDS:
+            worst[_KINDS[kind]] = max(error, worst.get(_KINDS[kind], 0.0))
+    ranges = {metric: ErrorRange(-error, error) for metric, error in worst.items()}
     if not ranges:
         return ExpectedError("its fit held no point out")
     return ExpectedError(
@@ -172,15 +175,6 @@ def _of_fit(qualities: Sequence[Any]) -> ExpectedError:
 
 #: What a kind of measured point tells of.
 _KINDS = {"decode": "tpot", "prefill": "ttft", "batch": "e2e"}
-
-
-def _held_out(qualities: Sequence[Any], kind: str) -> Iterator[float]:
-    for quality in qualities:
-        if isinstance(quality, Mapping) and quality.get("kind") == kind:
-            for what in ("batch_size", "length"):
-                error = quality.get(f"heldout_{what}_mape")
-                if isinstance(error, float) and math.isfinite(error):
-                    yield error
 
 
 def _of_uneven_contexts(told: Mapping[str, Any]) -> ExpectedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -270,7 +271,10 @@ def _assumptions(config: RunConfig, latency: AnyLatency) -> list[str]:
 def _doubts(latency: AnyLatency) -> list[str]:
     """What the fit of a latency model, and the measurement it was made from, say against it."""
     details = latency.info.details
-    error, where = max(_held_out_errors(details.get("qualities")), default=(0.0, ""))
+    held_out = held_out_errors(details.get("qualities"))
+    error, where = max(
+        ((error, f"at {kind} points of a {what}") for kind, what, error in held_out), default=(0.0, "")
+    )
     by_wall = {} if details.get("clock") == "cpu_s" else details  # which is what these two are of
     drift, spread = _share(by_wall.get("drift")), _share(by_wall.get("median_spread"))
     said = []
@@ -285,12 +289,14 @@ def _doubts(latency: AnyLatency) -> list[str]:
     return [f"latency model {latency.info.name} is doubtful: {'; '.join(said)}"] if said else []
 
 
-def _held_out_errors(qualities: object) -> Iterator[tuple[float, str]]:
+def held_out_errors(qualities: object) -> Iterator[tuple[str, str, float]]:
+    """Kind of points, what of them was held out, and the mean error of a fit there, as a file tells them."""
     for quality in qualities if isinstance(qualities, list) else []:
         if isinstance(quality, dict):
             for what in ("batch size", "length"):
-                error = _share(quality.get(f"heldout_{what.replace(' ', '_')}_mape"))
-                yield error, f"at {quality.get('kind')} points of a {what}"
+                error = quality.get(f"heldout_{what.replace(' ', '_')}_mape")
+                if isinstance(error, float) and math.isfinite(error):
+                    yield str(quality.get("kind")), what, error
 
 
 def _share(value: object) -> float:
