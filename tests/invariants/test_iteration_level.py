@@ -85,7 +85,7 @@ class World:
             policies,
             engines(config, cluster),
             config.patience_s,
-            central=central_policy(config, min(capacities), self.requests),
+            central=central_policy(config, policies[0].routing, min(capacities), self.requests),
         )
 
 

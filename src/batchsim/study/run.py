@@ -262,7 +262,7 @@ def _run_engines(
         max_model_len(config, latency),
         front_end(config),
         disaggregation(config, cluster),
-        central_policy(config, min(capacities), training),
+        central_policy(config, policies[0].routing, min(capacities), training),
         control_plane(config, cluster),
         tier_plans(config, [replica.model for replica in cluster], made, evaluated),
     )

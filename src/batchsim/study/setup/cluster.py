@@ -19,7 +19,7 @@ from batchsim.latency.roofline import RooflineLatency
 from batchsim.latency.store import default_latency, load_latency
 from batchsim.metrics.efficiency import Hardware
 from batchsim.policies import presets
-from batchsim.policies.base import Setting
+from batchsim.policies.base import Routing, Setting
 from batchsim.policies.continuous import ChunkedPrefill
 from batchsim.policies.fair_share import FairShare, share_counters
 from batchsim.policies.guards.checks import unguarded
@@ -235,9 +235,10 @@ def prepare_policies(
     return policies
 
 
-def central_policy(config: RunConfig, capacity: int, training: Workload) -> Policy | None:
+def central_policy(
+    config: RunConfig, routing: Routing | None, capacity: int, training: Workload
+) -> Policy | None:
     """What orders the one queue of all replicas; None where each has its own. `capacity` is in KV tokens."""
-    routing = presets.build(config.policy).routing
     if routing is None or not routing.is_central:
         return None
     return prepare_policies(config, [config.policy], [capacity], training)[0]
