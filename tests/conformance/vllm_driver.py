@@ -6,6 +6,7 @@ version of vLLM, then answers each case (`workloads.py`) by its log (`compare.py
 
 import inspect
 import json
+import math
 import os
 import sys
 import textwrap
@@ -102,8 +103,16 @@ def make_scheduler(case: dict[str, Any]) -> Scheduler:
 
 
 def make_requests(case: dict[str, Any]) -> list[Request]:
-    """Make the requests of a case, whose ids sort as their numbers do."""
+    """Make the requests of a case, whose ids sort as their numbers do.
+
+    Those that arrive at one instant are stamped a hair apart, as the clock of a server would: by equal times
+    of arrival, vLLM has the one admitted first give way, which can go on for ever.
+    """
     engine, hasher = case["engine"], None
+    stamps_s: list[float] = []
+    for request in reversed(case["requests"]):
+        before_s = math.nextafter(stamps_s[-1], -math.inf) if stamps_s else math.inf
+        stamps_s.append(min(request["arrival_s"], before_s))
     if engine["enable_prefix_caching"]:
         hasher = get_request_block_hasher(engine["block_size"], HASH)
     return [
@@ -112,11 +121,11 @@ def make_requests(case: dict[str, Any]) -> list[Request]:
             prompt_token_ids=prompt_ids(request, number),
             sampling_params=SamplingParams(max_tokens=request["output_tokens"], ignore_eos=True),
             pooling_params=None,
-            arrival_time=request["arrival_s"],
+            arrival_time=stamp_s,
             priority=request.get("priority", 0),
             block_hasher=hasher,
         )
-        for number, request in enumerate(case["requests"])
+        for number, (request, stamp_s) in enumerate(zip(case["requests"], reversed(stamps_s), strict=True))
     ]
 
 
@@ -128,7 +137,7 @@ class Clocked:
         if case.get("is_mended"):
             self.scheduler.schedule = MethodType(mended_schedule(), self.scheduler)
         self.requests = make_requests(case)
-        self.coming = deque(self.requests)
+        self.coming = deque(zip((one["arrival_s"] for one in case["requests"]), self.requests, strict=True))
         self.first_answer_ids = [first_answer_id(one, number) for number, one in enumerate(case["requests"])]
         self.fixed_s, self.per_token_s = case["latency"]["fixed_s"], case["latency"]["per_token_s"]
         self.is_async = case["engine"]["async_scheduling"]
@@ -146,8 +155,8 @@ class Clocked:
         Where that would go on for ever, the log has iterations alone.
         """
         while len(self.rows) < self.most_rows:
-            while self.coming and self.coming[0].arrival_time <= self.now_s:
-                self.scheduler.add_request(self.coming.popleft())
+            while self.coming and self.coming[0][0] <= self.now_s:
+                self.scheduler.add_request(self.coming.popleft()[1])
             if self.scheduler.has_requests():
                 has_tokens = self._schedule()
                 is_done = self.batches[0][2] <= self.now_s
@@ -157,7 +166,7 @@ class Clocked:
             elif not self.batches:
                 if not self.coming:
                     return {"rows": self.rows, "first_token_s": self.first_token_s, "finish_s": self.finish_s}
-                self.now_s = self.coming[0].arrival_time
+                self.now_s = self.coming[0][0]
                 continue
             self._take_output()
         return {"rows": self.rows, "first_token_s": [], "finish_s": []}

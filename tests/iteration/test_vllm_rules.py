@@ -142,6 +142,17 @@ def test_who_has_to_give_way_itself_ends_the_walk_and_those_behind_sit_out() -> 
     assert records.preemptions["time_s"].tolist()[0] == 9 * ITERATION_S
 
 
+def test_of_those_that_arrived_together_the_later_row_gives_way_so_that_the_first_gets_done() -> None:
+    # Neither fits beside the other for long: were the one admitted first to give way, they would take turns
+    # for ever.
+    records = serve([(0, 33, 40), (0, 33, 40)], 6, {"preempt": "priority", "allocate": "chunk"})
+
+    preempted = records.preemptions["request_id"]
+    assert len(preempted) > 0
+    assert set(preempted) == {1}
+    assert records.requests["finish_s"].is_monotonic_increasing
+
+
 def test_one_whose_last_token_is_under_way_gives_way_at_no_loss() -> None:
     records = serve([(0, 14, 30), (0, 1, 12), (0, 1, 3)], 3, {}, is_async=True)
 

@@ -237,7 +237,7 @@ class ChunkedPrefill(PlainRule):
     def _victim(self, step: Step) -> RunningRequest:
         if self.preempt == "last":
             return step.last_running()
-        return max(step.holding, key=lambda request: (request.priority, request.arrival_s))
+        return max(step.holding, key=lambda request: (request.priority, *arrival_order(request)))
 
 
 @dataclass(frozen=True, slots=True)
