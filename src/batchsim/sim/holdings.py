@@ -141,7 +141,7 @@ class Holdings:
             if known_tokens < 0:
                 known_tokens = self._final_tokens(request)
             self._share_answer(request, known_tokens)
-        if self._answering.get(request.session_id) is request:
+        if self._answering and self._answering.get(request.session_id) is request:
             del self._answering[request.session_id]
         if request.shared:
             blocks -= len(request.shared) * kv.blocks_per_id

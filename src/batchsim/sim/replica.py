@@ -126,7 +126,8 @@ class Replica(Outlook):
         self._running.release(request)
         if self.observer is not None:
             self.observer.note()
-        self.inbox.nudge()
+        if self._waiting.num or self._running.swapped:
+            self.inbox.nudge()
 
     def describe_waiting(self) -> str:
         """Who waits for what, for the message of a stalled run."""
@@ -280,7 +281,8 @@ class Replica(Outlook):
     def _most_tokens(self, request: Request) -> int:
         """KV tokens a request may come to hold; the last token of an answer is never stored."""
         answer_tokens = self._true_output_tokens[request.request_id] - 1
-        return request.prompt_tokens + max(answer_tokens, self._rule.reserved_tokens(request))
+        reserved_tokens = self._rule.reserved_tokens(request)
+        return request.prompt_tokens + (answer_tokens if answer_tokens > reserved_tokens else reserved_tokens)
 
     def _plan(self) -> None:
         """Let the rule put the next iteration together, where there is something to decide."""

@@ -50,6 +50,7 @@ class Scheduler:
         self._gpu_id = gpus[0].gpu_id if has_gpu_of_its_own else -1
         self.num_requests = 0
         self.inbox = Mailbox(env)
+        self.inbox.alert = self._notice
         self.idle_gpus = Mailbox(env)
         self.completed = Mailbox(env)
         for gpu in gpus:
@@ -98,6 +99,11 @@ class Scheduler:
             self._recorder.decisions(self._sizer.observe(batch.report), self._gpu_id)
             if self._meter is not None:
                 self._meter.settle(batch.requests, batch.report.total_tokens)
+
+    def _notice(self) -> None:
+        """A request was delivered: refuse it at once if it can never be served."""
+        if not self.accepts(self.inbox.items[-1]):
+            self._refuse(self.inbox.items.pop())
 
     def _enqueue(self, requests: Sequence[Request]) -> None:
         for request in requests:

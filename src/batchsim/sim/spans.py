@@ -255,10 +255,10 @@ class SpanRunner:
 
     def _most_iterations(self, num_linear: float) -> int:
         """How many iterations are equal: no sequence ends, no block lacks, no controller decides."""
-        if self._engine.is_exact or self._is_stale or self._is_awaited():
-            return 1
         decoding, waiting, step = self._running.decoding, self._waiting, self._step
-        if step.may_fit_later and waiting.num:
+        if self._engine.is_exact or self._is_stale or (waiting.num and self._is_awaited()):
+            return 1
+        if waiting.num and step.may_fit_later:
             if self._running.below is not None:
                 return 1  # what lies below may change at any time
             to_growth = 1 if step.growth_blocks else decoding.iterations_to_growth()
@@ -297,9 +297,9 @@ class SpanRunner:
         return max(self._spare_blocks, self._kv.line_blocks)
 
     def _is_awaited(self) -> bool:
-        """Whether who is next repeats an answer under way: with every block of that, it may fit."""
+        """Whether who is next, if anybody knows, repeats an answer under way: with its blocks, it may fit."""
         head = self._waiting.head
-        return self._waiting.num > 0 and head is not None and self._running.is_answering(head)
+        return head is not None and self._running.is_answering(head)
 
     def _iterations_to_arrival(self, arrival_s: float) -> int:
         """Iterations until the host knows of an arrival, if fewer than those under way."""

@@ -179,22 +179,22 @@ class NextIteration(StepView):
         keep_free_blocks: int = 0,
     ) -> bool:
         """Admit the head of the queue if its blocks can be had."""
-        kv, num_hits, num_kept, num_below = self._kv, request.num_hits, request.num_kept, request.num_below
-        cached_tokens = 0
-        if num_hits or num_kept or num_below:
-            wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
-            cached_tokens = self._running.cached_tokens(request, wanted)
+        kv, running, num_hits = self._kv, self._running, request.num_hits
+        cached_tokens, tokens, source = 0, num_tokens, request.kv_source
         if keep_free_blocks < 0:
             raise PlanError(
                 f"request {request.request_id} was admitted with keep_free_blocks = {keep_free_blocks}; a "
                 "number >= 0 is needed"
             )
-        tokens, source = cached_tokens + num_tokens, request.kv_source
-        if num_below:
-            source = self._running.below
-            tokens = cached_tokens + 1  # its first chunk comes when they are there
-        elif source is not None:
-            tokens = self._running.tokens_to_decode(request)  # or it would lack a block at once
+        if source is not None:
+            tokens = running.tokens_to_decode(request)  # or it would lack a block at once
+        elif num_hits or request.num_kept or request.num_below:
+            wanted = request.prompt_tokens + request.generated_tokens - request.computed_tokens
+            cached_tokens = running.cached_tokens(request, wanted)
+            tokens += cached_tokens
+            if request.num_below:
+                source = running.below
+                tokens = cached_tokens + 1  # its first chunk comes when they are there
         if blocks_for_tokens is not None and blocks_for_tokens > tokens:
             tokens = blocks_for_tokens
         blocks = -(-tokens // self.block_size)
@@ -202,7 +202,6 @@ class NextIteration(StepView):
         if num_hits:
             pinned -= num_hits * kv.blocks_per_id
             pinned += kv.num_newly_pinned(request.prefix_ids[:num_hits])
-        running, waiting = self._running, self._waiting
         if pinned > kv.available - keep_free_blocks:
             may_change = cached_tokens > 0 or (running.below is not None and len(request.prefix_ids) > 0)
             is_chunk = blocks_for_tokens is None and not room_for_tokens
@@ -215,7 +214,7 @@ class NextIteration(StepView):
                 f"{self.max_running} may run"
             )
         self._num_asked = 0
-        waiting.pop_head(request, self.now_s)
+        self._waiting.pop_head(request, self.now_s)
         if running.below is not None:
             running.below.use(request.prefix_ids)
         if source is not None:

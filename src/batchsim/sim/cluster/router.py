@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Queue(Protocol):
     """What a router spreads requests over: the schedulers of one world or the replicas of the other.
 
+    What is delivered to its inbox and can never be served is refused at once.
+
     Attributes
     ----------
     num_requests
@@ -63,10 +65,13 @@ class Spread:
         self._queues = queues
         self._is_open = is_open
         self._age_s = routing.view_age_s
+        self._counts_all = routing.load == "requests" and not self._age_s and is_open is None
         self._views: dict[Queue, LiveView | PastView] = {}
 
     def choose(self, request: Request, among: Sequence[Queue] | None = None) -> int:
         """Index of the queue, of all or among some."""
+        if self._counts_all and among is None:  # what most runs ask, with nothing in between
+            return self._routing.choose(request, [queue.num_requests for queue in self._queues])
         load, queues = self._routing.load, self._queues if among is None else among
         loads: Sequence[Any]
         if load == "requests" and not self._age_s:
@@ -96,16 +101,13 @@ class Spread:
         return seen.index(min(seen))
 
     def hand_over(self, request: Request, queue: Queue) -> None:
-        """Give a request to a queue, and count it there."""
-        # One that will be refused is no load, however long the queue takes to look at it.
-        is_load = queue.accepts(request)
+        """Give a request to a queue, and count it there; one that is refused has ended, and counts no more."""
+        if not self._age_s:  # without a call for every request
+            request.counted_by = queue
+            queue.num_requests += 1
         queue.inbox.deliver(request)
-        if is_load:
-            if self._age_s:
-                self.count(request, queue)
-            else:  # without a call for every request
-                request.counted_by = queue
-                queue.num_requests += 1
+        if self._age_s and not request.triggered:
+            self.count(request, queue)  # and have noted that it is there
 
     def count(self, request: Request, queue: Queue) -> None:
         """Count a request as a queue's, until it ends or is handed on."""
@@ -169,14 +171,11 @@ class Router:
             self._hand_over(request)
 
     def _hand_over(self, request: Request) -> None:
-        number = self._spread.choose(request)
-        queue, gate = self._queues[number], self._gate
-        if (
-            gate is None
-            or not queue.accepts(request)
-            or gate.lets_in(request, number, self._spread.view(queue))
-        ):
-            self._spread.hand_over(request, queue)
+        spread, gate = self._spread, self._gate
+        number = spread.choose(request)
+        queue = self._queues[number]
+        if gate is None or not queue.accepts(request) or gate.lets_in(request, number, spread.view(queue)):
+            spread.hand_over(request, queue)
 
 
 def _any_accepts(decoders: Sequence[Replica], request: Request) -> bool:
