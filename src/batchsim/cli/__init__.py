@@ -15,20 +15,8 @@ from typing import Any
 import click
 
 from batchsim._version import __version__
-from batchsim.cli import (
-    fidelity,
-    fits,
-    hardware,
-    operators,
-    policies,
-    profiles,
-    roofline,
-    runs,
-    sizing,
-    studies,
-    traces,
-    validation,
-)
+from batchsim.cli import fits, hardware, policies, profiles, runs, sizing, studies, traces
+from batchsim.cli.evidence import fidelity, operators, roofline, validation
 from batchsim.cli.groups import Group
 from batchsim.errors import BatchsimError, ConfigError, TraceError
 

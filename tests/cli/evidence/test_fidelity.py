@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from batchsim.cli.fidelity import fidelity, fidelity_report
+from batchsim.cli.evidence.fidelity import fidelity, fidelity_report
 from batchsim.errors import BatchsimError
 from batchsim.validation.fidelity.predict import PREDICTED_COLUMNS
 from tests.validation.fidelity.fidelity_worlds import write_world
