@@ -6,7 +6,7 @@ from typing import Any
 
 from batchsim.config import RunConfig, load_config
 from batchsim.policies import presets
-from batchsim.study.sweep import load_sweep, plan
+from batchsim.study.sweep import plan, read_sweep_file
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.toml"))
 
@@ -31,7 +31,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
 def test_a_point_of_two_figures_is_one_configuration() -> None:
     runs: dict[tuple[Any, ...], dict[str, RunConfig]] = defaultdict(dict)
     for path in EXPERIMENTS:
-        for run in plan(load_sweep(path), path):
+        for run in plan(read_sweep_file(path), path):
             runs[point(run.config)].setdefault(path.stem, run.config)
 
     shared = {where: found for where, found in runs.items() if len(found) > 1}
@@ -49,7 +49,7 @@ def test_experiments_over_the_embedded_trace_share_its_requests() -> None:
             run.config.workload.rate_scale,
         )
         for path in EXPERIMENTS
-        for run in plan(load_sweep(path), path)
+        for run in plan(read_sweep_file(path), path)
         if run.config.workload.generator is None
     }
 
@@ -59,7 +59,7 @@ def test_experiments_over_the_embedded_trace_share_its_requests() -> None:
 
 def test_what_is_not_the_shared_trace_is_said_in_the_file() -> None:
     for path in EXPERIMENTS:
-        sweep = load_sweep(path)
+        sweep = read_sweep_file(path)
         if any(key.startswith("workload.generator") for key in sweep.base):
             comment = path.read_text(encoding="utf-8").partition("\nname")[0].replace("\n# ", " ")
             words = ("generator", "poisson", "conversations", "all requests are there")

@@ -9,7 +9,7 @@ from batchsim.config import load_config
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.tables.table import read_calibration
 from batchsim.study.compare import compare
-from batchsim.study.plan import load_sweep, plan
+from batchsim.study.plan import plan, read_sweep_file
 from batchsim.study.run import simulate
 from batchsim.study.setup.coverage import cut_to_range
 from batchsim.workload.load import embedded_trace, load_trace
@@ -38,7 +38,7 @@ def test_the_caption_of_the_first_figure_says_what_its_experiment_is() -> None:
     (caption,) = re.findall(
         r"scheduler_comparison\.png\)\n\n\*(.*?)\*\n", README.read_text("utf-8"), re.DOTALL
     )
-    runs = plan(load_sweep(ROOT / "experiments" / "scheduler_comparison.toml"))
+    runs = plan(read_sweep_file(ROOT / "experiments" / "scheduler_comparison.toml"))
 
     presets, timers = (
         {run.config.policy.preset for run in runs},

@@ -8,7 +8,7 @@ from batchsim.figures import draw_figures, write_report
 from batchsim.figures.mechanisms import SECONDS_PER_TOKEN
 from batchsim.latency.base import BatchShape
 from batchsim.latency.store import load_latency
-from batchsim.study.sweep import load_sweep, plan, run_sweep
+from batchsim.study.sweep import plan, read_sweep_file, run_sweep
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -103,7 +103,7 @@ def test_a_sweep_that_is_not_there_is_refused_by_name(drawn: Path) -> None:
 def test_a_part_of_the_grid_says_so_in_figure_table_and_report(tmp_path: Path) -> None:
     path = few_requests("multi_bin_theorem", 2_000, tmp_path)
     run_sweep(path, tmp_path, shard=(1, 2))
-    num_runs = len(plan(load_sweep(path)))
+    num_runs = len(plan(read_sweep_file(path)))
     share = f"{(num_runs + 1) // 2} of {num_runs} runs"
 
     draw_figures(tmp_path)

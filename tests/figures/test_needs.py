@@ -5,7 +5,7 @@ import pytest
 from batchsim import ConfigError
 from batchsim.figures.plots import FIGURES, check_figure, find_plot
 from batchsim.figures.results import read_sweep
-from batchsim.study.sweep import load_sweep, plan, run_sweep
+from batchsim.study.sweep import plan, read_sweep_file, run_sweep
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
 
@@ -35,17 +35,17 @@ def sweep_file(folder: Path, figure: str, more: str, *, save: str = "tables") ->
 
 
 def check(path: Path) -> None:
-    sweep = load_sweep(path)
+    sweep = read_sweep_file(path)
     check_figure(sweep, plan(sweep, path), path)
 
 
 def test_the_shipped_experiments_meet_what_their_figures_need() -> None:
     for path in EXPERIMENTS:
         for full in (False, True):
-            sweep = load_sweep(path, full=full)
+            sweep = read_sweep_file(path, full=full)
             check_figure(sweep, plan(sweep, path), path)
 
-    assert {load_sweep(path).figure for path in EXPERIMENTS} == FIGURES.keys()
+    assert {read_sweep_file(path).figure for path in EXPERIMENTS} == FIGURES.keys()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from batchsim.figures.schedulers import is_undominated, latency_throughput, over
 from batchsim.figures.style import PALETTE, conditions, look, looks_of
 from batchsim.files.tables import csv_text
 from batchsim.metrics.verdict import judge
-from batchsim.study.sweep import load_sweep, plan
+from batchsim.study.sweep import plan, read_sweep_file
 from tests.figures.swept import results
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
@@ -25,7 +25,7 @@ RATE = "workload.request_rate_per_gpu"
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("full", [False, True], ids=["small", "full"])
 def test_every_experiment_can_be_planned_and_has_a_figure_named_like_it(path: Path, full: bool) -> None:
-    sweep = load_sweep(path, full=full)
+    sweep = read_sweep_file(path, full=full)
 
     runs = plan(sweep, path)
 
@@ -404,7 +404,7 @@ def test_scaling_lasts_equally_long_on_any_number_of_gpus() -> None:
     (path,) = (path for path in EXPERIMENTS if path.stem == "scaling")
 
     for full in (False, True):
-        for run in plan(load_sweep(path, full=full), path):
+        for run in plan(read_sweep_file(path, full=full), path):
             assert run.config.workload.num_requests is None
             assert run.config.workload.num_requests_per_gpu is not None
             assert run.config.workload.request_rate_per_gpu is not None
@@ -413,7 +413,7 @@ def test_scaling_lasts_equally_long_on_any_number_of_gpus() -> None:
 def test_multi_bin_stands_with_its_timer_beside_the_rule_of_full_batches() -> None:
     (path,) = (path for path in EXPERIMENTS if path.stem == "scheduler_comparison")
 
-    labels = {run.case: run.config.policy for run in plan(load_sweep(path), path)}
+    labels = {run.case: run.config.policy for run in plan(read_sweep_file(path), path)}
 
     assert {"multi_bin", "multi_bin, 5 s timer"} <= labels.keys()
     assert labels["multi_bin, 5 s timer"].batching["kind"] == "Timer"

@@ -8,7 +8,7 @@ import pytest
 import batchsim
 from batchsim.errors import ConfigError
 from batchsim.study import run
-from batchsim.study.sweep import load_sweep, plan
+from batchsim.study.sweep import plan, read_sweep_file
 from tests.study.test_run import workload
 from tests.theory.worlds import AS_LONG_AS_THE_LONGEST, requests_of
 
@@ -81,6 +81,6 @@ def test_a_load_is_an_axis_of_sweeps(tmp_path: Any) -> None:
     text = 'name = "s"\nfigure = "scaling"\n[grid]\nworkload.load = [0.2, 0.9]\n'
     (tmp_path / "s.toml").write_text(text, encoding="utf-8")
 
-    runs = plan(load_sweep(tmp_path / "s.toml"))
+    runs = plan(read_sweep_file(tmp_path / "s.toml"))
 
     assert [one.varied for one in runs] == [{"workload.load": 0.2}, {"workload.load": 0.9}]

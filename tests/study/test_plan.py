@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from batchsim.errors import ConfigError
-from batchsim.study.plan import load_sweep, plan
+from batchsim.study.plan import plan, read_sweep_file
 
 START = """
 name = "small"
@@ -52,7 +52,7 @@ def test_a_malformed_sweep_file_is_one_line_in_our_words(tmp_path: Path, place: 
         for value in VALUES:
             path = sweep_file(tmp_path, place.format(start=START, key=key, value=value))
             try:
-                plan(load_sweep(path), path)
+                plan(read_sweep_file(path), path)
             except ConfigError as error:
                 said.append(str(error))
 
@@ -68,7 +68,7 @@ def test_a_malformed_sweep_file_is_one_line_in_our_words(tmp_path: Path, place: 
 )
 def test_what_is_no_toml_or_nested_without_end_is_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as told:
-        load_sweep(sweep_file(tmp_path, text))
+        read_sweep_file(sweep_file(tmp_path, text))
 
     assert "\n" not in str(told.value)
 
@@ -88,7 +88,7 @@ def test_the_files_that_a_sweep_names_are_sought_in_its_folder(
         base.cluster.replicas = [{gpu = "h100", latency_file = "mine.csv"}]
     """
 
-    (run,) = plan(load_sweep(sweep_file(folder, text)))
+    (run,) = plan(read_sweep_file(sweep_file(folder, text)))
 
     assert Path(str(run.config.workload.trace)) == folder / "mine.csv"
     assert run.config.cluster.replicas[0].latency_file == str(folder / "mine.csv")
@@ -105,13 +105,13 @@ def test_a_file_that_lies_in_the_current_folder_alone_is_not_found(
     path = sweep_file(folder, 'name = "a"\nfigure = "scaling"\nbase.workload.trace = "mine.csv"\n')
 
     with pytest.raises(ConfigError, match=r"here/mine\.csv: cannot be read"):
-        plan(load_sweep(path))
+        plan(read_sweep_file(path))
 
 
 def test_overrides_win_over_base_grid_and_cases(tmp_path: Path) -> None:
     text = f'{START}seed = 1\n[grid]\ncluster.num_gpus = [1, 2]\n[[cases]]\nseed = 2\nlabel = "a"\n'
 
-    runs = plan(load_sweep(sweep_file(tmp_path, text), overrides={"seed": 7, "cluster.num_gpus": 3}))
+    runs = plan(read_sweep_file(sweep_file(tmp_path, text), overrides={"seed": 7, "cluster.num_gpus": 3}))
 
     assert [(run.config.seed, run.config.cluster.num_gpus, run.case) for run in runs] == [(7, 3, "a")]
 
@@ -128,4 +128,4 @@ def test_an_own_policy_that_cannot_be_imported_ends_the_planning(
     path = sweep_file(tmp_path, f'{START}policy.preset = "{name}:mine"\n')
 
     with pytest.raises(ConfigError, match=r"cannot be imported"):
-        plan(load_sweep(path), path)
+        plan(read_sweep_file(path), path)

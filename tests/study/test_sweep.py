@@ -15,7 +15,7 @@ from batchsim.policies.presets import Preset
 from batchsim.policies.queueing import Fifo
 from batchsim.policies.sizing import FixedSize
 from batchsim.study import sweep
-from batchsim.study.sweep import SweepProgress, load_sweep, parse_shard, plan, run_sweep
+from batchsim.study.sweep import SweepProgress, parse_shard, plan, read_sweep_file, run_sweep
 
 SMALL = """
 name = "small"
@@ -63,7 +63,7 @@ def test_plan_crosses_every_case_with_every_combination_in_the_order_of_the_file
     noisy = 'label = "noisy"\npredictor = {kind = "lognormal", sigma = 0.5}\n'
     text = f'{SMALL}[[cases]]\nlabel = "true"\n[[cases]]\n{noisy}'
 
-    runs = plan(load_sweep(sweep_file(tmp_path, text)))
+    runs = plan(read_sweep_file(sweep_file(tmp_path, text)))
 
     assert [(run.case, *run.varied.values()) for run in runs] == [
         (case, kind, sigma, preset, rate)
@@ -78,12 +78,12 @@ def test_full_puts_its_entries_in_place_of_the_small_ones(tmp_path: Path) -> Non
     text = SMALL + "[full]\nbase.workload.num_requests = 80\ngrid.workload.request_rate_per_gpu = [1.0]\n"
     path = sweep_file(tmp_path, text)
 
-    full = plan(load_sweep(path, full=True))
+    full = plan(read_sweep_file(path, full=True))
 
     assert [
         (run.config.workload.num_requests, run.varied["workload.request_rate_per_gpu"]) for run in full
     ] == [(80, 1.0)] * 2
-    assert len(plan(load_sweep(path))) == 4
+    assert len(plan(read_sweep_file(path))) == 4
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_policies_that_would_meet_different_requests_are_refused(tmp_path: Path)
     path = sweep_file(tmp_path, SMALL.replace("workload.training_fraction = 0.1", ""))
 
     with pytest.raises(ConfigError, match=r"training_fraction"):
-        plan(load_sweep(path))
+        plan(read_sweep_file(path))
 
 
 def test_a_run_keeps_its_id_when_its_files_move_and_loses_it_when_they_change(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_run_keeps_its_id_when_its_files_move_and_loses_it_when_they_change(tm
         folder = tmp_path / name
         folder.mkdir()
         trace_file(folder, num_requests)
-        ids.append(plan(load_sweep(sweep_file(folder, text)))[0].run_id)
+        ids.append(plan(read_sweep_file(sweep_file(folder, text)))[0].run_id)
 
     assert ids[0] == ids[1] != ids[2]
 
@@ -133,7 +133,7 @@ def test_results_hold_what_each_run_gives_alone(tmp_path: Path) -> None:
 
     results = run_sweep(path, tmp_path / "out")
 
-    runs = plan(load_sweep(path))
+    runs = plan(read_sweep_file(path))
     alone = [simulate(run.config).summary for run in runs]
     assert results["run_id"].tolist() == [run.run_id for run in runs]
     assert results["e2e_mean_s"].tolist() == [summary["e2e_mean_s"] for summary in alone]
@@ -238,7 +238,7 @@ def test_shards_share_the_runs_and_the_last_completes_the_results(tmp_path: Path
     shards = [run_sweep(path, tmp_path, shard=(part, 3)) for part in (1, 2, 3)]
 
     assert [len(results) for results in shards] == [2, 3, 4]
-    assert shards[-1]["run_id"].tolist() == [run.run_id for run in plan(load_sweep(path))]
+    assert shards[-1]["run_id"].tolist() == [run.run_id for run in plan(read_sweep_file(path))]
 
 
 def test_shards_are_written_as_fractions() -> None:

@@ -39,14 +39,14 @@ def sweep(
     """Run sweep files; what is finished is not run again."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-    from batchsim.study.plan import load_sweep, parse_shard, plan
+    from batchsim.study.plan import parse_shard, plan, read_sweep_file
     from batchsim.study.sweep import run_sweep
 
     options = {"full": given.pop("full"), "overrides": overrides(given)}
     part = parse_shard(shard)
     if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
         for path in experiments:
-            planned = load_sweep(path, **options)
+            planned = read_sweep_file(path, **options)
             _check_figure(planned, plan(planned, path), path)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed: list[BatchsimError] = []

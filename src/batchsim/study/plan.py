@@ -52,7 +52,7 @@ class PlannedRun:
         )
 
 
-def load_sweep(
+def read_sweep_file(
     path: str | Path,
     *,
     full: bool = False,

@@ -19,12 +19,12 @@ from batchsim.errors import BatchsimError, ConfigError
 from batchsim.files import json_text, read_json, remove_dead_partials, resolved, write_whole
 from batchsim.files.tables import csv_text
 from batchsim.results.store import read_summary, save_failure
-from batchsim.study.plan import PlannedRun, load_sweep, parse_shard, plan, take_shard
+from batchsim.study.plan import PlannedRun, parse_shard, plan, read_sweep_file, take_shard
 from batchsim.study.processes import run_all
 from batchsim.study.setup.hardware import hardware_notices
 from batchsim.study.worker import Failure, Task
 
-__all__ = ["PlannedRun", "SweepProgress", "load_sweep", "parse_shard", "plan", "run_sweep"]
+__all__ = ["PlannedRun", "SweepProgress", "parse_shard", "plan", "read_sweep_file", "run_sweep"]
 
 Summaries = dict[str, dict[str, Any]]
 
@@ -69,7 +69,7 @@ def run_sweep(
         ``(k, n)``: only every n-th run from the k-th on, for n machines that share the folder; then
         ``results.csv`` holds what all of them have finished so far.
     overrides
-        As for `load_sweep`.
+        As for `read_sweep_file`.
     check_figure
         Called before the first run with the sweep, all its runs and the file, to refuse a figure that they
         cannot make (`figures.plots.check_figure`); not called where all is finished.
@@ -88,7 +88,7 @@ def run_sweep(
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; a whole number >= 1 is needed")
-    sweep = load_sweep(path, full=full, overrides=overrides)
+    sweep = read_sweep_file(path, full=full, overrides=overrides)
     runs = plan(sweep, path)
     mine = {run.run_id: run for run in take_shard(runs, shard)}
     folder = _Folder(Path(output_dir) / sweep.name, sweep)

@@ -101,7 +101,7 @@ class Spread:
         return seen.index(min(seen))
 
     def hand_over(self, request: Request, queue: Queue) -> None:
-        """Give a request to a queue, and count it there; one that is refused has ended, and does not count."""
+        """Give a request to a queue, and count it there; one that is refused has ended, uncounted."""
         if not self._age_s:  # without a call for every request
             request.counted_by = queue
             queue.num_requests += 1
