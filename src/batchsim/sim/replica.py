@@ -246,7 +246,7 @@ class Replica(Outlook):
         inbox, known_until_s = self.inbox, self._known_until_s
         arrived = cast("list[Request]", inbox.take_all())
         arriving = self._running.arriving
-        if arrived and (arrived[-1].known_s > known_until_s or arriving):
+        if self._is_async and arrived and (arrived[-1].known_s > known_until_s or arriving):
             inbox.items = [request for request in arrived if request.known_s > known_until_s]
             arrived = [request for request in arrived if request.known_s <= known_until_s]
         is_checked = inbox.bring is None  # by `_notice`

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from math import inf
-from operator import attrgetter
 from typing import Any
 
 import simpy
@@ -21,27 +20,48 @@ class Transfer(simpy.Event):
     ----------
     start_s
         When the first of its links began to carry it.
+    num_bytes
+        Of it.
     """
 
-    __slots__ = ("_latency_s", "_num_left", "_silent", "start_s")
+    __slots__ = ("_latency_s", "_num_left", "_path", "num_bytes", "start_s")
 
     def __init__(
-        self, env: simpy.Environment, num_links: int, latency_s: float, silent: Sequence[Link] = ()
+        self, env: simpy.Environment, path: Sequence[Link], num_bytes: float, latency_s: float
     ) -> None:
         super().__init__(env)
         self.start_s = inf
-        self._num_left = num_links
+        self.num_bytes = num_bytes
+        self._path = path
+        self._num_left = len(path)
         self._latency_s = latency_s
-        self._silent = silent  # links that carry it, and say so only when asked
 
-    def pass_link(self) -> None:
-        """A link has carried it; after the last, and the latency, it is there."""
-        self._num_left -= 1
-        if self._silent:
-            silent, self._silent = self._silent, ()
-            for link in silent:
-                link.look()
-        elif not self._num_left:
+    def pass_idle(self) -> None:
+        """Have all links, which are idle, to itself: until others come, one alarm for the slowest will do."""
+        env = self.env
+        self.start_s = now_s = env.now
+        slowest_bytes_per_s = inf
+        for link in self._path:
+            link.sole = self
+            if link.bytes_per_s < slowest_bytes_per_s:
+                slowest_bytes_per_s = link.bytes_per_s
+        at_s = now_s + self.num_bytes / slowest_bytes_per_s
+        simpy.Timeout(env, delay_until(now_s, at_s)).callbacks.append(self._pass_alone)
+
+    def _pass_alone(self, _: simpy.Event) -> None:
+        """The slowest would have carried it by now; where others came, that link says so itself."""
+        num_alone = 0
+        for link in self._path:
+            if link.sole is self:
+                link.sole = None
+                num_alone += 1
+        if num_alone:
+            self.pass_links(num_alone)
+
+    def pass_links(self, num: int = 1) -> None:
+        """So many links have carried it; after the last, and the latency, it is there."""
+        self._num_left -= num
+        if not self._num_left:
             if self._latency_s:
                 simpy.Timeout(self.env, self._latency_s).callbacks.append(self._arrive)
             else:
@@ -72,46 +92,54 @@ class Link:
 
     Attributes
     ----------
-    bytes_per_s, num_bytes
-        Bandwidth, and what was sent so far.
+    bytes_per_s
+        Bandwidth.
+    sole
+        The one that has the link to itself, until another comes; it sees to its end.
     """
 
     def __init__(self, env: simpy.Environment, bytes_per_s: float, max_transfers: int | None = None) -> None:
         self._env = env
         self.bytes_per_s = bytes_per_s
         self._max_transfers = inf if max_transfers is None else max_transfers
-        self._waiting: deque[tuple[Transfer, float]] = deque()
+        self._waiting: deque[Transfer] = deque()
         self._under_way: list[tuple[float, int, Transfer]] = []
         self._given = 0.0  # bytes, to each that was under way all the time
         self._changed_s = 0.0
         self._next_s = inf  # when the alarm that is set rings
         self._num_sent = 0
-        self.num_bytes = 0.0
+        self.sole: Transfer | None = None
 
     @property
     def backlog(self) -> int:
         """Transfers under way or waiting."""
-        return len(self._under_way) + len(self._waiting)
+        return len(self._under_way) + len(self._waiting) + (self.sole is not None)
 
-    def carry(self, transfer: Transfer, num_bytes: float) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether it carries nothing, so that nothing waits either."""
+        return self.sole is None and not self._under_way
+
+    def carry(self, transfer: Transfer) -> None:
         """Let a transfer pass; it is told when it is through."""
-        self.num_bytes += num_bytes
+        if self.sole is not None:
+            self._share_with_sole(self.sole)
         self._catch_up()
         if len(self._under_way) >= self._max_transfers:
-            self._waiting.append((transfer, num_bytes))
+            self._waiting.append(transfer)
         else:
-            self._start(transfer, num_bytes)
-        self._set_alarm()  # if those under way are silent, there is none
+            self._start(transfer)
+        self._set_alarm()
 
-    def carry_silently(self, transfer: Transfer, num_bytes: float) -> None:
-        """The same of an idle link, without an alarm: the transfer looks when it may be through."""
-        self.num_bytes += num_bytes
-        self._changed_s = self._env.now
-        self._start(transfer, num_bytes)
+    def _share_with_sole(self, sole: Transfer) -> None:
+        """Count the one that had the link to itself among those under way, since it began."""
+        self.sole = None
+        self._changed_s = sole.start_s
+        self._start(sole)
 
-    def _start(self, transfer: Transfer, num_bytes: float) -> None:
+    def _start(self, transfer: Transfer) -> None:
         self._num_sent += 1
-        heappush(self._under_way, (self._given + num_bytes, self._num_sent, transfer))
+        heappush(self._under_way, (self._given + transfer.num_bytes, self._num_sent, transfer))
         if transfer.start_s == inf:
             transfer.start_s = self._env.now
 
@@ -134,9 +162,9 @@ class Link:
     def _ring(self, alarm: Any) -> None:
         if alarm.value == self._next_s:  # else another was set for an earlier time
             self._next_s = inf
-            self.look()
+            self._look()
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Tell those that are through."""
         self._catch_up()
         under_way = self._under_way
@@ -146,8 +174,8 @@ class Link:
             self._given = max(self._given, under_way[0][0])
             through = heappop(under_way)[2]
             if self._waiting:
-                self._start(*self._waiting.popleft())
-            through.pass_link()
+                self._start(self._waiting.popleft())
+            through.pass_links()
         if under_way:
             self._set_alarm()
         else:
@@ -160,19 +188,17 @@ def send(env: simpy.Environment, path: Sequence[Link], num_bytes: float, latency
     A transfer takes its share of each link whatever the others leave it, as if each could store what comes
     too early. Where one link of the paths is the bottleneck, which is usual, that is exact.
     """
-    if len(path) > 1 and not any(link.backlog for link in path):
-        # One alarm, of the slowest, will do until others come; they set their own.
-        slowest = min(path, key=attrgetter("bytes_per_s"))
-        silent = [link for link in path if link is not slowest]
-        transfer = Transfer(env, len(path), latency_s, silent)
-        for link in silent:
-            link.carry_silently(transfer, num_bytes)
-        slowest.carry(transfer, num_bytes)
-        return transfer
-    transfer = Transfer(env, max(1, len(path)), latency_s)
-    for link in path:
-        link.carry(transfer, num_bytes)
+    transfer = Transfer(env, path, num_bytes, latency_s)
     if not path:
         transfer.start_s = env.now
-        transfer.pass_link()
+        transfer.pass_links(0)
+        return transfer
+    for link in path:
+        if not link.is_idle:
+            break
+    else:
+        transfer.pass_idle()
+        return transfer
+    for link in path:
+        link.carry(transfer)
     return transfer
