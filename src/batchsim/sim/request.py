@@ -36,8 +36,8 @@ class KVStore(KVSource, Protocol):
     def call_off(self) -> None:
         """Nobody waits any more for what was to be brought."""
 
-    def carry_swapped(self, num_tokens: int, *, is_out: bool) -> None:
-        """The KV of a preempted request is copied to the host, or back."""
+    def carry_swapped(self, num_tokens: int, *, is_out: bool) -> simpy.Event:
+        """Copy the KV of a preempted request to the host, or back; the event fires when it is there."""
 
 
 class Leavable(Protocol):

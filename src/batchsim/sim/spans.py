@@ -157,12 +157,13 @@ class SpanRunner:
         step = self._step
         self._shape = shape = step.shape
         seconds, self._host_s = self._engine.iteration_s(shape, is_first=self._is_first)
-        if swap_blocks := step.swap_blocks + self._swap_blocks:
-            seconds += swap_blocks * self._engine.swap_block_s
         self._num = 1
         self._first_s, self._growth_s, self._host_growth_s = seconds, 0.0, 0.0
         self._start_s = step.now_s
-        self._end = LateTimeout(self._env, seconds)
+        if step.swap_blocks or self._swap_blocks:
+            self._copy_swapped()
+        else:
+            self._end = LateTimeout(self._env, seconds)
 
     def _start_span(self) -> None:
         """Equal decode iterations, up to the next thing that must change the batch."""
@@ -173,14 +174,34 @@ class SpanRunner:
         line = self._engine.decode_line(seqs, context_tokens, longest_tokens, is_first=self._is_first)
         self._first_s, self._growth_s, num_linear, self._host_s, self._host_growth_s = line
         self._start_s = step.now_s
-        if swap_blocks := step.swap_blocks + self._swap_blocks:
-            self._first_s += swap_blocks * self._engine.swap_block_s
-            num_linear = 1
+        if step.swap_blocks or self._swap_blocks:
+            self._num = self._most_iterations(1)
+            self._copy_swapped()
+            return
         self._num = num = self._most_iterations(num_linear)
         if num > 1:
             self._watch()
             num = self._num
         self._end = LateTimeout(self._env, num * self._first_s + self._growth_s * (num * (num - 1) / 2))
+
+    def _copy_swapped(self) -> None:
+        """Let the one iteration under way begin with the copies of preempted requests, to and fro."""
+        env, copies = self._env, self._step.copies
+        if not copies:
+            self._first_s += (self._step.swap_blocks + self._swap_blocks) * self._engine.swap_block_s
+            self._end = LateTimeout(env, self._first_s)
+            return
+        self._step.copies = []
+        self._end = end = simpy.Event(env)
+        simpy.AllOf(env, copies).callbacks.append(lambda _: self._compute(end))
+
+    def _compute(self, end: simpy.Event) -> None:
+        """The copies have ended that the iteration had to wait for."""
+        if self._end is not end:
+            return  # it is lost: the replica has failed
+        self._end = LateTimeout(self._env, self._first_s)
+        self._end.callbacks, end.callbacks = end.callbacks, []
+        self._first_s += self._env.now - self._start_s
 
     def _watch(self) -> None:
         """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import simpy
+
 from batchsim.errors import PlanError
 from batchsim.latency.base import IterationShape
 from batchsim.sim.kv_cache import KVCache
@@ -35,6 +37,8 @@ class NextIteration(StepView):
         KV blocks that the decoding sequences are still to take in it, or whether they sit it out.
     num_preempted, swap_blocks
         Requests preempted for it, and KV blocks copied between GPU and host before it.
+    copies
+        Those of them that pass links which others use, too, and that nobody has waited for yet.
     may_fit_later
         Whether the head of the queue, which did not fit, may do so though no blocks come back: as its cached
         blocks are evicted, its next chunk lies nearer to the beginning, or copies are found that others use.
@@ -54,6 +58,7 @@ class NextIteration(StepView):
         "_turn",
         "block_size",
         "completing",
+        "copies",
         "growth_blocks",
         "holds_decodes",
         "max_running",
@@ -90,6 +95,7 @@ class NextIteration(StepView):
         self.now_s = 0.0
         self.max_running = 0
         self.completing: list[Request] = []
+        self.copies: list[simpy.Event] = []
         self.growth_blocks = self.num_preempted = self.swap_blocks = 0
         self.may_fit_later = self.holds_decodes = False
         self.on_begin: Callable[[Request, int], None] | None = None
@@ -118,6 +124,7 @@ class NextIteration(StepView):
     def clear(self, now_s: float) -> None:
         """Begin with nobody."""
         self._prefilling.clear()
+        self.copies = []
         self.now_s = now_s
         self.start()
 
@@ -314,7 +321,7 @@ class NextIteration(StepView):
     def _copy_swapped(self, blocks: int, *, is_out: bool) -> None:
         self.swap_blocks += blocks
         if self._running.below is not None:
-            self._running.below.carry_swapped(blocks * self.block_size, is_out=is_out)
+            self.copies.append(self._running.below.carry_swapped(blocks * self.block_size, is_out=is_out))
 
     def sit_out(self, request: Request) -> None:
         """Let one decode not now."""

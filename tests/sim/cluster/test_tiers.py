@@ -178,14 +178,14 @@ def test_bytes_are_those_of_the_model() -> None:
 
 
 def test_what_is_swapped_out_takes_its_share_of_the_link() -> None:
-    """The same copies down last longer beside those of a preempted request."""
+    """The same copies down last longer beside those of a preempted request, and these beside them."""
 
-    def world(preset: str) -> SimulationResult:
+    def world(preset: str, tokens_per_s: float = 100.0) -> SimulationResult:
         return run(
             [0.0, 1.0, 1.001],
             [3, 40, 40],
             [A, [5, 6], [7, 8]],
-            tiers=[tier(write_bytes_per_s=100.0 * TOKEN_BYTES)],
+            tiers=[tier(write_bytes_per_s=tokens_per_s * TOKEN_BYTES)],
             num_kv_blocks=7,
             policy={"preset": preset, "batching": {"watermark": 0.0}},
             engine={"prefix_caching": True},
@@ -198,6 +198,12 @@ def test_what_is_swapped_out_takes_its_share_of_the_link() -> None:
     copies = [one.kv_copies.query(f"request_id < 0 and finish_s > {first_s}") for one in (swapped, dropped)]
     assert copies[0]["start_s"].iloc[0] == copies[1]["start_s"].iloc[0]
     assert copies[0]["finish_s"].iloc[0] > copies[1]["finish_s"].iloc[0]
+
+    # At 1.244 s, 48 tokens go down: alone in 48 ms, beside 3.3 and 24.5 that are left of others in 758 ms.
+    for result, end_s in ((world("vllm_v0_swap", 1000.0), 1.244 + 0.048 + 0.01), (swapped, 2.002 + 0.01)):
+        waited = result.iterations[result.iterations["num_preempted"] == 1].iloc[0]
+        assert (waited["start_s"], waited["finish_s"]) == pytest.approx((1.244, end_s))
+        assert waited["first_iteration_s"] == pytest.approx(end_s - 1.244)
 
 
 @pytest.mark.parametrize(

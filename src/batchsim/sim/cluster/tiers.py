@@ -230,11 +230,11 @@ class Tiers:
         """Nobody waits any more: the replica has failed. What lies below outlives it."""
         self._num_left.clear()
 
-    def carry_swapped(self, num_tokens: int, *, is_out: bool) -> None:
+    def carry_swapped(self, num_tokens: int, *, is_out: bool) -> simpy.Event:
         """KV of one that is preempted passes a link of the first tier; it has room of its own in the host."""
         first = self._tiers[0]
         num_bytes = num_tokens / self._id_tokens * self._id_bytes
-        send(self._env, [first.write if is_out else first.read], num_bytes)
+        return send(self._env, [first.write if is_out else first.read], num_bytes, first.latency_s)
 
     def _put(self, level: int, ids: Sequence[int]) -> None:
         tier = self._tiers[level]
