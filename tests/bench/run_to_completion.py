@@ -29,12 +29,12 @@ NUM_GPUS = 4
 BURSTGPT_ROWS = 1_429_737
 
 
-def make_workload(num_requests: int, seed: int = 0) -> Workload:
+def make_workload(num_requests: int, seed: int = 0, rate_per_s: float = RATE_PER_S) -> Workload:
     """Poisson arrivals, lognormal lengths about as long as BurstGPT's."""
     rng = np.random.default_rng(seed)
     return Workload(
         np.arange(num_requests),
-        np.cumsum(rng.exponential(1 / RATE_PER_S, num_requests)),
+        np.cumsum(rng.exponential(1 / rate_per_s, num_requests)),
         np.clip(rng.lognormal(6.0, 0.9, num_requests).round(), 8, 3000).astype(np.int64),
         np.clip(rng.lognormal(4.5, 0.8, num_requests).round(), 1, 1000).astype(np.int64),
     )
@@ -82,6 +82,21 @@ def run_preset(preset: str, workload: Workload) -> Any:
     return simulate(config | {"workload": {"training_fraction": 0.01}}, workload)
 
 
+def print_by_batch_size(num_requests: int) -> None:
+    """Static batches at three loads: at the lowest, nearly every request runs alone."""
+    for rate_per_s, limit in ((0.5, 8), (4.8, 8), (8.0, 16)):
+        workload = make_workload(num_requests, rate_per_s=rate_per_s)
+        config = {"policy": {"preset": "static_fifo", "batch_size": limit}, "cluster": {"num_gpus": NUM_GPUS}}
+        bare_s, _ = cpu_seconds(partial(heap_loop, workload, limit))
+        spent_s, result = cpu_seconds(partial(simulate, {**config, "metrics": {"warmup": 0.0}}, workload))
+        a_request_s, a_batch_s = spent_s / num_requests, spent_s / len(result.records.batches)
+        print(
+            f"batches of {result.summary['batch_size_mean']:4.1f}: {a_request_s * 1e6:5.1f} us a request, "
+            f"{1 / a_request_s:8,.0f} requests/s, {a_batch_s * 1e6:5.1f} us a batch; "
+            f"heap loop is {spent_s / bare_s:.1f}x"
+        )
+
+
 def peak_memory_gib(num_requests: int) -> float:
     """Peak resident memory of a process that simulates this many requests and nothing else."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -120,6 +135,7 @@ def main() -> None:
             worst_s = np.abs(same.requests["finish_s"].to_numpy() - finish_s).max()
             print(f"{'':20} largest difference to the heap loop: {worst_s:.3g} s")
 
+    print_by_batch_size(min(num_requests, 100_000))
     sizes = [size for size in (10_000, 100_000, 1_000_000) if size <= num_requests]
     times = [
         min(

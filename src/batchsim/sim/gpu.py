@@ -36,6 +36,9 @@ class KVMemory:
     def count_fitting(self, prompt_tokens: Sequence[int], output_tokens: Sequence[int]) -> tuple[int, int]:
         """How many of the first requests fit together, and the tokens they take."""
         num = len(prompt_tokens)
+        if num == 1:  # at low load, most batches
+            tokens = prompt_tokens[0] + output_tokens[0]
+            return (1, tokens) if tokens <= self.capacity_tokens else (0, 0)
         all_tokens = (
             num * (max(prompt_tokens) + max(output_tokens))
             if self.layout == "padded"

@@ -77,9 +77,10 @@ class Recorder:
         self._count(len(members))
 
     def decisions(self, decisions: Sequence[Decision], gpu_id: int) -> None:
-        """The controller of a queue has decided."""
-        now_s = self._env.now
-        self._decisions.extend((now_s, gpu_id, decision) for decision in decisions)
+        """The controller of a queue has decided, if it has."""
+        if decisions:
+            now_s = self._env.now
+            self._decisions.extend((now_s, gpu_id, decision) for decision in decisions)
 
     def _count(self, num: int) -> None:
         self.num_ended += num
