@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from batchsim.config import RunConfig
     from batchsim.errors import BatchsimError, ConfigError, PlanError, StalledSimulation, TraceError
     from batchsim.latency.store import load_latency
+    from batchsim.study.replications import replicate
     from batchsim.study.result import SimulationResult
     from batchsim.study.run import simulate
     from batchsim.workload.load import load_trace
@@ -42,5 +43,6 @@ __all__ = [
     "__version__",
     "load_latency",
     "load_trace",
+    "replicate",
     "simulate",
 ]

@@ -5,6 +5,7 @@ import pytest
 
 from batchsim.metrics.statistics import (
     batch_means_interval,
+    ci95_keys,
     mser5,
     paired_difference,
     t_interval,
@@ -133,3 +134,17 @@ def test_paired_difference_is_far_sharper_than_the_values_it_compares() -> None:
 
     assert difference.mean == pytest.approx(0.1, abs=4 * 0.1 / math.sqrt(12_000))
     assert difference.half_width < 0.1 * batch_means_interval(first).half_width
+
+
+@pytest.mark.parametrize(
+    ("key", "low"),
+    [
+        ("e2e_mean_s", "e2e_mean_ci95_low_s"),
+        ("request_throughput_per_s", "request_throughput_ci95_low_per_s"),
+        ("output_throughput_tokens_per_s", "output_throughput_ci95_low_tokens_per_s"),
+        ("usd_per_million_output_tokens", "usd_per_million_output_tokens_ci95_low"),
+        ("slo_attainment", "slo_attainment_ci95_low"),
+    ],
+)
+def test_ends_of_an_interval_keep_the_unit_last(key: str, low: str) -> None:
+    assert ci95_keys(key) == (low, low.replace("low", "high"))

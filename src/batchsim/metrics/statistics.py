@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ _LONG_SERIES, _FEWEST_MEMORIES = 10_000, 400
 _FEWEST_BATCHES, _FEWEST_BATCHES_IF_SHORT = 4.0, 30.0
 _MORE_CORRELATION = 0.08  # half a standard error: too much of it costs less than too little
 _WIDEST = 0.9  # half width / mean, before it is stretched
+
+#: A name, and the unit at its end.
+_WITH_UNIT = re.compile(r"(.*?)((?:_requests|_tokens)?_per_s|_s)?", re.DOTALL)
 
 
 class Interval(NamedTuple):
@@ -36,6 +40,15 @@ class Interval(NamedTuple):
     def half_width(self) -> float:
         """From the mean to the end that is further away."""
         return max(self.mean - self.low, self.high - self.mean)
+
+
+def ci95_keys(key: str) -> tuple[str, str]:
+    """Under which names the ends of a number's 95 % interval stand: the unit stays last.
+
+    ``e2e_mean_s`` has ``e2e_mean_ci95_low_s`` and ``e2e_mean_ci95_high_s``.
+    """
+    start, unit = _WITH_UNIT.fullmatch(key).groups("")  # type: ignore[union-attr]  # matches any text
+    return f"{start}_ci95_low{unit}", f"{start}_ci95_high{unit}"
 
 
 def mser5(values: ArrayLike) -> int:

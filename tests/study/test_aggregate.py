@@ -1,0 +1,73 @@
+import pandas as pd
+import pytest
+
+from batchsim.study.aggregate import aggregated, over_replications
+
+RUN = {
+    "seed": 3,
+    "policy": "sjf",
+    "e2e_mean_s": 1.0,
+    "num_preemptions": 2,
+    "verdict": "stable",
+    "verdict_reason": "fine",
+    "saturated": False,
+    "e2e_mean_ci95_low_s": 0.9,
+    "goodput_requests_per_s": 2.0,
+}
+
+
+def test_numbers_are_averaged_and_their_own_intervals_replaced() -> None:
+    merged = over_replications([RUN, {**RUN, "seed": 8, "e2e_mean_s": 3.0, "num_preemptions": 4}])
+
+    assert merged["e2e_mean_s"] == 2.0
+    assert merged["e2e_mean_ci95_low_s"] == pytest.approx(2 - 12.7062)  # Student's 0.975 quantile, 1 degree
+    assert merged["e2e_mean_ci95_high_s"] == pytest.approx(2 + 12.7062)
+    assert merged["num_preemptions"] == 3
+    assert merged["seed"] == 3
+    assert merged["intervals"] == "Student's t over 2 replications"
+
+
+def test_what_does_not_vary_claims_no_interval() -> None:
+    merged = over_replications([RUN, {**RUN, "e2e_mean_s": 3.0}])
+
+    assert merged["goodput_requests_per_s"] == 2.0
+    assert merged["goodput_ci95_low_requests_per_s"] is None
+    assert "seed_ci95_low" not in merged
+
+
+def test_what_one_run_lacks_has_no_mean() -> None:
+    merged = over_replications([RUN, {**RUN, "e2e_mean_s": None}])
+
+    assert merged["e2e_mean_s"] is None
+    assert merged["e2e_mean_ci95_low_s"] is None
+
+
+def test_the_worst_verdict_stands_for_all_and_is_counted() -> None:
+    grown = {**RUN, "verdict": "saturated", "verdict_reason": "it grew", "saturated": True}
+
+    merged = over_replications([RUN, grown, {**RUN, "verdict": "transient"}])
+
+    assert (merged["verdict"], merged["verdict_reason"], merged["saturated"]) == (
+        "saturated",
+        "it grew",
+        True,
+    )
+    assert (merged["num_saturated"], merged["num_transient"]) == (1, 1)
+
+
+def test_rows_of_a_point_become_one() -> None:
+    runs = pd.DataFrame(
+        [
+            {"run_id": "a", "case": "", "cluster.num_gpus": 1, "replication": 0, **RUN},
+            {"run_id": "b", "case": "", "cluster.num_gpus": 1, "replication": 1, **RUN, "e2e_mean_s": 2.0},
+            {"run_id": "c", "case": "", "cluster.num_gpus": 2, "replication": 0, **RUN},
+        ]
+    )
+
+    table = aggregated(runs, ["case", "cluster.num_gpus"])
+
+    assert table["cluster.num_gpus"].tolist() == [1, 2]
+    assert table["e2e_mean_s"].tolist() == [1.5, 1.0]
+    assert table["num_replications"].tolist() == [2, 1]
+    assert table["e2e_mean_ci95_low_s"].tolist()[1] == 0.9  # of one run: its own
+    assert not {"run_id", "replication"} & set(table)
