@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from batchsim.cli.output import ROWS, milliseconds
+from batchsim.cli.numbers import milliseconds
+from batchsim.cli.output import ROWS
 from batchsim.config import load_config
 from batchsim.latency.fitting.fit import fit
 from batchsim.latency.tables.table import read_calibration

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -449,3 +450,103 @@ def test_a_run_that_fails_says_which_hardware_was_assumed(trace: Path, tmp_path:
         assert result.exit_code == 2
         assert result.stderr.startswith("Notice: latency model made up is of someone/Else on Abacus 1")
         assert "12 query heads of qwen2.5-1.5b" in result.stderr
+
+
+GENERATED = """
+[workload]
+num_requests = 60
+
+[workload.generator]
+kind = "poisson"
+rate_per_s = 0.3
+prompt = {kind = "fixed", tokens = 100}
+output = {kind = "exponential", mean = 200}
+"""
+
+
+@pytest.fixture
+def generated(tmp_path: Path) -> str:
+    file = tmp_path / "run.toml"
+    file.write_text(GENERATED, encoding="utf-8")
+    return str(file)
+
+
+def test_a_run_is_repeated_and_its_intervals_are_shown_and_kept(generated: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    shown = CliRunner().invoke(main, ["run", generated, "--replications", "3", "-o", str(out)])
+    printed = CliRunner().invoke(main, ["run", generated, "--replications", "3", "--json"])
+
+    assert shown.exit_code == printed.exit_code == 0, shown.output
+    assert re.search(r"E2E mean +│ +[\d,.]+ ± [\d,.]+ │", shown.stdout)
+    assert "means over 3 replications" in " ".join(shown.stdout.split())
+    told = json.loads(printed.stdout)
+    runs = told.pop("replications")
+    assert json.loads((out / "aggregated.json").read_text()) == told
+    assert told["e2e_mean_ci95_low_s"] < told["e2e_mean_s"] < told["e2e_mean_ci95_high_s"]
+    assert json.loads((out / "summary.json").read_text()) == runs[0]
+    assert pd.read_csv(out / "replications.csv")["e2e_mean_s"].tolist() == [one["e2e_mean_s"] for one in runs]
+
+
+def test_a_run_that_was_repeated_is_replaced_by_one_that_was_not(generated: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    CliRunner().invoke(main, ["run", generated, "--replications", "2", "-o", str(out)])
+
+    result = CliRunner().invoke(main, ["run", generated, "-o", str(out), "--overwrite"])
+
+    assert result.exit_code == 0, result.output
+    assert not (out / "aggregated.json").exists()
+
+
+def test_a_precision_is_a_share_and_what_falls_short_is_said(generated: str) -> None:
+    options = ["--precision", "1%", "--max-replications", "3", "--replications", "2"]
+
+    result = CliRunner().invoke(main, ["run", generated, *options, "--precision-of", "ttft_mean_s"])
+
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert (
+        "a precision of 0.01 was not reached: after 3 replications the 95 % interval of ttft_mean_s" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "two"], "--precision 'two': write a share"),
+        (["--precision", "3"], "a share in (0, 1) is needed"),
+        (["--max-replications", "9"], "--max-replications 9: says something of --precision"),
+        (["--replications", "0"], "replications is 0"),
+    ],
+)
+def test_repetitions_that_make_no_sense_are_bad_usage(
+    generated: str, options: list[str], message: str
+) -> None:
+    for command in ("run", "compare"):
+        result = CliRunner().invoke(main, [command, generated, *options])
+
+        assert result.exit_code == 2
+        assert message in " ".join(result.stderr.split())
+
+
+def test_a_replayed_trace_says_that_replications_cannot_differ(trace: Path) -> None:
+    result = CliRunner().invoke(main, ["run", "--trace", str(trace), "--replications", "4"])
+
+    assert result.exit_code == 0, result.output
+    assert "replications of this run cannot differ" in result.stderr
+    assert "±" not in result.stdout
+
+
+def test_compare_tells_differences_over_replications(generated: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--policy", "static_fifo,vllm_v1", "--replications", "3"]
+
+    shown = CliRunner().invoke(main, ["compare", generated, *options, "-o", str(out)])
+    printed = CliRunner().invoke(main, ["compare", generated, *options, "--json"])
+
+    assert shown.exit_code == printed.exit_code == 0, shown.output
+    assert "over 3 replications in pairs" in shown.stdout
+    table = pd.read_csv(out / "paired_differences.csv")
+    assert table.to_dict("list") == pd.DataFrame(json.loads(printed.stdout)["differences"]).to_dict("list")
+    assert {"e2e_mean_s", "ttft_p99_s"} <= set(table["metric"])
+    assert (out / "vllm_v1" / "replications.csv").exists()

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchsim.cli import main
-from batchsim.cli.output import milliseconds
+from batchsim.cli.numbers import milliseconds
 from batchsim.cli.runs import difference_interval
 from tests.cli.test_commands import TRACE
 

@@ -9,6 +9,7 @@ from batchsim.metrics.statistics import (
     mser5,
     paired_difference,
     t_interval,
+    t_test,
 )
 from tests.trust.interval_table import coverages
 
@@ -148,3 +149,11 @@ def test_paired_difference_is_far_sharper_than_the_values_it_compares() -> None:
 )
 def test_ends_of_an_interval_keep_the_unit_last(key: str, low: str) -> None:
     assert ci95_keys(key) == (low, low.replace("low", "high"))
+
+
+def test_differences_that_are_all_the_same_have_no_test() -> None:
+    interval, p_value = t_test([0.5, 0.5, 0.5])
+
+    assert interval.mean == 0.5
+    assert math.isnan(interval.half_width)
+    assert math.isnan(p_value)

@@ -2,10 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from batchsim.errors import ConfigError
 from batchsim.policies.presets import PRESETS, names_of
-from batchsim.study.compare import Comparison, compare
+from batchsim.study.compare import Comparison, compare, compare_replications
+from batchsim.study.replications import Stopping
+from tests.study.test_replications import POISSON
 from tests.study.test_run import workload
 
 
@@ -91,3 +94,57 @@ def test_all_policies_are_summarised_over_the_same_requests() -> None:
     starts = {result.summary["window_start_s"] for result in comparison.results.values()}
     assert len(starts) == 1
     assert len(cuts) == 1  # the longest that any of them needs
+
+
+def test_replications_are_paired_and_tested_as_students_paired_test() -> None:
+    config = {**POISSON, "predictor": {"kind": "lognormal", "sigma": 1.0}}
+
+    done = compare_replications(config, ["static_fifo", "multi_bin_dynamic"], stopping=Stopping(5))
+
+    first, second = (
+        np.array([summary["e2e_p99_s"] for summary in one.summaries]) for one in done.replications.values()
+    )
+    (row,) = done.differences[done.differences["metric"] == "e2e_p99_s"].to_dict("records")
+    test = stats.ttest_rel(second, first)
+    assert row["difference"] == pytest.approx((second - first).mean())
+    assert row["p_value"] == pytest.approx(test.pvalue)
+    assert (row["ci95_low"], row["ci95_high"]) == pytest.approx(tuple(test.confidence_interval()))
+    assert (row["policy"], row["baseline"]) == ("multi_bin_dynamic", "static_fifo")
+
+
+def test_policies_meet_the_same_requests_in_each_replication() -> None:
+    done = compare_replications(POISSON, ["vllm_v1", "sarathi"], stopping=Stopping(3))
+
+    rates = [
+        [summary["request_rate_per_s"] for summary in one.summaries] for one in done.replications.values()
+    ]
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) == 3
+    assert done.first.results["vllm_v1"].summary["seed"] == POISSON["seed"]
+
+
+def test_twins_are_so_in_every_replication() -> None:
+    apart, crowded = (
+        {**POISSON, "workload": {**POISSON["workload"], "request_rate": rate_per_s}}
+        for rate_per_s in (1e-5, 2)
+    )
+
+    done = compare_replications(apart, ["static_fifo", "dynamic_no_bins"], stopping=Stopping(2))
+    busy = compare_replications(crowded, ["static_fifo", "dynamic_no_bins"], stopping=Stopping(2))
+
+    assert len(done.twins) == 1
+    assert busy.twins == []
+
+
+def test_a_comparison_in_which_nothing_is_random_is_made_once() -> None:
+    seen: list[str] = []
+
+    done = compare_replications(
+        None, ["static_fifo", "vllm_v1"], workload(60), on_start=lambda name, _: seen.append(name)
+    )
+
+    assert done.is_fixed
+    assert len(seen) == 4
+    assert done.differences["p_value"].isna().all()
+    assert len(done.first.differences) == 1
+    assert len(done.notices) == 1

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from batchsim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from batchsim.study.replications import Stopping
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -103,6 +107,50 @@ def run_options(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def replication_options(command: F) -> F:
+    """Add how often a run is repeated; `stopping` reads it."""
+    options = [
+        click.option("--replications", type=int, metavar="N", help="Runs that differ in the seed alone."),
+        click.option(
+            "--precision",
+            metavar="SHARE",
+            help="Repeat until the 95 % interval is within this share of the mean, e.g. 2%.",
+        ),
+        click.option("--precision-of", metavar="KEY", help="Of this number; default: e2e_mean_s."),
+        click.option("--max-replications", type=int, metavar="N", help="At most; default: 50."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def stopping(given: dict[str, Any]) -> Stopping | None:
+    """Take how often a run is repeated out of the options; None: it is not."""
+    num, precision = given.pop("replications"), given.pop("precision")
+    metric, most = given.pop("precision_of"), given.pop("max_replications")
+    if precision is None:
+        for name, value in (("precision-of", metric), ("max-replications", most)):
+            if value is not None:
+                raise ConfigError(f"--{name} {value}: says something of --precision; give that, too")
+    if num is None and precision is None:
+        return None
+    from batchsim.study.replications import Stopping
+
+    told = {"num": num, "precision": _share(precision), "metric": metric, "most": most}
+    return Stopping(**{name: value for name, value in told.items() if value is not None})
+
+
+def _share(text: str | None) -> float | None:
+    """``2%`` or ``0.02``."""
+    if text is None:
+        return None
+    number, percent, rest = text.partition("%")
+    try:
+        return float(number) / (100 if percent else 1) if not rest.strip() else math.nan
+    except ValueError as error:
+        raise ConfigError(f"--precision {text!r}: write a share, e.g. 2% or 0.02") from error
 
 
 def overrides(given: dict[str, Any]) -> dict[str, Any]:

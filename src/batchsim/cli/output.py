@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from batchsim.cli.numbers import cell, num_replications, number
 from batchsim.errors import ConfigError, printable
 from batchsim.files import json_text
 
@@ -138,8 +138,9 @@ def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
         caption_justify="left",
     )
     table.add_column("")
+    are_replicated = any(num_replications(summary) > 1 for summary in summaries.values())
     for name, summary in summaries.items():
-        mark = " [red](saturated)[/]" if summary["saturated"] else ""
+        mark = f" [red](saturated{_in_so_many(summary)})[/]" if summary["saturated"] else ""
         table.add_column(f"{plain(name)}{mark}", justify="right")
     table.add_column("unit")
     worlds = [str(summary["world"]) for summary in summaries.values()]
@@ -149,23 +150,24 @@ def echo_summaries(summaries: Mapping[str, Mapping[str, Any]]) -> None:
     rows = _rows_with_limits(summaries)
     for title, key, factor, digits, unit in rows if has_window else (*_WHOLE_RUN_ROWS, *rows):
         values = [summary.get(key) for summary in summaries.values()]
-        if any(value is not None for value in values):
+        if any(value is not None for value in values) and not (are_replicated and "_ci95_" in key):
             limits = [summary.get(f"slo_met_{key.removesuffix('_s')}") for summary in summaries.values()]
-            cells = [_number(value, factor, digits) for value in values]
+            cells = [cell(summary, key, factor, digits) for summary in summaries.values()]
             table.add_row(
                 title, *(cell + _VERDICTS[met] for cell, met in zip(cells, limits, strict=True)), unit
             )
     for count in _COUNTS:
-        values = [summary.get(f"num_{count}") for summary in summaries.values()]
-        if count == "finished" or any(values):
-            table.add_row(count.capitalize(), *(_number(value, 1, 0) for value in values), "requests")
+        if count == "finished" or any(summary.get(f"num_{count}") for summary in summaries.values()):
+            cells = [cell(summary, f"num_{count}", 1, 0) for summary in summaries.values()]
+            table.add_row(count.capitalize(), *cells, "requests")
     for title, key, unit in _OTHER_COUNTS:
-        values = [summary.get(key) for summary in summaries.values()]
-        if any(values):
-            table.add_row(title, *(_number(value, 1, 0) for value in values), unit)
+        if any(summary.get(key) for summary in summaries.values()):
+            table.add_row(title, *(cell(summary, key, 1, 0) for summary in summaries.values()), unit)
     extrapolated = [_extrapolated(summary) for summary in summaries.values()]
     if any(some for some, _, _ in extrapolated):
-        table.add_row("Extrapolated", *(f"{some:,} of {of:,} {what}" for some, of, what in extrapolated), "")
+        table.add_row(
+            "Extrapolated", *(f"{some:,.0f} of {of:,.0f} {what}" for some, of, what in extrapolated), ""
+        )
     _stdout().print(table)
 
 
@@ -197,10 +199,10 @@ def warn_about(name: str, summary: Mapping[str, Any]) -> None:
         )
     some, of, what = _extrapolated(summary)
     if some:
-        warn(f"{name}: {some} of {of} {what} lie outside the calibrated range of the latency model")
+        warn(f"{name}: {some:.0f} of {of:.0f} {what} lie outside the calibrated range of the latency model")
 
 
-def _extrapolated(summary: Mapping[str, Any]) -> tuple[int, int, str]:
+def _extrapolated(summary: Mapping[str, Any]) -> tuple[float, float, str]:
     if "num_batches" in summary:
         return summary["num_extrapolated_batches"], summary["num_batches"], "batches"
     return summary["num_extrapolated_iterations"], summary["iterations_total"], "iterations"
@@ -234,24 +236,32 @@ def by_name(told: Mapping[str, str]) -> list[str]:
 
 
 def _covered(summary: Mapping[str, Any]) -> str:
+    num = num_replications(summary)
     line = (
-        f"latencies over {summary['num_covered']:,} requests ({summary['num_warmup']:,} cut as warm-up, "
+        f"latencies over {summary['num_covered']:,.0f} requests "
+        f"({summary['num_warmup']:,.0f} cut as warm-up, "
         f"{summary['num_training']:,} set aside for training, {summary['num_dropped']:,} dropped by the "
         f"reader); {_window(summary)}"
     )
-    if summary["e2e_mean_ci95_low_s"] is None:
+    if num > 1:
+        line = f"means over {num} replications, ± is their 95 % interval (Student's t); of each, {line}"
+    elif summary["e2e_mean_ci95_low_s"] is None:
         reason = "is saturated" if summary["saturated"] else "has too few independent stretches"
         line += f"; no interval of the mean: the run {reason}"
+    else:
+        line += "; interval from batch means of the one run"
     if summary["prices"] is not None:
         line += f"; cost with {summary['prices']}"
     return line
 
 
 def _window(summary: Mapping[str, Any]) -> str:
-    start_s, end_s = (_number(summary[f"window_{end}_s"], 1, 1) for end in ("start", "end"))
+    start_s, end_s = (number(summary[f"window_{end}_s"], 1, 1) for end in ("start", "end"))
+    if summary["window"] is None:
+        return "rates and time averages over the steady window, which some replications lack"
     if summary["window"] == "steady":
         return f"rates and time averages over the steady window, {start_s} to {end_s} s"
-    service_s = _number(summary["service_mean_s"], 1, 3)
+    service_s = number(summary["service_mean_s"], 1, 3)
     return (
         f"no steady window: rates and time averages are of the whole run, {start_s} to {end_s} s, in which a "
         f"request is in service for {service_s} s on average"
@@ -271,17 +281,9 @@ def _rows_with_limits(summaries: Mapping[str, Mapping[str, Any]]) -> list[_Row]:
     return [*ROWS[:place], *limited, *ROWS[place:]]
 
 
-def milliseconds(value_ms: float, sign: str = "") -> str:
-    """Four significant digits, but never fewer than whole milliseconds: 45,010, 12.35, 0.1235."""
-    rounded = float(f"{value_ms:.4g}")
-    digits = 3 - math.floor(math.log10(abs(rounded))) if rounded else 1
-    return f"{value_ms:{sign},.{max(digits, 0)}f}"
-
-
-def _number(value: float | None, factor: float, digits: int | None) -> str:
-    if value is None:
-        return "-"
-    return milliseconds(value * factor) if digits is None else f"{value * factor:,.{digits}f}"
+def _in_so_many(summary: Mapping[str, Any]) -> str:
+    num = num_replications(summary)
+    return "" if num < 2 else f" in {summary['num_saturated']} of {num}"
 
 
 def _stdout() -> Console:

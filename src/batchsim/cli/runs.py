@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsim.cli.options import OUTPUT_PATH, overrides, run_options
+from batchsim.cli.numbers import milliseconds, signed
+from batchsim.cli.options import OUTPUT_PATH, overrides, replication_options, run_options, stopping
 from batchsim.cli.output import (
+    ROWS,
     echo_json,
     echo_summaries,
     echo_table,
     hardware_told,
-    milliseconds,
     notice,
     progress_watch,
     warn,
@@ -25,12 +28,15 @@ from batchsim.cli.output import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from batchsim.study.compare import Comparison
+    from batchsim.cli.output import ProgressWatch
+    from batchsim.sim.recording.recorder import Recorder
+    from batchsim.study.compare import Comparison, ReplicatedComparison
     from batchsim.study.result import SimulationResult
 
 
 @click.command()
 @run_options
+@replication_options
 @click.option("--policy", metavar="NAME", help="A name from `batchsim policies`, or module:preset.")
 @click.option("--timeline", type=OUTPUT_PATH, metavar="FILE", help="Write Chrome trace events, for Perfetto.")
 def run(
@@ -47,8 +53,10 @@ def run(
     from batchsim.files import check_file
     from batchsim.results.store import check_vacant
     from batchsim.results.timeline import write_timeline
+    from batchsim.study.replications import replicate
     from batchsim.study.run import simulate
 
+    enough = stopping(given)
     config = load_config(config_file, overrides(given))
     inputs = (config_file, *config.files)
     if output_dir is not None:
@@ -56,31 +64,45 @@ def run(
     if timeline is not None:
         check_file(timeline, inputs=inputs, overwrite=overwrite)
     with hardware_told(config), progress_watch() as watch:
-        result = simulate(config, on_start=lambda recorder: watch.follow(config.policy.preset, recorder))
+        if enough is None:
+            result = simulate(config, on_start=lambda recorder: watch.follow(config.policy.preset, recorder))
+            done, summary = None, result.summary
+        else:
+            follow = partial(_follow, watch, config.policy.preset)
+            done = replicate(config, **asdict(enough), on_start=follow)
+            result, summary = done.first, done.summary
     _notices(result)
+    for sentence in done.notices if done is not None else ():
+        notice(sentence)
     if output_dir is not None:
-        result.save(output_dir, overwrite=overwrite)
+        (result if done is None else done).save(output_dir, overwrite=overwrite)
     if timeline is not None:
         write_timeline(result.records, timeline)
     tenants = result.tenants
     if as_json:
         more = {"tenants": tenants.astype(object).to_dict("records")} if len(tenants) else {}
-        echo_json({**result.summary, **more})
+        runs = {} if done is None else {"replications": list(done.summaries)}
+        echo_json({**summary, **more, **runs})
         return
     if verbose:
-        click.echo(f"active: {result.summary['combination']}", err=True)
-    echo_summaries({str(result.summary["policy"]): result.summary})
+        click.echo(f"active: {summary['combination']}", err=True)
+    echo_summaries({str(summary["policy"]): summary})
     if len(tenants):
         _echo_tenants(tenants)
-    warn_about(str(result.summary["policy"]), result.summary)
+    warn_about(str(summary["policy"]), summary)
     if output_dir is not None:
         click.echo(f"written: {output_dir}", err=True)
     if timeline is not None:
         click.echo(f"written: {timeline} (open it at ui.perfetto.dev)", err=True)
 
 
+def _follow(watch: ProgressWatch, name: str, k: int, recorder: Recorder) -> None:
+    watch.follow(f"{name}, replication {k}", recorder)
+
+
 @click.command(name="compare")
 @run_options
+@replication_options
 @click.option(
     "--policy",
     "policies",
@@ -103,43 +125,59 @@ def compare_(
     from batchsim.files.tables import csv_text
     from batchsim.policies.presets import find_preset, names_of
     from batchsim.results.store import check_vacant
-    from batchsim.study.compare import compare
+    from batchsim.study.compare import compare, compare_replications
 
+    enough = stopping(given)
     names = [name for given_names in policies for name in given_names.split(",")]
     config = load_config(config_file, overrides(given))
     names = names or names_of(is_iteration_level=find_preset(config.policy.preset).is_iteration_level)
     if output_dir is not None:
         inputs = (config_file, *config.files)
-        check_file(output_dir / "differences.csv", inputs=inputs, overwrite=overwrite)
+        for file in ("differences.csv", "paired_differences.csv"):
+            check_file(output_dir / file, inputs=inputs, overwrite=overwrite)
         for name in names:
             check_vacant(output_dir / _folder(name), overwrite=overwrite, inputs=inputs)
     with hardware_told(config), progress_watch() as watch:
-        comparison = compare(config, names, on_start=watch.follow)
+        if enough is None:
+            done, comparison = None, compare(config, names, on_start=watch.follow)
+        else:
+            done = compare_replications(config, names, stopping=enough, on_start=watch.follow)
+            comparison = done.first
     results = comparison.results
     _notices(next(iter(results.values())))
+    for sentence in done.notices if done is not None else ():
+        notice(sentence)
+    if done is not None and done.is_fixed:
+        done = None
+    differences, twins = (done or comparison).differences, (done or comparison).twins
     if output_dir is not None:
-        for name, result in results.items():
-            result.save(output_dir / _folder(name), overwrite=overwrite)
-        write_whole(output_dir / "differences.csv", csv_text(comparison.differences))
+        for name, one in (results if done is None else done.replications).items():
+            one.save(output_dir / _folder(name), overwrite=overwrite)
+        file = "differences.csv" if done is None else "paired_differences.csv"
+        write_whole(output_dir / file, csv_text(differences))
+    summaries = {name: result.summary for name, result in results.items()}
+    if done is not None:
+        summaries = {name: one.summary for name, one in done.replications.items()}
     if as_json:
         echo_json(
             {
-                "summaries": {name: result.summary for name, result in results.items()},
-                "differences": comparison.differences.astype(object)
-                .where(comparison.differences.notna(), None)
-                .to_dict("records"),
-                "identical": list(comparison.twins),
+                "summaries": summaries,
+                "differences": differences.astype(object).where(differences.notna(), None).to_dict("records"),
+                "identical": list(twins),
             }
         )
         return
     if verbose:
         for name, result in results.items():
             click.echo(f"active: {name} = {result.summary['combination']}", err=True)
-    echo_summaries({name: result.summary for name, result in results.items()})
-    _echo_differences(comparison)
-    for name, result in results.items():
-        warn_about(name, result.summary)
-    for sentence in comparison.twins:
+    echo_summaries(summaries)
+    if done is None:
+        _echo_differences(comparison)
+    else:
+        _echo_paired(done)
+    for name, summary in summaries.items():
+        warn_about(name, summary)
+    for sentence in twins:
         warn(sentence)
 
 
@@ -189,6 +227,35 @@ def _echo_differences(comparison: Comparison) -> None:
         rows.append((row["policy"], mean, told, f"{row['num_paired']:,}"))
     columns = ("policy", "difference", "95 % interval", "pairs")
     echo_table(f"E2E against {baseline}, same requests (ms)", columns, rows)
+
+
+#: What is shown of paired differences; the file and `--json` have all.
+_PAIRED = (
+    "e2e_mean_s", "e2e_p99_s", "ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "slo_attainment",
+    "goodput_requests_per_s", "output_throughput_tokens_per_s", "usd_per_million_output_tokens",
+)  # fmt: skip
+
+
+def _echo_paired(comparison: ReplicatedComparison) -> None:
+    rows = []
+    shown = comparison.differences[comparison.differences["metric"].isin(_PAIRED)]
+    titles = {key: (title, factor, digits, unit) for title, key, factor, digits, unit in ROWS}
+    for row in shown.to_dict("records"):
+        title, factor, digits, unit = titles[row["metric"]]
+        difference, low, high = (
+            signed(row[name] * factor, digits) for name in ("difference", "ci95_low", "ci95_high")
+        )
+        interval = "none: the same in all replications" if math.isnan(row["ci95_low"]) else f"{low} to {high}"
+        share = f"{row['difference'] / row['baseline_mean']:+.1%}" if row["baseline_mean"] else "-"
+        chance = "-" if math.isnan(row["p_value"]) else _p_value(row["p_value"])
+        rows.append((row["policy"], title, difference, share, interval, chance, unit))
+    columns = ("policy", "", "difference", "", "95 % interval", "p-value", "unit")
+    baseline, one = next(iter(comparison.replications.items()))
+    echo_table(f"Against {baseline}, over {len(one.summaries)} replications in pairs", columns, rows)
+
+
+def _p_value(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def difference_interval(mean_s: float, half_width_s: float, summaries: Sequence[Mapping[str, Any]]) -> str:

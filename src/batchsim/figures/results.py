@@ -35,7 +35,7 @@ _PER_GPU = {
 #: What is text in a summary, and what may be either text or a number; all else are numbers.
 TEXTS = (
     *_CONDITIONS[:4], *_CONDITIONS[-4:], "world", "combination", "bin_edges", "cluster", "prices", "window",
-    "verdict", "verdict_reason", "warmup_rule", "expected_error",
+    "verdict", "verdict_reason", "warmup_rule", "expected_error", "intervals",
 )  # fmt: skip
 
 #: Share of a run's batches or iterations outside the range of the latency model that need not be told.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from batchsim.metrics.student import t_quantile
+from batchsim.metrics.student import t_quantile, two_sided_p
 
 _NUM_BATCHES = 48
 _FEWEST_VALUES = 2 * _NUM_BATCHES
@@ -83,6 +83,19 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         return Interval.around(mean, math.nan)
     quantile = t_quantile((1 + confidence) / 2, len(sample) - 1)
     return Interval.around(mean, quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample)))
+
+
+def t_test(differences: ArrayLike) -> tuple[Interval, float]:
+    """Mean of independent differences with Student's 95 % interval, and the p-value that it is 0.
+
+    Differences that are all the same, as of runs that the seed changes nothing in, have neither.
+    """
+    sample = np.asarray(differences, dtype=np.float64)
+    interval = t_interval(sample)
+    if len(sample) < 2 or (sample == sample[0]).all():
+        return Interval.around(float(sample[0]) if len(sample) else math.nan, math.nan), math.nan
+    t = interval.mean / (float(sample.std(ddof=1)) / math.sqrt(len(sample)))
+    return interval, two_sided_p(t, len(sample) - 1)
 
 
 def batch_means_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 
 
+@cache
 def t_quantile(probability: float, degrees: int) -> float:
     """Where the law with so many degrees of freedom reaches a probability of at least one half.
 
@@ -20,6 +22,11 @@ def t_quantile(probability: float, degrees: int) -> float:
         step = (probability - 0.5 - _mass_from_0(t, degrees)) / density
         t += step
     return t
+
+
+def two_sided_p(t: float, degrees: int) -> float:
+    """Probability that the law with so many degrees of freedom lies at least as far from 0 as ``t``."""
+    return min(max(1 - 2 * _mass_from_0(abs(t), degrees), 0.0), 1.0)
 
 
 def _mass_from_0(t: float, degrees: int) -> float:

@@ -67,7 +67,7 @@ def summarise(
         where the run is too short for that, ``whole run`` from the first arrival to the last finish; then
         only the rates of the whole run are given, ``whole_run_*``. Counts are of the whole run.
         ``e2e_mean_ci95_low_s`` and ``_high_s`` are the ends of an interval; None where the run is saturated
-        or too short for any.
+        or too short for any; ``intervals`` says what it is taken from.
     """
     requests = arrays(records.requests)
     filled = filling(requests)
@@ -261,9 +261,13 @@ def _times(finished: Arrays) -> dict[str, float]:
     return times
 
 
-def _interval(finished: Arrays, *, is_saturated: bool) -> dict[str, float]:
+def _interval(finished: Arrays, *, is_saturated: bool) -> dict[str, float | str]:
     interval = batch_means_interval([] if is_saturated else per_request.e2e_s(finished))
-    return {"e2e_mean_ci95_low_s": interval.low, "e2e_mean_ci95_high_s": interval.high}
+    return {
+        "e2e_mean_ci95_low_s": interval.low,
+        "e2e_mean_ci95_high_s": interval.high,
+        "intervals": "none" if math.isnan(interval.half_width) else "batch means of one run",
+    }
 
 
 def _slo(covered: Arrays, slo: SloConfig) -> dict[str, float]:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -67,6 +68,8 @@ _FILES = {
     "summary.json",
     "workload.csv",
     "failure.json",
+    "aggregated.json",
+    "replications.csv",
     *(f"{name}.parquet" for name in (*TABLES, *ITERATION_TABLES, *CLUSTER_TABLES)),
 }
 
@@ -78,11 +81,13 @@ def save_run(
     tables: Mapping[str, pd.DataFrame],
     *,
     workload: Workload | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
 ) -> None:
     """Write ``manifest.json``, ``summary.json`` and a parquet file per table into a new directory.
 
-    A workload that is given is ``workload.csv``: what a measured run needs to be simulated again. All is
+    A workload that is given is ``workload.csv``: what a measured run needs to be simulated again; ``more``
+    are texts by file name, ``aggregated.json`` and ``replications.csv`` of a run that was repeated. All is
     written beside the directory first and then renamed, so that a reader never meets half a run. The manifest
     comes last and says under ``files`` how long each of the others is and what it hashes to.
 
@@ -97,6 +102,8 @@ def save_run(
         (partial / "summary.json").write_bytes(_json_bytes(summary))
         if workload is not None:
             write_trace(workload, partial / "workload.csv")
+        for name, text in more.items():
+            (partial / name).write_text(text, encoding="utf-8", newline="")
         for name, frame in tables.items():
             _write_table(partial / f"{name}.parquet", frame)
         files = {file.name: _fingerprint_of(file) for file in sorted(partial.iterdir())}

@@ -14,11 +14,9 @@ from batchsim.metrics.statistics import Interval, ci95_keys, t_interval
 CONDITIONS = ("seed", "num_gpus", "num_requests", "num_training", "num_dropped")
 #: Numbers that say how a summary was taken: their means are told, without an interval.
 _HOW_TAKEN = (
-    "num_replicas", "num_warmup", "num_covered", "num_covered_finished", "window_start_s", "window_end_s",
+    "num_replicas", "num_warmup", "num_covered", "num_covered_finished", "warmup_rule", "window_start_s",
+    "window_end_s", "request_rate_per_s",
 )  # fmt: skip
-#: What the intervals of a summary are taken from.
-INTERVALS = "intervals"
-ONE_RUN = "batch means of one run"
 
 
 def over_replications(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -57,8 +55,20 @@ def over_replications(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "saturated": is_saturated,
         "num_replications": num,
         **_counted(summaries),
-        INTERVALS: f"Student's t over {num} replications",
+        "intervals": f"Student's t over {num} replications",
     }
+
+
+def outcomes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys of the numbers that came of the runs and may have an interval."""
+    return [
+        key
+        for key in dict.fromkeys(key for summary in summaries for key in summary)
+        if "_ci95_" not in key
+        and not _is_condition(key)
+        and key not in _HOW_TAKEN
+        and any(_is_number(summary.get(key)) for summary in summaries)
+    ]
 
 
 def aggregated(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -91,7 +101,7 @@ def _merged(key: str, values: Sequence[Any]) -> dict[str, Any]:
         return {key: all(values)}
     if not all(value is None or _is_number(value) for value in values):
         return {key: first if is_same else None}
-    if key in CONDITIONS or key.startswith("expected_error"):
+    if _is_condition(key):
         return {key: first}
     low, high = ci95_keys(key)
     if is_same and first is not None:
@@ -102,6 +112,10 @@ def _merged(key: str, values: Sequence[Any]) -> dict[str, Any]:
         told = t_interval(values)
     ends = {} if key in _HOW_TAKEN else {low: told.low, high: told.high}
     return {name: None if math.isnan(value) else value for name, value in ({key: told.mean} | ends).items()}
+
+
+def _is_condition(key: str) -> bool:
+    return key in CONDITIONS or key.startswith("expected_error")
 
 
 def _is_number(value: Any) -> bool:

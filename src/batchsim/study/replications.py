@@ -20,6 +20,8 @@ import pandas as pd
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError, nearest
+from batchsim.files import json_text
+from batchsim.files.tables import csv_text
 from batchsim.metrics.statistics import t_interval
 from batchsim.sim.recording.recorder import Recorder
 from batchsim.study.aggregate import over_replications
@@ -172,10 +174,18 @@ class Replications:
         values = [self.stopping.value(summary) for summary in self.summaries]
         return [said] if (said := self.stopping.shortfall([values])) else []
 
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write replication 0 as `SimulationResult.save` does, and beside it what all of them gave.
+
+        ``aggregated.json`` is `summary`, ``replications.csv`` is `table`.
+        """
+        more = {"aggregated.json": json_text(self.summary), "replications.csv": csv_text(self.table)}
+        self.first.save(directory, overwrite=overwrite, more=more)
+
 
 _FIXED = (
     "replications of this run cannot differ: the trace stays the same and nothing else in it is random; one "
-    "run was made, and its interval is from batch means within it"
+    "run was made, whose interval, where it has one, is from batch means within it"
 )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -124,7 +125,23 @@ class SimulationResult:
         )
         return replace(self, summary={**self.summary, **numbers})
 
-    def save(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the run directory, which appears whole or not at all; return its path."""
-        save_run(Path(directory), dict(self.manifest), dict(self.summary), self.tables, overwrite=overwrite)
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        overwrite: bool = False,
+        more: Mapping[str, str] = MappingProxyType({}),
+    ) -> Path:
+        """Write the run directory, which appears whole or not at all; return its path.
+
+        ``more`` is written as it is, texts by file name.
+        """
+        save_run(
+            Path(directory),
+            dict(self.manifest),
+            dict(self.summary),
+            self.tables,
+            more=more,
+            overwrite=overwrite,
+        )
         return Path(directory)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsim.cli.numbers import milliseconds
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides
-from batchsim.cli.output import echo_json, echo_table, milliseconds, notice, warn
+from batchsim.cli.output import echo_json, echo_table, notice, warn
 from batchsim.errors import ConfigError
 
 if TYPE_CHECKING:
