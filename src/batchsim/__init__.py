@@ -8,7 +8,8 @@ composed of stands in three rooms:
 - `batchsim.workload`: traces, generators and predictors.
 
 Further questions have a module each: `batchsim.study.compare`, ``capacity`` and ``sweep``. What a run
-leaves on disk is read by `batchsim.results.store`, and `batchsim.figures` draws sweeps.
+leaves on disk is read by `batchsim.results.store`, what a sweep leaves by `load_sweep`, and
+`batchsim.figures` draws sweeps.
 """
 
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from batchsim.config import RunConfig
     from batchsim.errors import BatchsimError, ConfigError, PlanError, StalledSimulation, TraceError
     from batchsim.latency.store import load_latency
+    from batchsim.results.dataset import load_sweep
     from batchsim.study.replications import replicate
     from batchsim.study.result import SimulationResult
     from batchsim.study.run import simulate
@@ -42,6 +44,7 @@ __all__ = [
     "Workload",
     "__version__",
     "load_latency",
+    "load_sweep",
     "load_trace",
     "replicate",
     "simulate",

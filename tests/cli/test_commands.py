@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from batchsim.cli import main
 from batchsim.latency.store import default_latency, save_latency
@@ -368,6 +368,31 @@ def test_a_sweep_takes_settings_that_win_over_its_file(trace: Path, tmp_path: Pa
     assert stored["seed"].tolist() == [3, 3]
     manifest = next((tmp_path / "small" / "runs").glob("*/manifest.json"))
     assert json.loads(manifest.read_text())["config"]["latency"]["file"] == str(latency)
+
+
+def test_a_sweep_is_asked_in_sql_and_answers_as_a_table_csv_or_json(trace: Path, tmp_path: Path) -> None:
+    pytest.importorskip("duckdb", reason="the extra [query] is not installed")
+    (tmp_path / "sweep.toml").write_text(SWEEP, encoding="utf-8")
+    CliRunner().invoke(main, ["sweep", str(tmp_path / "sweep.toml"), "-o", str(tmp_path)])
+    sql = 'select "workload.request_rate_per_gpu" as rate, num_requests as n from runs order by rate'
+
+    def ask(sql: str, *options: str) -> Result:
+        return CliRunner().invoke(main, ["query", sql, str(tmp_path), *options])
+
+    table, wide, long = ask(sql), ask("select * from runs"), ask("select r.* from runs r, range(20)")
+    empty, both = ask("select * from runs where n > 5"), ask(sql, "--csv", "--json")
+
+    assert ask(sql, "--csv").stdout == "rate,n\n0.5,20\n1.0,20\n"
+    assert json.loads(ask(sql, "--json").stdout) == {"rows": [{"rate": 0.5, "n": 20}, {"rate": 1.0, "n": 20}]}
+    assert json.loads(ask("select date '2020-01-31' as d", "--json").stdout) == {
+        "rows": [{"d": "2020-01-31"}]
+    }
+    assert [line for line in table.stdout.splitlines() if "0.5" in line and "20" in line]
+    assert [line for line in wide.stdout.splitlines() if line.startswith("│ e2e_mean_s ")]  # a line a column
+    assert long.stderr.startswith("Error: query: 40 rows of")
+    assert (empty.exit_code, both.exit_code) == (2, 2)
+    assert 'Referenced column "n" not found' in empty.stderr
+    assert "no row answers" in ask("select policy from runs where num_gpus = 0").stderr
 
 
 def test_a_figure_that_is_not_there_is_told_before_any_sweep_runs(trace: Path, tmp_path: Path) -> None:

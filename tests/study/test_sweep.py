@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from batchsim import BatchsimError, ConfigError, simulate
+from batchsim import BatchsimError, ConfigError, load_sweep, simulate
 from batchsim.figures.results import read_sweep
 from batchsim.files import sibling, write_whole
 from batchsim.policies.base import Setting
@@ -14,6 +14,7 @@ from batchsim.policies.batching import Greedy
 from batchsim.policies.presets import Preset
 from batchsim.policies.queueing import Fifo
 from batchsim.policies.sizing import FixedSize
+from batchsim.results.dataset import describe
 from batchsim.study import sweep
 from batchsim.study.sweep import SweepProgress, parse_shard, plan, read_sweep_file, run_sweep
 
@@ -142,13 +143,28 @@ def test_results_hold_what_each_run_gives_alone(tmp_path: Path) -> None:
     assert stored["e2e_mean_s"].tolist() == results["e2e_mean_s"].tolist()
 
 
-def test_two_processes_write_the_same_results_as_one(tmp_path: Path) -> None:
+def test_the_dataset_holds_what_the_table_holds_with_types(tmp_path: Path) -> None:
+    results = run_sweep(sweep_file(tmp_path), tmp_path)
+
+    dataset = load_sweep(tmp_path / "small")
+
+    assert list(dataset) == ["sweep", *results]
+    assert set(dataset["sweep"]) == {"small"}
+    assert {name: dataset[name].dropna().tolist() for name in results} == {
+        name: results[name].dropna().tolist() for name in results
+    }
+    assert dataset["saturated"].dtype == "boolean"
+    assert describe(tmp_path / "small")["sweep"]["grid"]["policy.preset"] == ["static_fifo", "multi_bin"]
+
+
+@pytest.mark.parametrize("file", ["results.csv", "dataset.parquet"])
+def test_two_processes_write_the_same_results_as_one(tmp_path: Path, file: str) -> None:
     path = sweep_file(tmp_path)
 
     run_sweep(path, tmp_path / "one")
     run_sweep(path, tmp_path / "two", jobs=2)
 
-    one, two = (tmp_path / name / "small" / "results.csv" for name in ("one", "two"))
+    one, two = (tmp_path / name / "small" / file for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -484,6 +500,7 @@ def test_no_row_is_lost_when_two_shards_end_together(tmp_path: Path, monkeypatch
     run_sweep(path, tmp_path, shard=(1, 2))
 
     assert len(pd.read_csv(tmp_path / "small" / "results.csv")) == 4
+    assert len(load_sweep(tmp_path)) == 4
 
 
 def test_a_part_of_the_grid_says_so(tmp_path: Path) -> None:

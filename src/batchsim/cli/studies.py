@@ -1,9 +1,9 @@
-"""``batchsim sweep``, ``figures``: many runs, and their pictures."""
+"""``batchsim sweep``, ``query``, ``figures``: many runs, what is asked of them, and their pictures."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides
-from batchsim.cli.output import notice, plain, stderr, warn
-from batchsim.errors import BatchsimError
+from batchsim.cli.output import echo_json, echo_table, notice, plain, stderr, warn
+from batchsim.errors import BatchsimError, ConfigError
 
 if TYPE_CHECKING:
     from batchsim.config import SweepConfig
     from batchsim.study.sweep import PlannedRun, SweepProgress
+
+
+#: Of a table that a terminal shows.
+_MOST_COLUMNS = 16
 
 
 @click.command()
@@ -87,6 +91,63 @@ def _check_figure(sweep: SweepConfig, runs: Sequence[PlannedRun], path: Path) ->
     from batchsim.figures.plots import check_figure  # which takes a second to import
 
     check_figure(sweep, runs, path)
+
+
+@click.command()
+@click.argument("sql")
+@click.argument("results_dir", type=OUTPUT_PATH, default=Path("results"))
+@click.option("--csv", "as_csv", is_flag=True, help="Print a CSV table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+def query(sql: str, results_dir: Path, as_csv: bool, as_json: bool) -> None:
+    """Ask the table `runs` of a sweep, or of a folder of sweeps, in SQL (DuckDB's).
+
+    For example: select policy, avg(e2e_mean_s) from runs group by policy. A name with dots stands in
+    double quotes.
+    """
+    from batchsim.files.tables import csv_text
+    from batchsim.results.dataset import query as ask
+
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other")
+    answer = ask(sql, results_dir)
+    if as_json:
+        echo_json({"rows": [_plain_values(row) for row in answer.to_pylist()]})
+    elif as_csv:
+        click.echo(csv_text(answer.to_pandas()), nl=False)
+    else:
+        _echo_answer(answer.to_pydict())
+
+
+def _plain_values(value: Any) -> Any:
+    """As JSON has them: dates, decimals and the like are text."""
+    if isinstance(value, dict):
+        return {key: _plain_values(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain_values(one) for one in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _echo_answer(columns: Mapping[str, Sequence[object]]) -> None:
+    """Print a table; of a few runs with many columns, a line for each of these."""
+    cells = {name: [_cell(value) for value in values] for name, values in columns.items()}
+    num_rows = len(next(iter(cells.values())))
+    if num_rows == 0:
+        notice("no row answers the query")
+    elif len(cells) <= _MOST_COLUMNS:
+        echo_table("", list(cells), list(zip(*cells.values(), strict=True)))
+    elif num_rows <= _MOST_COLUMNS // 2:
+        echo_table("", ["", *map(str, range(1, num_rows + 1))], [[name, *one] for name, one in cells.items()])
+    else:
+        raise ConfigError(
+            f"query: {num_rows} rows of {len(cells)} columns make no table to read; name fewer columns, or "
+            "print --csv or --json"
+        )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @click.command()

@@ -18,6 +18,7 @@ from batchsim.config import SweepConfig
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.files import json_text, read_json, remove_dead_partials, resolved, write_whole
 from batchsim.files.tables import csv_text
+from batchsim.results.dataset import DATASET, write_dataset
 from batchsim.results.store import read_summary, save_failure
 from batchsim.study.plan import PlannedRun, parse_shard, plan, read_sweep_file, take_shard
 from batchsim.study.processes import run_all
@@ -54,10 +55,10 @@ def run_sweep(
     """Run what is not yet finished of a sweep and collect all that is.
 
     Each run is saved as soon as it ends, as ``output_dir/<name>/runs/<run id>``, or ``failure.json`` there
-    says why there is none. In ``output_dir/<name>``, ``results.csv`` gets a row for each finished run, what
-    was varied, its summary and ``num_runs_planned``, how many rows it will have; ``sweep.json`` tells what
-    the sweep was. What is finished is run again if any file, policy or code that decides it has changed, or
-    if its files are no longer whole.
+    says why there is none. In ``output_dir/<name>``, ``results.csv`` and ``dataset.parquet`` get a row for
+    each finished run, what was varied, its summary and ``num_runs_planned``, how many rows it will have;
+    ``sweep.json`` tells what the sweep was. What is finished is run again if any file, policy or code that
+    decides it has changed, or if its files are no longer whole.
 
     Parameters
     ----------
@@ -151,6 +152,8 @@ class _Folder:
         self.finished: Summaries = {}
         self._sweep = sweep
         self._tables = ["requests"] if sweep.save == "tables" else []
+        self._shown = sweep.model_dump(mode="json")
+        self._is_full = False
         self._file = self._content = ""
 
     def claim(
@@ -159,6 +162,7 @@ class _Folder:
         """Write ``sweep.json``; return what was in it, of this sweep's last time."""
         self._file = str(resolved(file))
         self._content = hashlib.sha256(file.read_bytes()).hexdigest()
+        self._is_full = full
         before = _object(self.path / "sweep.json")
         if not overwrite:
             self._refuse_other(before)
@@ -167,7 +171,7 @@ class _Folder:
         shown = {
             "batchsim": __version__,
             "is_full": full,
-            "sweep": self._sweep.model_dump(mode="json"),
+            "sweep": self._shown,
             "file": self._file,
             "sha256": self._content,
             "inputs": {name: digest for run in runs for name, digest in run.inputs.items()},
@@ -216,7 +220,7 @@ class _Folder:
             remove_dead_partials(self.path / "runs")
 
     def collect(self, runs: Sequence[PlannedRun]) -> pd.DataFrame:
-        """Write ``results.csv`` from all runs that are finished, whoever did them, and return it.
+        """Write both tables of all runs that are finished, whoever did them, and return ``results.csv``'s.
 
         Others may end at the same time and write as well: whoever writes last has seen the runs of all.
         """
@@ -224,12 +228,19 @@ class _Folder:
         self._read_missing(runs)
         while True:
             num_finished = len(self.finished)
-            results = _table(runs, self.finished)
-            content = csv_text(results)
-            write_whole(self.path / "results.csv", content)
+            rows = _rows(runs, self.finished)
+            results = _table(rows).assign(num_runs_planned=len(runs))
+            write_whole(self.path / "results.csv", csv_text(results))
+            self._write_dataset(runs, rows)
             self._read_missing(runs)
             if len(self.finished) == num_finished:
                 return results
+
+    def _write_dataset(self, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]]) -> None:
+        contents = {(Path(name).name, digest) for run in runs for name, digest in run.inputs.items()}
+        described = {"is_full": self._is_full, "sweep": self._shown, "inputs": sorted(contents)}
+        planned = {"num_runs_planned": len(runs)}
+        write_dataset(self.path / DATASET, self._sweep.name, [{**row, **planned} for row in rows], described)
 
     def _refuse_other(self, described: Mapping[str, Any]) -> None:
         """Leave the table of another sweep alone; ours may be edited, or lie elsewhere on other machines."""
@@ -257,18 +268,21 @@ class _Folder:
         return self.path / "runs" / run.run_id
 
 
-def _table(runs: Sequence[PlannedRun], summaries: Summaries) -> pd.DataFrame:
-    rows = [
+def _rows(runs: Sequence[PlannedRun], summaries: Summaries) -> list[dict[str, Any]]:
+    return [
         {"run_id": run.run_id, "case": run.case, **run.varied, **summaries[run.run_id]}
         for run in runs
         if run.run_id in summaries
     ]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     results = pd.DataFrame(rows)
     mixed = results.columns[results.dtypes == np.dtype(object)]
     nested = [name for name in mixed if results[name].map(lambda value: isinstance(value, list | dict)).any()]
     for name in nested:
         results[name] = results[name].map(partial(json.dumps, allow_nan=False))
-    return results.assign(num_runs_planned=len(runs))
+    return results
 
 
 def _object(file: Path) -> dict[str, Any]:
