@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from batchsim._version import __version__
-from batchsim.cli import fits, hardware, policies, profiles, runs, sizing, studies, traces
+from batchsim.cli import fits, hardware, interchange, policies, profiles, runs, sizing, studies, traces
 from batchsim.cli.evidence import fidelity, operators, roofline, validation
 from batchsim.cli.groups import Group
 from batchsim.errors import BatchsimError, ConfigError, TraceError
@@ -85,3 +85,4 @@ main.add_command(fidelity.fidelity_report)
 main.add_command(roofline.roofline_error)
 main.add_command(operators.fidelity_hardware)
 main.add_command(traces.trace)
+main.add_command(interchange.export)

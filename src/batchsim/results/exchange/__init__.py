@@ -1,0 +1,1 @@
+"""Runs in the files of benchmarks of serving engines, written and read."""
