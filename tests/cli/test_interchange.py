@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from batchsim.cli import main
 from batchsim.results.measured_tables import read_measured
+from tests.results.test_measured_tables import SGLANG, written
 
 TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "".join(
     f"{0.4 * row},{20 + row % 7},{1 + row * 37 % 90}\n" for row in range(40)
@@ -68,3 +69,48 @@ def test_a_trace_is_converted_for_others_and_what_is_lost_is_told(
     assert len(lines) == 40 + (form == "burstgpt")
     if form != "burstgpt":
         assert json.loads(lines[1])["timestamp"] == {"mooncake": 400, "guidellm": 0.4}[form]
+
+
+def test_measured_results_become_a_run_and_stand_beside_simulations(run_dir: Path, tmp_path: Path) -> None:
+    file, folder, out = tmp_path / "mine.json", tmp_path / "mine", tmp_path / "out"
+    CliRunner().invoke(main, ["export", str(run_dir), str(file), "--to", "vllm-bench"])
+
+    done = CliRunner().invoke(main, ["import-results", str(file), "-o", str(folder), "--slo", "ttft:500"])
+    shown = CliRunner().invoke(main, ["compare", "--measured", str(folder), "-o", str(out)])
+    printed = CliRunner().invoke(
+        main, ["compare", "--measured", str(file), "--policy", "vllm_v1,orca", "--json"]
+    )
+
+    for result in (done, shown, printed):
+        assert result.exit_code == 0, result.output
+    assert "40 requests of vLLM bench" in done.stderr
+    assert json.loads((folder / "summary.json").read_text("utf-8"))["slo_attainment"] is not None
+    for text in ("measured (vLLM bench)", "vllm_v1", "E2E against mine, same requests (ms)"):
+        assert text in shown.stdout
+    assert {path.name for path in out.iterdir()} == {"differences.csv", "vllm_v1"}
+    tree = json.loads(printed.stdout)
+    assert list(tree["summaries"]) == ["vllm_v1", "orca"]
+    means_s = [one["e2e_mean_s"] for one in (tree["measured"], tree["summaries"]["vllm_v1"])]
+    assert means_s[0] == pytest.approx(means_s[1])
+    assert tree["measured"]["busy_fraction"] is None
+
+
+def test_several_runs_of_a_file_get_a_folder_each(tmp_path: Path) -> None:
+    file = written(tmp_path, SGLANG, SGLANG)
+
+    done = CliRunner().invoke(main, ["import-results", str(file), "-o", str(tmp_path / "all")])
+    refused = CliRunner().invoke(main, ["compare", "--measured", str(file)])
+
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["run-1", "run-2"]
+    assert refused.exit_code == 2
+    assert "holds 2 runs" in refused.stderr
+
+
+def test_a_folder_that_is_taken_is_refused_before_anything_is_read(run_dir: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, SGLANG)
+
+    refused = CliRunner().invoke(main, ["import-results", str(file), "-o", str(run_dir)])
+
+    assert refused.exit_code == 2
+    assert "holds a run already" in refused.stderr

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsim.cli.interchange import compare_with
 from batchsim.cli.numbers import milliseconds, signed
 from batchsim.cli.options import OUTPUT_PATH, overrides, replication_options, run_options, stopping
 from batchsim.cli.output import (
@@ -110,6 +111,12 @@ def _follow(watch: ProgressWatch, name: str, k: int, recorder: Recorder) -> None
     metavar="NAME",
     help="Repeat or separate by commas; default: all presets of the configured one's world.",
 )
+@click.option(
+    "--measured",
+    type=OUTPUT_PATH,
+    metavar="RESULT",
+    help="What a benchmark measured (file, or folder of import-results): beside simulations of its requests.",
+)
 def compare_(
     config_file: Path | None,
     output_dir: Path | None,
@@ -117,6 +124,7 @@ def compare_(
     as_json: bool,
     verbose: bool,
     policies: tuple[str, ...],
+    measured: Path | None,
     **given: Any,
 ) -> None:
     """Simulate several policies on the same arrivals; print their metrics and paired differences."""
@@ -129,6 +137,10 @@ def compare_(
 
     enough = stopping(given)
     names = [name for given_names in policies for name in given_names.split(",")]
+    if measured is not None:
+        places = (config_file, output_dir)
+        compare_with(measured, names, *places, overwrite=overwrite, as_json=as_json, given=given)
+        return
     config = load_config(config_file, overrides(given))
     names = names or names_of(is_iteration_level=find_preset(config.policy.preset).is_iteration_level)
     if output_dir is not None:
@@ -136,7 +148,7 @@ def compare_(
         for file in ("differences.csv", "paired_differences.csv"):
             check_file(output_dir / file, inputs=inputs, overwrite=overwrite)
         for name in names:
-            check_vacant(output_dir / _folder(name), overwrite=overwrite, inputs=inputs)
+            check_vacant(output_dir / folder_of(name), overwrite=overwrite, inputs=inputs)
     with hardware_told(config), progress_watch() as watch:
         if enough is None:
             done, comparison = None, compare(config, names, on_start=watch.follow)
@@ -152,7 +164,7 @@ def compare_(
     differences, twins = (done or comparison).differences, (done or comparison).twins
     if output_dir is not None:
         for name, one in (results if done is None else done.replications).items():
-            one.save(output_dir / _folder(name), overwrite=overwrite)
+            one.save(output_dir / folder_of(name), overwrite=overwrite)
         file = "differences.csv" if done is None else "paired_differences.csv"
         write_whole(output_dir / file, csv_text(differences))
     summaries = {name: result.summary for name, result in results.items()}
@@ -181,7 +193,8 @@ def compare_(
         warn(sentence)
 
 
-def _folder(policy: str) -> str:
+def folder_of(policy: str) -> str:
+    """Name the folder of a policy's results."""
     return policy.replace(":", ".")  # module:preset is no file name everywhere
 
 

@@ -52,12 +52,15 @@ class MeasuredRun:
     has_arrivals
         Whether the arrivals are those of the run; else they are drawn, so that distributions of times may be
         compared, but neither single requests nor throughput.
+    num_left_out
+        Requests of the file that are not in it: failed, unfinished, or of the warm-up.
     """
 
     tool: str
     requests: pd.DataFrame
     notices: tuple[str, ...] = ()
     has_arrivals: bool = True
+    num_left_out: int = 0
 
     def workload(self, name: str) -> Workload:
         """Return the requests as they were sent."""
@@ -165,7 +168,15 @@ def _bench(tree: Mapping[str, Any], where: str) -> MeasuredRun:
         *_left_out(len(rows) - len(answered), where),
         *remarks,
     ]
-    return _run(tool, table.assign(latency=latency_s), arrival_s, notices, where, has_arrivals)
+    return _run(
+        tool,
+        table.assign(latency=latency_s),
+        arrival_s,
+        notices,
+        where,
+        has_arrivals=has_arrivals,
+        num_left_out=len(rows) - len(answered),
+    )
 
 
 def _sent_s(
@@ -219,7 +230,7 @@ def _guidellm_benchmark(benchmark: Mapping[str, Any], where: str) -> MeasuredRun
         f"{where}: read as of GuideLLM, starts and ends in Unix seconds, first tokens in ms",
         *_left_out(num_left_out, where),
     ]
-    return _run("GuideLLM", raw, arrival_s, notices, where)
+    return _run("GuideLLM", raw, arrival_s, notices, where, num_left_out=num_left_out)
 
 
 def _aiperf(documents: Sequence[Mapping[str, Any]], where: str) -> list[MeasuredRun]:
@@ -255,7 +266,7 @@ def _aiperf(documents: Sequence[Mapping[str, Any]], where: str) -> list[Measured
     if num_warmup:
         notices.append(f"{where}: {num_warmup} requests of the warm-up are left out")
     arrival_s = since_first_s(table[["request_start_ns"]].infer_objects(), "request_start_ns", where, 1e9)
-    return [_run("AIPerf", table, arrival_s, notices, where)]
+    return [_run("AIPerf", table, arrival_s, notices, where, num_left_out=num_left_out + num_warmup)]
 
 
 def _run(
@@ -264,7 +275,9 @@ def _run(
     arrival_s: NDArray[np.float64],
     notices: Sequence[str],
     where: str,
+    *,
     has_arrivals: bool = True,
+    num_left_out: int = 0,
 ) -> MeasuredRun:
     """Make the table from the lengths, ``latency`` and ``ttft`` in seconds (missing where not told)."""
     if arrival_s.max() > _LONGEST_S:
@@ -290,7 +303,7 @@ def _run(
             "TTFT and TPOT are not compared"
         )
         notices = [*notices, untold]
-    return MeasuredRun(tool, table, tuple(notices), has_arrivals)
+    return MeasuredRun(tool, table, tuple(notices), has_arrivals, num_left_out)
 
 
 def _ttft_s(

@@ -55,8 +55,8 @@ class Answers:
             return ()
         if self.has_first:
             return (
-                "batches that run to completion do not tell when each token came; what follows the first is "
-                "one piece",
+                "the run does not tell when each token came, as batches that run to completion and imported "
+                "results do not; what follows the first is one piece",
             )
         return ("the run does not tell when first tokens came; each answer is one piece",)
 

@@ -19,7 +19,8 @@ from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.files import resolved
 from batchsim.latency.store import load_latency
-from batchsim.results.measured_tables import MeasuredRun, read_measured
+from batchsim.results.exchange.imported import read_results
+from batchsim.results.measured_tables import MeasuredRun
 from batchsim.study.run import simulate
 from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.comparison import MAPE, THROUGHPUT, Comparison, compare_requests
@@ -40,7 +41,7 @@ def validate_results(paths: Sequence[Path], predicted: Path, settings: Mapping[s
     Parameters
     ----------
     paths
-        Files that `read_measured` reads.
+        What `read_results` reads.
     predicted
         A latency file.
     settings
@@ -72,7 +73,7 @@ def _named(paths: Sequence[Path]) -> dict[str, MeasuredRun]:
     """Runs by the name of their file, numbered where there are several of a name."""
     named: dict[str, MeasuredRun] = {}
     for path in {resolved(path): path for path in paths}.values():
-        for run in read_measured(path):
+        for run in read_results(path):
             names = chain([path.stem], (f"{path.stem}_{number}" for number in count(2)))
             named[next(name for name in names if name not in named)] = run
     return named

@@ -16,6 +16,7 @@ from batchsim.config import flat
 from batchsim.errors import ConfigError
 from batchsim.latency.families import as_batch_latency, as_iteration_latency
 from batchsim.latency.store import load_latency
+from batchsim.results.exchange.imported import is_imported
 from batchsim.results.store import load_run
 from batchsim.study.setup.hardware import AnyLatency
 from batchsim.validation.comparison import THROUGHPUT, compare_requests, relative_half_range
@@ -34,7 +35,7 @@ def validate(
     ----------
     measured
         Run directories, or folders of such. Runs with the same configuration, trace and machine are repeats.
-        Or files of others' benchmarks (`read_measured`), each run of which is a case.
+        Or what `read_results` reads of others' benchmarks, each run of which is a case.
     predicted
         A latency file, with which every measured run is simulated; or the directory of a run, which is only
         compared.
@@ -50,7 +51,7 @@ def validate(
     for path in measured:
         if not path.exists():
             raise ConfigError(f"{path}: no such file or folder")
-    are_files = [path.is_file() for path in measured]
+    are_files = [path.is_file() or is_imported(path) for path in measured]
     if all(are_files):
         return validate_results(measured, predicted, settings or {})
     if any(are_files):
