@@ -184,6 +184,14 @@ CONTROLLER_COLUMNS: Mapping[str, Any] = {
     "measured": np.float64,  # the controlled metric, seconds
 }
 
+#: One row per time and probability: the value that such a share of the requests (of the gaps between tokens)
+#: is at or below. Seconds.
+SKETCH_COLUMNS: Mapping[str, Any] = {
+    "metric": "category",  # e2e_s, queueing_s, ttft_s, tpot_s, itl_s
+    "probability": np.float32,
+    "value": np.float32,
+}
+
 
 ColumnT = TypeVar("ColumnT", covariant=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from batchsim.errors import ConfigError
@@ -25,6 +26,7 @@ from batchsim.files import (
     sibling,
 )
 from batchsim.files.tables import check_numbers
+from batchsim.metrics.weighted import Floats
 from batchsim.records import (
     BATCH_COLUMNS,
     CONTROLLER_COLUMNS,
@@ -35,9 +37,11 @@ from batchsim.records import (
     PREEMPTION_COLUMNS,
     REPLICA_STATE_COLUMNS,
     REQUEST_COLUMNS,
+    SKETCH_COLUMNS,
     TENANT_COLUMNS,
     TRANSFER_COLUMNS,
 )
+from batchsim.results.sketches import PROBABILITIES
 from batchsim.workload.formats import write_trace
 from batchsim.workload.request import Workload
 
@@ -70,6 +74,7 @@ _FILES = {
     "failure.json",
     "aggregated.json",
     "replications.csv",
+    "sketches.parquet",
     *(f"{name}.parquet" for name in (*TABLES, *ITERATION_TABLES, *CLUSTER_TABLES)),
 }
 
@@ -80,16 +85,18 @@ def save_run(
     summary: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
     *,
+    sketches: Mapping[str, Floats] | None = None,
     workload: Workload | None = None,
     more: Mapping[str, str] = MappingProxyType({}),
     overwrite: bool = False,
 ) -> None:
     """Write ``manifest.json``, ``summary.json`` and a parquet file per table into a new directory.
 
-    A workload that is given is ``workload.csv``: what a measured run needs to be simulated again; ``more``
-    are texts by file name, ``aggregated.json`` and ``replications.csv`` of a run that was repeated. All is
-    written beside the directory first and then renamed, so that a reader never meets half a run. The manifest
-    comes last and says under ``files`` how long each of the others is and what it hashes to.
+    What `sketches.sketch` made of the run is ``sketches.parquet``. A workload that is given is
+    ``workload.csv``: what a measured run needs to be simulated again; ``more`` are texts by file name,
+    ``aggregated.json`` and ``replications.csv`` of a run that was repeated. All is written beside the
+    directory first and then renamed, so that a reader never meets half a run. The manifest comes last and
+    says under ``files`` how long each of the others is and what it hashes to.
 
     Raises
     ------
@@ -106,6 +113,8 @@ def save_run(
             (partial / name).write_text(text, encoding="utf-8", newline="")
         for name, frame in tables.items():
             _write_table(partial / f"{name}.parquet", frame)
+        if sketches is not None:
+            _write_sketches(partial / "sketches.parquet", sketches)
         files = {file.name: _fingerprint_of(file) for file in sorted(partial.iterdir())}
         (partial / "manifest.json").write_bytes(_json_bytes({**manifest, "files": files}))
 
@@ -180,6 +189,18 @@ def load_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str,
     return manifest, summary, tables
 
 
+def read_sketches(directory: Path) -> pd.DataFrame | None:
+    """Read the distributions of a run's times, `records.SKETCH_COLUMNS`; None where none were saved.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot be read; it names the file.
+    """
+    file = Path(directory) / "sketches.parquet"
+    return _read_table(file, SKETCH_COLUMNS) if file.exists() else None
+
+
 def run_id(config: Mapping[str, Any], version: str, trace_hash: str | None) -> str:
     """Name a run by what it depends on: 12 hexadecimal digits, whatever the order of the keys."""
     canonical = json.dumps(
@@ -199,6 +220,24 @@ def _write_table(path: Path, frame: pd.DataFrame) -> None:
         for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
             part = frame.iloc[start : start + _ROWS_AT_ONCE]
             writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
+
+
+def _write_sketches(path: Path, sketches: Mapping[str, Floats]) -> None:
+    """Write `records.SKETCH_COLUMNS`, from arrays: a frame in between takes longer than all else of it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names, num = list(sketches), len(PROBABILITIES)
+    codes = np.repeat(np.arange(len(names), dtype=np.int32), num)
+    columns = {
+        "metric": pa.DictionaryArray.from_arrays(codes, pa.array(names, pa.string())),
+        "probability": np.tile(PROBABILITIES, len(names)).astype(np.float32),
+        "value": np.concatenate([*sketches.values(), []]).astype(np.float32),
+    }
+    # Nobody searches such a file by its values, and these are all different.
+    pq.write_table(
+        pa.table(columns), path, compression="zstd", use_dictionary=["metric"], write_statistics=False
+    )
 
 
 def _object(file: Path, content: bytes, *, is_ours: bool = False) -> dict[str, Any]:

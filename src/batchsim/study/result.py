@@ -17,7 +17,9 @@ from batchsim.metrics.cost import Expense
 from batchsim.metrics.efficiency import Hardware
 from batchsim.metrics.summary import summarise
 from batchsim.metrics.system import Window
+from batchsim.metrics.weighted import Floats
 from batchsim.records import Records, arrays
+from batchsim.results.sketches import sketch
 from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, save_run
 
 
@@ -116,6 +118,11 @@ class SimulationResult:
         filled = {name: frame for name, frame in more.items() if len(frame)}
         return {name: getattr(self, name) for name in names} | filled
 
+    @property
+    def sketches(self) -> Mapping[str, Floats]:
+        """Distributions of its times, `results.sketches.sketch`."""
+        return sketch(self.records, self.summary["num_warmup"])
+
     def with_warmup(self, num_requests: int) -> SimulationResult:
         """Summarise again with this many requests cut as warm-up."""
         if num_requests == self.summary["num_warmup"]:
@@ -142,6 +149,7 @@ class SimulationResult:
             dict(self.summary),
             self.tables,
             more=more,
+            sketches=self.sketches,
             overwrite=overwrite,
         )
         return Path(directory)

@@ -40,7 +40,14 @@ def attempt(task: Task) -> Failure | None:
         result = simulate(task.run.config)
         check_unchanged(task.run.inputs)
         tables = result.tables if task.save_tables else {}
-        save_run(task.directory, result.manifest, result.summary, tables, overwrite=True)
+        save_run(
+            task.directory,
+            result.manifest,
+            result.summary,
+            tables,
+            sketches=result.sketches,
+            overwrite=True,
+        )
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a policy may call sys.exit
