@@ -90,8 +90,16 @@ def synth(
     metavar="FILE",
     help="Keep requests that lie in the range of this latency model, alone and in any batch.",
 )
-def convert(source: Path, target: Path, fit_latency: Path | None, **given: Any) -> None:
-    """Read a trace of any known format and write it in ours (.csv, .csv.gz or .parquet).
+@click.option(
+    "--to",
+    "form",
+    type=click.Choice(["batchsim", "burstgpt", "mooncake", "guidellm"]),
+    default="batchsim",
+    show_default=True,
+    help="Format of TARGET: .csv, .csv.gz or .parquet of ours; .csv of BurstGPT; .jsonl of the others.",
+)
+def convert(source: Path, target: Path, fit_latency: Path | None, form: str, **given: Any) -> None:
+    """Read a trace of any known format and write it in ours, or in one that other tools replay.
 
     SOURCE may be measured results, as `batchsim validate` reads them: their requests, when they were sent.
     """
@@ -102,6 +110,7 @@ def convert(source: Path, target: Path, fit_latency: Path | None, **given: Any) 
     from batchsim.study.setup.coverage import cut_to_range
     from batchsim.workload.formats import write_trace
     from batchsim.workload.load import load_trace
+    from batchsim.workload.writers.foreign import write_foreign
 
     check_file(target, inputs=[source] if fit_latency is None else [source, fit_latency])
     try:
@@ -113,7 +122,11 @@ def convert(source: Path, target: Path, fit_latency: Path | None, **given: Any) 
         workload = measured
     if fit_latency is not None:
         workload = cut_to_range(workload, load_latency(fit_latency))
-    write_trace(workload, target)
+    if form == "batchsim":
+        write_trace(workload, target)
+    else:
+        for sentence in write_foreign(workload, target, form):
+            notice(sentence)
     _describe(workload)
 
 

@@ -12,6 +12,8 @@ With drafts an iteration is a span, and gives a request several tokens at once: 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,19 +96,37 @@ def token_times_s(
 ) -> Floats:
     """When each token of one finished request came, shape ``(output_tokens,)``; those of a step together."""
     request = rows(requests, np.asarray(requests["request_id"]) == request_id)
-    runs, spans_of = _runs_and_spans(request, iterations, preemptions)
-    at_start_s, decoded_s = [], [np.empty(0)]
-    for gpu_id, start_s, has_token, first, stop in zip(
-        runs.gpu_id, runs.start_s, runs.has_token_at_start, runs.first_span, runs.stop_span, strict=True
-    ):
-        at_start_s.append(np.repeat(start_s, has_token))
-        if stop > first:
-            decoded_s.append(_ends_s(_Spans._make(column[first:stop] for column in spans_of[gpu_id])))
-    ends_s = np.concatenate(decoded_s)
+    return next(answer_times_s(request, iterations, preemptions, decode_steps), np.empty(0))
+
+
+def answer_times_s(
+    requests: Table, iterations: Table, preemptions: Table, decode_steps: pd.DataFrame | None = None
+) -> Iterator[Floats]:
+    """When the tokens of each request came, request by request; none of those that did not finish.
+
+    With ``decode_steps`` every token of a step has its time, else a step has one: what a stream shows of it.
+    """
+    runs, spans_of = _runs_and_spans(requests, iterations, preemptions)
+    ends_of = {
+        gpu_id: (_ends_s(spans), np.concatenate([[0], np.cumsum(spans.num_iterations)]))
+        for gpu_id, spans in spans_of.items()
+    }
+    ids = np.asarray(requests["request_id"])
+    tokens_of: dict[Any, pd.Series[int]] = {}
     if decode_steps is not None and len(decode_steps):
-        is_its = decode_steps["request_id"].to_numpy() == request_id
-        ends_s = np.repeat(ends_s, decode_steps["tokens"].to_numpy()[is_its])
-    return np.sort(np.concatenate([*at_start_s, ends_s]))
+        tokens_of = dict(iter(decode_steps.groupby("request_id")["tokens"]))
+    bounds = np.searchsorted(runs.row, np.arange(len(ids) + 1))
+    for request_id, (start, stop) in zip(ids.tolist(), pairwise(bounds.tolist()), strict=True):
+        decoded_s = [np.empty(0)]
+        for run in range(start, stop):
+            if runs.num_decoded[run]:
+                ends_s, before = ends_of[runs.gpu_id[run]]
+                decoded_s.append(ends_s[before[runs.first_span[run]] : before[runs.stop_span[run]]])
+        at_start_s = runs.start_s[start:stop][runs.has_token_at_start[start:stop]]
+        after_s = np.concatenate(decoded_s)
+        if request_id in tokens_of:
+            after_s = np.repeat(after_s, tokens_of[request_id])
+        yield np.sort(np.concatenate([at_start_s, after_s]))
 
 
 def iteration_ends_s(iterations: Table) -> Floats:

@@ -100,15 +100,15 @@ def write_parquet(path: Path, frame: pd.DataFrame, kind: Kind, name: str) -> Non
     write_whole(path, content.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a CSV plain (``.csv``) or gzipped without a date (``.csv.gz``): same text, same bytes."""
-    if path.suffixes[-1:] == [".csv"]:
+def write_text(path: Path, text: str, suffix: str = ".csv") -> None:
+    """Write a text plain (``.csv``) or gzipped without a date (``.csv.gz``): same text, same bytes."""
+    if path.suffix == suffix:
         write_whole(path, text)
-    elif path.suffixes[-2:] == [".csv", ".gz"]:
+    elif path.suffixes[-2:] == [suffix, ".gz"]:
         write_whole(path, gzip.compress(text.encode(), compresslevel=6, mtime=0))
     else:
         raise ConfigError(f"{path}: cannot be written as {path.suffix or 'a file without suffix'}; "
-                          "use .csv, .csv.gz or .parquet")  # fmt: skip
+                          f"use {suffix}, {suffix}.gz or .parquet")  # fmt: skip
 
 
 def _read_bytes(path: Path, limits: Limits) -> bytes:
