@@ -41,7 +41,14 @@ def test_a_run_directory_holds_all_tables(trace: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["run", "--trace", str(trace), "-o", str(out), "--slo", "e2e:2000"])
 
     assert result.exit_code == 0, result.output
-    names = {"manifest.json", "summary.json", "requests.parquet", "batches.parquet", "controllers.parquet"}
+    names = {
+        "manifest.json",
+        "sketches.parquet",
+        "summary.json",
+        "requests.parquet",
+        "batches.parquet",
+        "controllers.parquet",
+    }
     assert {path.name for path in out.iterdir()} == names
     assert len(pd.read_parquet(out / "requests.parquet")) == 300
     assert json.loads((out / "manifest.json").read_text())["config"]["slo"]["e2e_ms"] == 2000

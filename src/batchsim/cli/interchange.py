@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
+from batchsim.cli.numbers import milliseconds
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides
 from batchsim.cli.output import (
     echo_json,
     echo_summaries,
     echo_table,
     hardware_told,
-    milliseconds,
     notice,
     progress_watch,
     warn_about,
