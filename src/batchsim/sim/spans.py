@@ -179,10 +179,12 @@ class SpanRunner:
             self._copy_swapped()
             return
         self._num = num = self._most_iterations(num_linear)
+        seconds = num * self._first_s + self._growth_s * (num * (num - 1) / 2)
         if num > 1:
-            self._watch()
-            num = self._num
-        self._end = LateTimeout(self._env, num * self._first_s + self._growth_s * (num * (num - 1) / 2))
+            self._watch(seconds)
+            if self._num < num:
+                seconds = self._seconds(self._num)
+        self._end = LateTimeout(self._env, seconds)
 
     def _copy_swapped(self) -> None:
         """Let the one iteration under way begin with the copies of preempted requests, to and fro."""
@@ -203,8 +205,8 @@ class SpanRunner:
         self._end.callbacks, end.callbacks = end.callbacks, []
         self._first_s += self._env.now - self._start_s
 
-    def _watch(self) -> None:
-        """Have the span cut by what may let a request join: an arrival, or one in front that gives up."""
+    def _watch(self, seconds: float) -> None:
+        """Have a span cut by what may let a request join: an arrival, or one in front that gives up."""
         waiting, running, inbox = self._waiting, self._running, self.inbox
         if waiting.num:
             waiting.on_leave = self._cut_for_who_waits
@@ -216,7 +218,7 @@ class SpanRunner:
             return
         if inbox.bring is None:
             self._is_watching = True
-        elif inbox.next_s < inf:
+        elif inbox.next_s - self._start_s < seconds:
             self._num = self._iterations_to_arrival(inbox.next_s)
 
     def end_soon(self) -> None:
