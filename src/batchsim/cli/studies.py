@@ -31,6 +31,7 @@ _MOST_COLUMNS = 16
 @click.option(
     "--shard", default="1/1", show_default=True, metavar="K/N", help="Every N-th run from the K-th on."
 )
+@click.option("--replications", type=int, metavar="N", help="Runs of each point, with other seeds.")
 @click.option("--latency", metavar="FILE", help="latency.json for all runs, whatever the sweep files name.")
 @click.option("--extrapolate", is_flag=True, help="Leave the calibrated range in all runs, counted.")
 @click.option(
@@ -46,7 +47,11 @@ def sweep(
     from batchsim.study.plan import parse_shard, plan, read_sweep_file
     from batchsim.study.sweep import run_sweep
 
-    options = {"full": given.pop("full"), "overrides": overrides(given)}
+    options = {
+        "full": given.pop("full"),
+        "replications": given.pop("replications"),
+        "overrides": overrides(given),
+    }
     part = parse_shard(shard)
     if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
         for path in experiments:

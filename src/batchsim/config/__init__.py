@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         TenantConfig,
         WorkloadConfig,
     )
-    from batchsim.config.sweep import GridConfig, SweepConfig
+    from batchsim.config.sweep import GridConfig, SweepConfig, WhenConfig
     from batchsim.config.tiers import TierConfig
 else:
     __getattr__, __dir__ = lazy(__name__)  # what a sweep is need not be built for a run
@@ -46,6 +46,7 @@ __all__ = [
     "SweepConfig",
     "TenantConfig",
     "TierConfig",
+    "WhenConfig",
     "WorkloadConfig",
     "flat",
     "load_config",

@@ -127,7 +127,7 @@ class SweepResults:
 def facets_of(sweep: SweepConfig, runs: pd.DataFrame, used: Sequence[str]) -> list[str]:
     """Settings that still vary among runs with the same values of those ``used``, but for the seed."""
     facets: list[str] = []
-    for key in dict.fromkeys([*sweep.grid, "case", *_settings(sweep)]):
+    for key in dict.fromkeys([*sweep.axes, "case", *_settings(sweep)]):
         if key == "seed" or key in used or key not in runs:
             continue
         if runs.groupby([*used, *facets], dropna=False)[key].nunique(dropna=False).max() > 1:
@@ -189,7 +189,7 @@ def _settings(sweep: SweepConfig) -> dict[str, list[Any]]:
     """All that a sweep varies, with the values that it lists; None for a case that leaves one open."""
     cases = [flat(case) for case in sweep.cases]
     of_cases = {key: [case.get(key) for case in cases] for case in cases for key in case if key != "label"}
-    return {**of_cases, **sweep.grid}
+    return {**of_cases, **sweep.axes}
 
 
 def _numeric_settings(sweep: SweepConfig) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from batchsim.config import RunConfig, SweepConfig, flat, read_toml, set_dotted, validate
 from batchsim.config.paths import anchored
@@ -17,7 +19,10 @@ from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.study.identity import identify, refresh_policy
 from batchsim.study.run import training_fraction
+from batchsim.study.sweeps.axes import points, varied_keys
 from batchsim.workload.predictor import Predictor, make_predictor
+
+_Act = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,8 @@ class PlannedRun:
     case
         Label of the case; empty where the sweep has none.
     varied
-        Dotted keys that the sweep varies, with the values of this run.
+        Dotted keys that the sweep varies, with the values of this run; and ``replication``, from 0 on, where
+        there are several of any point.
     key
         The same for the same configuration, whatever its files hold.
     inputs
@@ -57,6 +63,7 @@ def read_sweep_file(
     *,
     full: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    replications: int | None = None,
 ) -> SweepConfig:
     """Read a sweep file, in whose folder the files that it names are.
 
@@ -65,58 +72,67 @@ def read_sweep_file(
     full
         Let the entries of its ``full`` table win.
     overrides
-        Dotted keys to values that win over all that the file says of them, the grid and cases included.
+        Dotted keys to values that win over all that the file says of them, the axes and cases included.
+    replications
+        Runs of each point, whatever the file says.
     """
     path = Path(path)
     sweep = validate(SweepConfig, read_toml(path), str(path))
-    base, grid = flat(sweep.base), dict(sweep.grid)
     if full:
-        base |= flat(sweep.full.base)
-        grid |= sweep.full.grid
-    base = _beside(path, base)
-    cases = [_beside(path, flat(case)) for case in sweep.cases]
-    grid = {key: [anchored(key, value, path.parent) for value in values] for key, values in grid.items()}
+        sweep = _full(sweep)
+    beside, all_beside = partial(_beside, path.parent), partial(_all_beside, path.parent)
+    sweep = _each_table(sweep, beside, all_beside)
+    whens = [when.model_copy(update={"has": all_beside(when.has)}) for when in sweep.when]
+    sweep = sweep.model_copy(update={"when": whens})
     if overrides:
         given = flat(overrides)
-        base |= given
-        cases = [_without(case, given) for case in cases]
-        grid = _without(grid, given)
-    return sweep.model_copy(update={"base": base, "grid": grid, "cases": cases})
+        sweep = _each_table(sweep, partial(_without, given), partial(_without, given))
+        sweep = sweep.model_copy(update={"base": {**sweep.base, **given}})
+    if replications is not None:
+        sweep = _replicated(sweep, replications)
+    return sweep
 
 
 def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
-    """List the runs, in the order of the file: cases outermost, the last key of the grid innermost.
+    """List the runs, in the order of the file: cases outermost, then the grid, its last key innermost.
+
+    Zipped lists and the axes of conditions lie within the grid, replications within all.
 
     Raises
     ------
     ConfigError
-        For a setting that no run can have, a file or an own policy that is not there, a key set by both a
-        case and the grid, or policies and predictors that would meet different requests; ``where`` begins
-        the sentence.
+        For a setting that no run can have, a file or an own policy that is not there, a key set twice, or
+        policies and predictors that would meet different requests; ``where`` begins the sentence.
     """
-    cases = [dict(case) for case in sweep.cases]
-    labels = [str(case.pop("label", "")) for case in cases]
-    varied = dict.fromkeys([key for case in cases for key in case] + list(sweep.grid)).keys()
-    base, runs = flat(sweep.base), []
+    with _told_of(where):
+        found = list(points(sweep))
+    varied, base, runs = varied_keys(sweep), flat(sweep.base), []
+    is_replicated = any(point.num_replications > 1 for point in found)
     built: dict[str, tuple[Policy, Predictor]] = {}
     fractions: list[tuple[RunConfig, float]] = []
-    for case, label in zip(cases, labels, strict=True):
-        if both := case.keys() & sweep.grid.keys():
-            raise ConfigError(
-                f"{where}: {min(both)} is set by a case and by the grid; one of them has to leave it"
-            )
-        for values in product(*sweep.grid.values()):
-            chosen = {**case, **dict(zip(sweep.grid, values, strict=True))}
-            config = _configure({**base, **chosen}, where)
-            shown = flat(config.model_dump(mode="json")) if varied - chosen.keys() else {}
-            used = {key: chosen.get(key, shown.get(key)) for key in varied}
+    for case, chosen, num_replications in found:
+        config = _configure({**base, **chosen}, where)
+        shown = flat(config.model_dump(mode="json")) if set(varied) - chosen.keys() else {}
+        used = {key: chosen.get(key, shown.get(key)) for key in varied}
+        with _told_of(where):
+            fractions.append((config, _training_fraction(config, built)))
+        for number in range(num_replications):
+            one = config.model_copy(update={"seed": replication_seed(config.seed, number)})
             with _told_of(where):
-                fractions.append((config, _training_fraction(config, built)))
-                key, run_id, inputs = identify(config)
-            runs.append(PlannedRun(run_id, config, label, used, key, inputs))
+                key, run_id, inputs = identify(one)
+            more = {"replication": number} if is_replicated else {}
+            runs.append(PlannedRun(run_id, one, case, used | more, key, inputs))
     if len({fraction for _, fraction in fractions}) > 1:
         _check_same_requests(fractions, where)
     return runs
+
+
+def replication_seed(seed: int, number: int) -> int:
+    """Return the seed of a replication: for the first its own, else one of 2^52."""
+    if number == 0:
+        return seed
+    (word,) = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+    return int(word) >> 12
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -173,9 +189,42 @@ def _check_same_requests(fractions: Sequence[tuple[RunConfig, float]], where: st
             )
 
 
-def _beside(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: anchored(key, value, path.parent) for key, value in settings.items()}
+def _full(sweep: SweepConfig) -> SweepConfig:
+    """Put what ``full`` says in place: entries of base and grid, and the rest as a whole."""
+    full = sweep.full
+    whole = {name: getattr(full, name) for name in ("zip", "when", "replications") if getattr(full, name)}
+    parts = {"base": {**flat(sweep.base), **flat(full.base)}, "grid": {**sweep.grid, **full.grid}}
+    return sweep.model_copy(update={**whole, **parts})
 
 
-def _without(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _replicated(sweep: SweepConfig, num: int) -> SweepConfig:
+    if num < 1:
+        raise ConfigError(f"replications is {num}; a whole number >= 1 is needed")
+    whens = [when.model_copy(update={"replications": None}) for when in sweep.when if when.grid]
+    return sweep.model_copy(update={"replications": num, "when": whens})
+
+
+def _each_table(sweep: SweepConfig, settings: _Act, lists: _Act) -> SweepConfig:
+    """Put what is in base and cases, and the lists of values of all axes, through a function each."""
+    whens = [when.model_copy(update={"grid": lists(when.grid)}) for when in sweep.when]
+    return sweep.model_copy(
+        update={
+            "base": settings(flat(sweep.base)),
+            "cases": [settings(flat(case)) for case in sweep.cases],
+            "grid": lists(sweep.grid),
+            "zip": [lists(one) for one in sweep.zip],
+            "when": whens,
+        }
+    )
+
+
+def _beside(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: anchored(key, value, folder) for key, value in settings.items()}
+
+
+def _all_beside(folder: Path, lists: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: [anchored(key, value, folder) for value in values] for key, values in lists.items()}
+
+
+def _without(given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in given}

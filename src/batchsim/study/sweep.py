@@ -48,6 +48,7 @@ def run_sweep(
     overwrite: bool = False,
     shard: tuple[int, int] = (1, 1),
     overrides: Mapping[str, Any] | None = None,
+    replications: int | None = None,
     check_figure: Callable[[SweepConfig, Sequence[PlannedRun], Path], None] | None = None,
     on_progress: Callable[[SweepProgress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -69,7 +70,7 @@ def run_sweep(
     shard
         ``(k, n)``: only every n-th run from the k-th on, for n machines that share the folder; then
         ``results.csv`` holds what all of them have finished so far.
-    overrides
+    overrides, replications
         As for `read_sweep_file`.
     check_figure
         Called before the first run with the sweep, all its runs and the file, to refuse a figure that they
@@ -89,7 +90,7 @@ def run_sweep(
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; a whole number >= 1 is needed")
-    sweep = read_sweep_file(path, full=full, overrides=overrides)
+    sweep = read_sweep_file(path, full=full, overrides=overrides, replications=replications)
     runs = plan(sweep, path)
     mine = {run.run_id: run for run in take_shard(runs, shard)}
     folder = _Folder(Path(output_dir) / sweep.name, sweep)
