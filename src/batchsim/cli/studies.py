@@ -27,6 +27,14 @@ _MOST_COLUMNS = 16
 @click.argument("experiments", nargs=-1, required=True, type=INPUT_FILE)
 @click.option("-o", "--output-dir", type=OUTPUT_PATH, default=Path("results"), show_default=True)
 @click.option("--jobs", type=int, default=1, show_default=True, help="Processes.")
+@click.option(
+    "--backend",
+    type=click.Choice(["processes", "dask"]),
+    default="processes",
+    show_default=True,
+    help="Processes of this machine, or a Dask cluster.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster; without it, one of this machine.")
 @click.option("--full", is_flag=True, help="The paper's grid instead of the small one.")
 @click.option(
     "--shard", default="1/1", show_default=True, metavar="K/N", help="Every N-th run from the K-th on."
@@ -38,9 +46,7 @@ _MOST_COLUMNS = 16
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of all runs, likewise."
 )
 @click.option("--overwrite", is_flag=True, help="Run again what is finished.")
-def sweep(
-    experiments: tuple[Path, ...], output_dir: Path, jobs: int, shard: str, overwrite: bool, **given: Any
-) -> None:
+def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: Any) -> None:
     """Run sweep files; what is finished is not run again."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -52,6 +58,7 @@ def sweep(
         "replications": given.pop("replications"),
         "overrides": overrides(given),
     }
+    place = {name: given.pop(name) for name in ("jobs", "backend", "scheduler", "overwrite")}
     part = parse_shard(shard)
     if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
         for path in experiments:
@@ -76,9 +83,8 @@ def sweep(
                 run_sweep(
                     path,
                     output_dir,
-                    jobs=jobs,
-                    overwrite=overwrite,
                     shard=part,
+                    **place,
                     on_progress=show,
                     on_notice=notice,
                     check_figure=_check_figure,

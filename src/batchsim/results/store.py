@@ -119,6 +119,15 @@ def save_run(
         (partial / "manifest.json").write_bytes(_json_bytes({**manifest, "files": files}))
 
 
+def adopt_run(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a run that another machine has saved, instead of what is there; as `save_run`."""
+    if others := files.keys() - _FILES:
+        raise ConfigError(f"{directory}: {min(others)} is no file of a run")
+    with _new_directory(directory, overwrite=True) as partial:
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+
+
 def save_failure(directory: Path, failure: Mapping[str, Any]) -> None:
     """Write ``failure.json``, why there is no run in a directory, instead of what is there; as `save_run`."""
     with _new_directory(directory, overwrite=True) as partial:

@@ -80,12 +80,13 @@ def read_sweep_file(
     sweep = validate(SweepConfig, read_toml(path), str(path))
     if full:
         sweep = _full(sweep)
-    beside, all_beside = partial(_beside, path.parent), partial(_all_beside, path.parent)
+    folder = path.parent.absolute()  # another process or machine may do the runs, in a folder of its own
+    beside, all_beside = partial(_beside, folder), partial(_all_beside, folder)
     sweep = _each_table(sweep, beside, all_beside)
     whens = [when.model_copy(update={"has": all_beside(when.has)}) for when in sweep.when]
     sweep = sweep.model_copy(update={"when": whens})
     if overrides:
-        given = flat(overrides)
+        given = _beside(Path.cwd(), flat(overrides))
         sweep = _each_table(sweep, partial(_without, given), partial(_without, given))
         sweep = sweep.model_copy(update={"base": {**sweep.base, **given}})
     if replications is not None:

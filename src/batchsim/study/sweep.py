@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from batchsim.results.store import read_summary, save_failure
 from batchsim.study.plan import PlannedRun, parse_shard, plan, read_sweep_file, take_shard
 from batchsim.study.processes import run_all
 from batchsim.study.setup.hardware import hardware_notices
+from batchsim.study.sweeps.dask_engine import LOCAL_WORKERS, run_on_dask
 from batchsim.study.worker import Failure, Task
 
 __all__ = ["PlannedRun", "SweepProgress", "parse_shard", "plan", "read_sweep_file", "run_sweep"]
@@ -44,6 +45,8 @@ def run_sweep(
     output_dir: str | Path,
     *,
     jobs: int = 1,
+    backend: Literal["processes", "dask"] = "processes",
+    scheduler: str | None = None,
     full: bool = False,
     overwrite: bool = False,
     shard: tuple[int, int] = (1, 1),
@@ -64,7 +67,11 @@ def run_sweep(
     Parameters
     ----------
     jobs
-        Processes.
+        Processes; with ``dask``, workers of a cluster of this machine: two where this is 1.
+    backend
+        Where the runs are done: in processes of this machine, or on a Dask cluster (docs/cluster.md).
+    scheduler
+        Address of a Dask cluster's scheduler, or the file it wrote; None: a cluster of this machine.
     overwrite
         Run again what is finished; take the folder over from another sweep file of the same name.
     shard
@@ -90,6 +97,8 @@ def run_sweep(
     """
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}; a whole number >= 1 is needed")
+    if scheduler is not None and backend != "dask":
+        raise ConfigError(f"scheduler {scheduler} is of the backend dask, not of {backend}")
     sweep = read_sweep_file(path, full=full, overrides=overrides, replications=replications)
     runs = plan(sweep, path)
     mine = {run.run_id: run for run in take_shard(runs, shard)}
@@ -115,8 +124,14 @@ def run_sweep(
     for notice in [*damaged, *folder.changes(before, to_do), *assumed]:
         say(notice)
     report()
+
+    def engine(tasks: Sequence[Task]) -> Iterator[tuple[Task, Failure | None]]:
+        if backend == "dask":
+            return run_on_dask(tasks, scheduler, jobs if jobs > 1 else LOCAL_WORKERS, say)
+        return run_all(tasks, jobs)
+
     try:
-        for run, failure in folder.run(to_do, jobs):
+        for run, failure in folder.run(to_do, engine):
             num_ended += 1
             failures += [] if failure is None else [f"{run}: {failure.sentence}"]
             report(None if failure is None else failures[-1])
@@ -209,11 +224,15 @@ class _Folder:
         shown = ", ".join(sorted(Path(name).name for name in changed))
         return [f"{shown} changed: {len(again)} runs are run again"] if again else []
 
-    def run(self, runs: Sequence[PlannedRun], jobs: int) -> Iterable[tuple[PlannedRun, Failure | None]]:
+    def run(
+        self,
+        runs: Sequence[PlannedRun],
+        engine: Callable[[Sequence[Task]], Iterator[tuple[Task, Failure | None]]],
+    ) -> Iterator[tuple[PlannedRun, Failure | None]]:
         """Do these runs; each is saved, or why it failed."""
         tasks = [Task(run, self._place(run), bool(self._tables)) for run in runs]
         try:
-            for task, failure in run_all(tasks, jobs):
+            for task, failure in engine(tasks):
                 if failure is not None:
                     self._save_failure(task, failure)
                 yield task.run, failure

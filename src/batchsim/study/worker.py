@@ -55,6 +55,14 @@ def attempt(task: Task) -> Failure | None:
     return None
 
 
+def attempt_in_worker(task: Task) -> Failure | None:
+    """Do as `attempt` where nobody presses Ctrl-C: an interrupt is one more fault of a policy."""
+    try:
+        return attempt(task)
+    except KeyboardInterrupt as error:
+        return _failure(error)
+
+
 def serve() -> None:
     """Do what comes in pickled on stdin, answer pickled on stdout, and end as soon as stdin does.
 
@@ -69,12 +77,7 @@ def serve() -> None:
     threading.Thread(target=_receive, args=(tasks, inbox), daemon=True).start()
     _send(answers, None)  # ready
     while True:
-        task = inbox.get()
-        try:
-            answer = attempt(task)
-        except KeyboardInterrupt as error:  # raised by a policy: nobody interrupts us
-            answer = _failure(error)
-        _send(answers, answer)
+        _send(answers, attempt_in_worker(inbox.get()))
 
 
 def _receive(tasks: BinaryIO, inbox: SimpleQueue[Task]) -> None:
