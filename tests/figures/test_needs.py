@@ -56,8 +56,8 @@ def test_the_shipped_experiments_meet_what_their_figures_need() -> None:
         ('"bin_sensitivity"', RATES, "setting 'policy.num_bins' is not varied"),
         ('"latency_throughput"', BINS, "setting 'workload.request_rate_per_gpu' is not varied"),
         ('"slo_pareto"', RATES, "metric 'slo_attainment' tells of limits that no run has; set one, e.g. slo"),
-        ('"seed_variance"', RATES, "several values of 'seed' are needed"),
-        ('"seed_variance"', "[grid]\nseed = [1]\n", "several values of 'seed' are needed"),
+        ('"seed_variance"', RATES, "several values of 'replication' or 'seed' are needed"),
+        ('"seed_variance"', "[grid]\nseed = [1]\n", "several values of 'replication' or 'seed' are needed"),
         ('"multi_bin_theorem"', BINS, "setting 'policy.batch_size' is not varied"),
         (
             '"multi_bin_theorem"',

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 
 from batchsim import ConfigError
 from batchsim.figures.mechanisms import prediction_error, saturated_throughput
@@ -434,3 +434,23 @@ def test_a_case_with_dollar_signs_or_an_underscore_first_stands_in_the_legend_as
     legend = [text.get_text().strip() for text in figure.legends[0].get_texts()]
     assert legend == ["_x", r"$\frac$"]
     assert len(content["png"]) > 0
+
+
+def test_intervals_over_replications_are_a_band_and_a_point_alone_has_a_bar() -> None:
+    rates, metric = [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 5.0, 5.0, 7.0, 9.0, 3.0, 5.0]
+    swept = results(
+        {RATE: rates},
+        **{RATE: [rate for rate in rates for _ in range(2)], "policy": ["a"] * 8, "replication": [0, 1] * 4},
+        e2e_mean_s=metric,
+    )
+
+    figure, table = over(swept, RATE, ["e2e_mean_s"])
+
+    drawn = figure.axes[0].collections
+    (band,) = (one for one in drawn if isinstance(one, PolyCollection))
+    ys = {round(float(y), 3) for path in band.get_paths() for _, y in path.vertices}
+    ends = [table["e2e_mean_s"] + sign * table["e2e_mean_s_ci95"] for sign in (-1, 1)]
+    assert {round(end[place], 3) for end in ends for place in (2, 3)} <= ys  # at 2, both runs are equal
+    (bars,) = (one for one in drawn if isinstance(one, LineCollection))
+    assert len(bars.get_segments()) == 1
+    assert any("over 2 replications (Student's t)" in text.get_text() for text in figure.texts)

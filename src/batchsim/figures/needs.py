@@ -77,12 +77,12 @@ def varied(*settings: str) -> Need:
     return missing
 
 
-def several(setting: str) -> Need:
-    """There is something to compare: runs that differ in a setting."""
+def several(*settings: str) -> Need:
+    """There is something to compare: runs that differ in one of some settings."""
 
     def missing(plan: Plan) -> str:
-        is_there = setting in plan.table and len(plan.table[setting].unique()) > 1
-        return "" if is_there else f"several values of {setting!r} are needed"
+        is_there = any(one in plan.table and len(plan.table[one].unique()) > 1 for one in settings)
+        return "" if is_there else f"several values of {' or '.join(map(repr, settings))} are needed"
 
     return missing
 

@@ -79,7 +79,7 @@ FIGURES: Mapping[str, Plot] = {
         "Policies met the same requests, seed by seed; overlapping bars therefore do not yet mean "
         "that two policies are equal. Ten traces do not span all: the one that is shipped is another "
         "part of a longer one, and may lie outside of them.",
-        (several("seed"), readable("policy")),
+        (several("replication", "seed"), readable("policy")),
     ),
     "multi_bin_theorem": Plot(
         mechanisms.multi_bin_theorem,

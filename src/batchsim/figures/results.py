@@ -201,7 +201,7 @@ def _numeric_settings(sweep: SweepConfig) -> list[str]:
 
 
 def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-    """Average runs that differ in the seed alone.
+    """Average runs that differ in the seed alone: replications, or seeds that the sweep lists.
 
     Returns
     -------

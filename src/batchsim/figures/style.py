@@ -191,7 +191,7 @@ def conditions(results: SweepResults, table: pd.DataFrame) -> str:
         f"{_expected_error(runs)}. "
         f"SLO: {shown or 'none'}. "
         f"Output lengths from: {_each(runs['predictor'])}. {_window_of(runs)}{_outside(runs)}"
-        f"{_intervals(table)}"
+        f"{_intervals(table, 'replications' if 'replication' in runs else 'seeds')}"
     )
 
 
@@ -258,19 +258,21 @@ def _expected_error(runs: pd.DataFrame) -> str:
     return f"; {runs['expected_error'].iloc[0]}"
 
 
-def _intervals(table: pd.DataFrame) -> str:
-    """Say what bars are drawn, and that there are none where there are none."""
+def _intervals(table: pd.DataFrame, several: str) -> str:
+    """Say what bands and bars are drawn, and that there are none where there are none."""
     all_metrics = [name.removesuffix("_ci95") for name in map(str, table) if name.endswith("_ci95")]
     having = [metric for metric in all_metrics if table[f"{metric}_ci95"].notna().any()]
     num_runs = int(table["num_runs"].max()) if "num_runs" in table else 1
-    lead = "Bars" if any(_is_seen(table, metric) for metric in having) else "Hidden by the markers"
+    lead = "Bands or bars" if num_runs > 1 else "Bars"
+    if not any(_is_seen(table, metric) for metric in having):
+        lead = "Hidden by the markers"
     if not having:
-        same = f"The same for all {num_runs} seeds: no" if num_runs > 1 else "No"
+        same = f"The same for all {num_runs} {several}: no" if num_runs > 1 else "No"
         return f"{same} intervals are drawn, and none claimed."
     if num_runs > 1:
         is_same = table[[f"{metric}_ci95" for metric in all_metrics]].isna().all(axis=1).any()
-        rest = "; where a row has none, the same for all seeds" if is_same else ""
-        return f"{lead}: 95 % intervals of the mean over {num_runs} seeds (Student's t){rest}."
+        rest = f"; where a row has none, the same for all {several}" if is_same else ""
+        return f"{lead}: 95 % intervals of the mean over {num_runs} {several} (Student's t){rest}."
     named = ", ".join(label_of(metric).split(" (")[0] for metric in having)
     rest = "; the others are of one run and claim none" if len(having) < len(all_metrics) else ""
     return f"{lead}: 95 % interval of {named} within the one run{rest}."
@@ -301,16 +303,21 @@ def _each(column: pd.Series[Any]) -> str:
 def draw_line(axes: Axes, part: pd.DataFrame, x: str, y: str, look: Look) -> None:
     """Draw the points of one policy or case, joined in order, with intervals.
 
+    Those over several runs are a band; those of one run, or of a point whose neighbours have none, are bars.
     Saturated points are hollow; those of runs too short to tell are pale.
     """
     axes.plot(part[x], part[y], color=look.color, ls=look.dashes, lw=look.line_width)
-    has_interval = part[f"{y}_ci95"].notna()
     above = part[f"{y}_ci95"]
     below = part.get(f"{y}_ci95_below", above).fillna(above)
+    is_mean = above.notna() & (part["num_runs"] > 1)
+    is_in_band = is_mean & (is_mean.shift(1, fill_value=False) | is_mean.shift(-1, fill_value=False))
+    low, high = (part[y] - below).where(is_in_band), (part[y] + above).where(is_in_band)
+    axes.fill_between(part[x], low, high, color=look.color, alpha=0.2, lw=0)
+    has_bar = above.notna() & ~is_in_band
     axes.errorbar(
-        part[x][has_interval],
-        part[y][has_interval],
-        [below[has_interval], above[has_interval]],
+        part[x][has_bar],
+        part[y][has_bar],
+        [below[has_bar], above[has_bar]],
         color=look.color,
         fmt="none",
         lw=1,

@@ -1,0 +1,128 @@
+"""How often intervals over replications hold: ``python -m tests.trust.replication_table`` prints a table.
+
+It stands in `docs/trust.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from batchsim.metrics.statistics import Interval, t_interval
+from batchsim.study.replications import replicate, replication_seed
+from batchsim.study.run import simulate
+from tests.sim.worlds import PLENTY, LinearLatency
+from tests.trust.interval_table import Coverage
+
+NUM_REPETITIONS, NUM_REPLICATIONS = 200, 10
+#: Runs, and requests of each, from which a mean is taken that no formula gives.
+NUM_LONG, LONG = 16, 20_000
+TOKENS_PER_S = 10_000
+
+
+@dataclass(frozen=True)
+class World:
+    """A configuration that draws its requests, how many of them a run has, and the mean E2E time."""
+
+    name: str
+    config: Mapping[str, Any]
+    num_requests: int
+    latency: Any = None
+    e2e_mean_s: float | None = None
+
+    def truth_s(self) -> float:
+        """The exact mean, or that of long runs."""
+        if self.e2e_mean_s is not None:
+            return self.e2e_mean_s
+        runs = [
+            simulate(
+                self.of(LONG), latency=self.latency, overrides={"seed": replication_seed(10**6, k)}
+            ).summary["e2e_mean_s"]
+            for k in range(NUM_LONG)
+        ]
+        return float(np.mean(runs))
+
+    def of(self, num_requests: int) -> dict[str, Any]:
+        """The configuration with so many requests."""
+        return {**self.config, "workload": {**self.config["workload"], "num_requests": num_requests}}
+
+    def interval(self, repetition: int, num_replications: int) -> Interval:
+        """What one user sees."""
+        done = replicate(
+            self.of(self.num_requests),
+            num=num_replications,
+            latency=self.latency,
+            overrides={"seed": repetition},
+        )
+        summary = done.summary
+        keys = ("e2e_mean_s", "e2e_mean_ci95_low_s", "e2e_mean_ci95_high_s")
+        return Interval(*(summary[key] for key in keys))
+
+
+def poisson(rate_per_s: float, prompt: int, output: Mapping[str, Any]) -> dict[str, Any]:
+    """Requests of a Poisson process."""
+    lengths = {"prompt": {"kind": "fixed", "tokens": prompt}, "output": output}
+    return {"generator": {"kind": "poisson", "rate_per_s": rate_per_s, **lengths}}
+
+
+def single_queue(rho: float, num_requests: int) -> World:
+    """M/M/1 as a run of the simulator: batches of one that last as long as their answer."""
+    config = {
+        "policy": {"preset": "static_fifo", "batch_size": 1},
+        "cluster": {"kv_capacity_tokens": PLENTY},
+        "workload": poisson(rho, 1, {"kind": "exponential", "mean": TOKENS_PER_S}),
+    }
+    latency = LinearLatency(per_token_s=1 / TOKENS_PER_S)
+    return World(f"M/M/1 at {rho:g}", config, num_requests, latency, 1 / (1 - rho))
+
+
+WORLDS = (
+    single_queue(0.5, 1000),
+    single_queue(0.8, 4000),
+    single_queue(0.9, 8000),
+    World(
+        "multi_bin",
+        {
+            "policy": {"preset": "multi_bin", "num_bins": 4},
+            "workload": poisson(1.5, 200, {"kind": "uniform", "low": 1, "high": 400}),
+        },
+        1000,
+    ),
+    World(
+        "vllm_v1",
+        {
+            "policy": {"preset": "vllm_v1"},
+            "workload": poisson(2.0, 500, {"kind": "exponential", "mean": 150}),
+        },
+        1000,
+    ),
+)
+
+
+def coverage(world: World, num_repetitions: int, num_replications: int) -> tuple[Coverage, float]:
+    """How many of the intervals hold the true mean, and the bias of their centres as a share of it."""
+    truth_s = world.truth_s()
+    intervals = [world.interval(repetition, num_replications) for repetition in range(num_repetitions)]
+    centres = t_interval([interval.mean for interval in intervals])
+    return Coverage.of(intervals, truth_s), centres.mean / truth_s - 1
+
+
+def main(names: list[str]) -> None:
+    """Print a row for each world, or those named."""
+    print("| run | requests | replications | intervals that hold | bias of their centres |")
+    print("|---|---:|---:|---:|---:|")
+    for world in WORLDS:
+        if not names or world.name in names:
+            covered, bias = coverage(world, NUM_REPETITIONS, NUM_REPLICATIONS)
+            print(
+                f"| {world.name} | {world.num_requests:,} | {NUM_REPLICATIONS} | {covered} | {bias:+.1%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
