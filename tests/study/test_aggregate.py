@@ -1,4 +1,3 @@
-import pandas as pd
 import pytest
 
 from batchsim.study.aggregate import aggregated, over_replications
@@ -56,18 +55,16 @@ def test_the_worst_verdict_stands_for_all_and_is_counted() -> None:
 
 
 def test_rows_of_a_point_become_one() -> None:
-    runs = pd.DataFrame(
-        [
-            {"run_id": "a", "case": "", "cluster.num_gpus": 1, "replication": 0, **RUN},
-            {"run_id": "b", "case": "", "cluster.num_gpus": 1, "replication": 1, **RUN, "e2e_mean_s": 2.0},
-            {"run_id": "c", "case": "", "cluster.num_gpus": 2, "replication": 0, **RUN},
-        ]
-    )
+    one, two = {"case": "", "cluster.num_gpus": 1}, {"case": "", "cluster.num_gpus": 2}
+    runs = [
+        {"run_id": "a", **one, "replication": 0, **RUN},
+        {"run_id": "b", **one, "replication": 1, **RUN, "e2e_mean_s": 2.0},
+        {"run_id": "c", **two, "replication": 0, **RUN},
+    ]
 
-    table = aggregated(runs, ["case", "cluster.num_gpus"])
+    first, second = aggregated(runs, ["case", "cluster.num_gpus"])
 
-    assert table["cluster.num_gpus"].tolist() == [1, 2]
-    assert table["e2e_mean_s"].tolist() == [1.5, 1.0]
-    assert table["num_replications"].tolist() == [2, 1]
-    assert table["e2e_mean_ci95_low_s"].tolist()[1] == 0.9  # of one run: its own
-    assert not {"run_id", "replication"} & set(table)
+    assert first | {**one, "e2e_mean_s": 1.5, "num_replications": 2} == first
+    assert second | {**two, "e2e_mean_s": 1.0, "num_replications": 1} == second
+    assert second["e2e_mean_ci95_low_s"] == 0.9  # of one run: its own
+    assert not {"run_id", "replication"} & {*first, *second}

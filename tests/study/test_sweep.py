@@ -539,3 +539,25 @@ def test_a_label_that_looks_like_a_formula_is_text_in_the_table_and_comes_back(t
     assert set(pd.read_csv(tmp_path / "small" / "results.csv")["case"]) == {"'=1+1"}
     found = read_sweep(next(path.parent for path in tmp_path.rglob("sweep.json")))
     assert set(found.runs["case"]) == {"=1+1"}
+
+
+def test_runs_that_differ_in_the_seed_alone_have_a_table_of_means(tmp_path: Path) -> None:
+    path = sweep_file(tmp_path, f"{SMALL}seed = [1, 2, 3]\n")
+
+    results = run_sweep(path, tmp_path)
+
+    table = pd.read_csv(tmp_path / "small" / "aggregated.csv")
+    assert len(table) == 4
+    assert (table["num_replications"] == 3).all()
+    point = ["policy.preset", "workload.request_rate_per_gpu"]
+    means_s = results.groupby(point)["e2e_p99_s"].mean()
+    assert table.set_index(point)["e2e_p99_s"].to_dict() == pytest.approx(means_s.to_dict())
+    assert (table["e2e_p99_ci95_low_s"] < table["e2e_p99_s"]).all()
+
+
+def test_a_table_of_means_does_not_outlive_its_seeds(tmp_path: Path) -> None:
+    run_sweep(sweep_file(tmp_path, f"{SMALL}seed = [1, 2]\n"), tmp_path)
+
+    run_sweep(sweep_file(tmp_path), tmp_path)
+
+    assert not (tmp_path / "small" / "aggregated.csv").exists()

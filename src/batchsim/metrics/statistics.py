@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from batchsim.metrics.student import t_quantile, two_sided_p
+
+Floats = NDArray[np.float64]
 
 _NUM_BATCHES = 48
 _FEWEST_VALUES = 2 * _NUM_BATCHES
@@ -42,6 +45,7 @@ class Interval(NamedTuple):
         return max(self.mean - self.low, self.high - self.mean)
 
 
+@cache
 def ci95_keys(key: str) -> tuple[str, str]:
     """Under which names the ends of a number's 95 % interval stand: the unit stays last.
 
@@ -78,11 +82,18 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) == 0:
         return Interval.around(math.nan, math.nan)
-    mean = float(sample.mean())
-    if len(sample) == 1:
-        return Interval.around(mean, math.nan)
-    quantile = t_quantile((1 + confidence) / 2, len(sample) - 1)
-    return Interval.around(mean, quantile * float(sample.std(ddof=1)) / math.sqrt(len(sample)))
+    means, half_widths = t_intervals(sample[np.newaxis], confidence)
+    return Interval.around(float(means[0]), float(half_widths[0]))
+
+
+def t_intervals(samples: Floats, confidence: float = 0.95) -> tuple[Floats, Floats]:
+    """Do `t_interval` for each row; return their means and half widths."""
+    num = samples.shape[1]
+    means = samples.mean(axis=1)
+    if num == 1:
+        return means, np.full(len(samples), math.nan)
+    quantile = t_quantile((1 + confidence) / 2, num - 1)
+    return means, quantile * samples.std(axis=1, ddof=1) / math.sqrt(num)
 
 
 def t_test(differences: ArrayLike) -> tuple[Interval, float]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from batchsim.metrics.statistics import Interval, ci95_keys, t_interval
+from batchsim.metrics.statistics import ci95_keys, t_intervals
 
+#: What runs of one point of a sweep differ in.
+SEEDS = ("replication", "seed")
 #: Numbers of a summary that say what was asked, not what came of it.
 CONDITIONS = ("seed", "num_gpus", "num_requests", "num_training", "num_dropped")
 #: Numbers that say how a summary was taken: their means are told, without an interval.
@@ -41,18 +44,32 @@ def over_replications(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first, num = summaries[0], len(summaries)
     if num == 1:
         return {**first, "num_replications": 1, **_counted(summaries)}
+    keys = [key for key in dict.fromkeys(key for one in summaries for key in one) if "_ci95_" not in key]
+    columns = {key: [summary.get(key) for summary in summaries] for key in keys}
+    numbers = [key for key, values in columns.items() if all(map(_is_number, values))]
+    samples = np.array([columns[key] for key in numbers], dtype=np.float64)  # None is NaN
+    means, half_widths = t_intervals(samples) if numbers else (samples, samples)
+    known = dict(zip(numbers, zip(means.tolist(), half_widths.tolist(), strict=True), strict=True))
     merged: dict[str, Any] = {}
-    for key in dict.fromkeys(key for summary in summaries for key in summary):
-        if "_ci95_" not in key:
-            merged |= _merged(key, [summary.get(key) for summary in summaries])
+    for key, values in columns.items():
+        is_same = all(value == values[0] for value in values)
+        if key not in known:
+            is_claim = all(isinstance(value, bool) for value in values)
+            merged[key] = all(values) if is_claim else values[0] if is_same else None
+        elif _is_condition(key):
+            merged[key] = values[0]
+        else:
+            mean, half_width = known[key]
+            merged[key] = values[0] if is_same else _known(mean)
+            if key not in _HOW_TAKEN:
+                ends = (math.nan, math.nan) if is_same else (mean - half_width, mean + half_width)
+                merged |= dict(zip(ci95_keys(key), map(_known, ends), strict=True))
     worst = max(summaries, key=lambda summary: _BADNESS.get(str(summary.get("verdict")), 0))
-    is_saturated = any(summary.get("saturated") for summary in summaries)
-    told = {key: worst[key] for key in ("verdict", "verdict_reason") if key in worst}
     return {
         **merged,
-        **told,
+        **{key: worst[key] for key in ("verdict", "verdict_reason") if key in worst},
         "seed": first.get("seed"),
-        "saturated": is_saturated,
+        "saturated": any(summary.get("saturated") for summary in summaries),
         "num_replications": num,
         **_counted(summaries),
         "intervals": f"Student's t over {num} replications",
@@ -67,18 +84,25 @@ def outcomes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         if "_ci95_" not in key
         and not _is_condition(key)
         and key not in _HOW_TAKEN
-        and any(_is_number(summary.get(key)) for summary in summaries)
+        and all(_is_number(summary.get(key)) for summary in summaries)
+        and any(summary.get(key) is not None for summary in summaries)
     ]
 
 
-def aggregated(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Summarise the rows that have the same values ``by``, as `over_replications`: a row for each."""
-    rows = []
-    for values, part in runs.groupby(list(by), sort=False, dropna=False) if by else [((), runs)]:
-        summaries = part.drop(columns=[*by, *_OF_RUNS], errors="ignore").to_dict("records")
-        named = [{str(key): value for key, value in summary.items()} for summary in summaries]
-        rows.append({**dict(zip(by, values, strict=True)), **over_replications(named)})
-    return pd.DataFrame(rows)
+def aggregated(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
+    """Summarise rows of a table of runs that have the same values ``by``, as `over_replications`.
+
+    A row for each combination, in order of appearance.
+    """
+    points: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        point = json.dumps([row.get(key) for key in by], default=str)  # values may be lists
+        points.setdefault(point, []).append({key: row[key] for key in row if key not in _OF_RUNS})
+    made = []
+    for runs in points.values():
+        summaries = [{key: run[key] for key in run if key not in by} for run in runs]
+        made.append({**{key: runs[0].get(key) for key in by}, **over_replications(summaries)})
+    return made
 
 
 #: Columns of a table of runs that tell its rows apart.
@@ -93,30 +117,13 @@ def _counted(summaries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _merged(key: str, values: Sequence[Any]) -> dict[str, Any]:
-    """One value, and the ends of its interval where it is a number that could differ."""
-    first = values[0]
-    is_same = all(value == first for value in values)
-    if all(isinstance(value, bool) for value in values):
-        return {key: all(values)}
-    if not all(value is None or _is_number(value) for value in values):
-        return {key: first if is_same else None}
-    if _is_condition(key):
-        return {key: first}
-    low, high = ci95_keys(key)
-    if is_same and first is not None:
-        told = Interval(first, math.nan, math.nan)
-    elif any(value is None or math.isnan(value) for value in values):
-        told = Interval(math.nan, math.nan, math.nan)
-    else:
-        told = t_interval(values)
-    ends = {} if key in _HOW_TAKEN else {low: told.low, high: told.high}
-    return {name: None if math.isnan(value) else value for name, value in ({key: told.mean} | ends).items()}
-
-
 def _is_condition(key: str) -> bool:
-    return key in CONDITIONS or key.startswith("expected_error")
+    return key in CONDITIONS or key.startswith("expected_error_")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

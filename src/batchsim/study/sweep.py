@@ -20,6 +20,7 @@ from batchsim.files import json_text, read_json, remove_dead_partials, resolved,
 from batchsim.files.tables import csv_text
 from batchsim.results.dataset import DATASET, write_dataset
 from batchsim.results.store import read_summary, save_failure
+from batchsim.study.aggregate import SEEDS, aggregated
 from batchsim.study.plan import PlannedRun, parse_shard, plan, read_sweep_file, take_shard
 from batchsim.study.processes import run_all
 from batchsim.study.setup.hardware import hardware_notices
@@ -252,6 +253,7 @@ class _Folder:
             results = _table(rows).assign(num_runs_planned=len(runs))
             write_whole(self.path / "results.csv", csv_text(results))
             self._write_dataset(runs, rows)
+            self._write_aggregated(runs, rows)
             self._read_missing(runs)
             if len(self.finished) == num_finished:
                 return results
@@ -261,6 +263,16 @@ class _Folder:
         described = {"is_full": self._is_full, "sweep": self._shown, "inputs": sorted(contents)}
         planned = {"num_runs_planned": len(runs)}
         write_dataset(self.path / DATASET, self._sweep.name, [{**row, **planned} for row in rows], described)
+
+    def _write_aggregated(self, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a row per point where runs differ in the seed alone; no table of another time stays."""
+        file = self.path / "aggregated.csv"
+        varied = runs[0].varied
+        by = [key for key in ("case", *varied) if key not in SEEDS]
+        if varied.keys().isdisjoint(SEEDS):
+            file.unlink(missing_ok=True)
+        else:
+            write_whole(file, csv_text(_table(aggregated(rows, by))))
 
     def _refuse_other(self, described: Mapping[str, Any]) -> None:
         """Leave the table of another sweep alone; ours may be edited, or lie elsewhere on other machines."""
