@@ -15,7 +15,18 @@ from typing import Any
 import click
 
 from batchsim._version import __version__
-from batchsim.cli import fits, hardware, interchange, policies, profiles, runs, sizing, studies, traces
+from batchsim.cli import (
+    fits,
+    hardware,
+    interchange,
+    policies,
+    profiles,
+    recommend,
+    runs,
+    sizing,
+    studies,
+    traces,
+)
 from batchsim.cli.evidence import fidelity, operators, roofline, validation
 from batchsim.cli.groups import Group
 from batchsim.errors import BatchsimError, ConfigError, TraceError
@@ -73,6 +84,7 @@ main.add_command(runs.compare_)
 main.add_command(policies.policies)
 main.add_command(hardware.hardware)
 main.add_command(sizing.capacity)
+main.add_command(recommend.recommend)
 main.add_command(studies.sweep)
 main.add_command(studies.figures)
 main.add_command(studies.query)

@@ -173,7 +173,7 @@ def overrides(given: dict[str, Any]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {setting!r}: write KEY=VALUE, e.g. cluster.memory_margin=0.2")
-        dotted[key.strip()] = _value(value)
+        dotted[key.strip()] = parse_value(value)
     return dotted
 
 
@@ -185,11 +185,11 @@ def parse_spec(text: str, name: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals:
             raise ConfigError(f"--{name} {text!r}: write KIND:KEY=VALUE,..., not {item!r}")
-        spec[key.strip()] = _value(value)
+        spec[key.strip()] = parse_value(value)
     return spec
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A TOML value where it is one, else the text itself."""
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]

@@ -174,7 +174,7 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
     if all(one.best.usd_per_hour is None for one in found.values()):
         del columns["USD/hour"], columns["USD/million output tokens"]
     echo_table(
-        f"{'Fewest GPUs' if is_asked else 'Highest rate'} with {_limits(config, share)}",
+        f"{'Fewest GPUs' if is_asked else 'Highest rate'} with {limits_in_words(config, share)}",
         list(columns),
         [[cell(case, one) for cell in columns.values()] for case, one in found.items()],
     )
@@ -204,7 +204,8 @@ def _unpriced(case: _Case, one: Capacity) -> list[str]:
     ]
 
 
-def _limits(config: RunConfig, share: float) -> str:
+def limits_in_words(config: RunConfig, share: float) -> str:
+    """What is wanted: the share within the limits per request, and those on statistics."""
     per_request = [f"{name} <= {limit:,.7g} ms" for name, limit in config.slo.told_ms.items()]
     of_many = [f"{name} <= {limit_s * 1000:,.7g} ms" for name, limit_s in config.slo.statistics_s.items()]
     first = [f"{share:.0%} of the requests within {', '.join(per_request)}"] if per_request else []

@@ -26,7 +26,7 @@ def expenses(cost: CostConfig, replicas: Iterable[tuple[GPUSpec, int, LatencyInf
         For a price of a GPU that neither ships nor is one of these, and for power that is none.
     """
     taken = [
-        Expense(gpu.name, num_gpus, _quote(cost, gpu.name)[0], _power(latency), gpu.power_watts)
+        Expense(gpu.name, num_gpus, gpu_usd_per_hour(cost, gpu.name), _power(latency), gpu.power_watts)
         for gpu, num_gpus, latency in replicas
     ]
     check_priced(cost, [one.gpu for one in taken])
@@ -39,6 +39,11 @@ def check_priced(cost: CostConfig, gpus: Iterable[str]) -> None:
     for name in cost.usd_per_gpu_hour if isinstance(cost.usd_per_gpu_hour, Mapping) else ():
         if name not in known:
             raise ConfigError(f"cost.usd_per_gpu_hour: unknown GPU {name!r:.60}; {nearest(name[:60], known)}")
+
+
+def gpu_usd_per_hour(cost: CostConfig, gpu: str) -> float | None:
+    """What a GPU of this name costs by the hour: as configured, else its list price; None where not known."""
+    return _quote(cost, gpu)[0]
 
 
 def describe_prices(cost: CostConfig, gpus: Iterable[str]) -> str | None:

@@ -1,0 +1,1 @@
+"""Figures of studies that are no sweeps: one table in, one picture out."""

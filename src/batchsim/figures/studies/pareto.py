@@ -1,0 +1,108 @@
+"""What a search for the cheapest configuration saw: cost against attainment, throughput against speed."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from batchsim.figures.style import Look, looks_of
+
+# Inches of the panels, of a line of the legend and of the title, and of an edge; letters of a title per inch.
+_PANELS, _LEGEND, _TITLE, _EDGE, _LETTERS = 2.4, 0.17, 0.17, 0.07, 12.5
+#: Inches that a name in the legend takes.
+_NAME = 2.2
+
+
+class _Panel(NamedTuple):
+    """Columns that are drawn, which rows no other beats in both, and how those are joined."""
+
+    x: str
+    y: str
+    is_on_front: str
+    drawstyle: str
+
+
+def plot_fronts(table: pd.DataFrame, share: float, wanted: str) -> Figure:
+    """Draw both Pareto fronts of a table as `Recommendation.table` makes it.
+
+    A point is a configuration that was run: filled where it attains or seems to, hollow where it misses, with
+    a ring around the one that is recommended. A grey line joins those that no other beats in both.
+    """
+    series = table["policy"] + (" on " + table["gpu"] if "gpu" in table else "")
+    ran = table.assign(series=series)[table["num_replications"] > 0]
+    looks = looks_of(ran, "series")
+    handles = [_handle(name, look) for name, look in looks.items()]
+    handles.append(Line2D([], [], color=".55", lw=1.5, label="Pareto front"))
+    width = mpl.rcParams["figure.figsize"][0]
+    columns = max(1, int(width / _NAME))
+    title = textwrap.wrap(_finding(table), int(_LETTERS * width))
+    subtitle = textwrap.wrap(f"Wanted: {wanted}. Hollow: misses. Bars: 95 % t intervals.", int(17 * width))
+    top_of_legend = _EDGE + _TITLE * len(title) + _LEGEND * len(subtitle) + 0.03
+    head = top_of_legend + _LEGEND * -(-len(handles) // columns) + _EDGE
+    height = head + _PANELS
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - head / height))
+    cost, speed = figure.subplots(1, 2)
+    _draw(cost, ran, _Panel("usd_per_hour", "attained", "on_cost_front", "steps-post"), looks)
+    cost.axhline(share, color=".3", ls=":", lw=1)
+    cost.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    cost.set(xlabel="Cost (USD/hour)", ylabel="Good requests", ylim=(-0.04, 1.04))
+    _draw(speed, ran, _Panel("tokens_per_user_s", "tokens_per_gpu_s", "on_speed_front", "default"), looks)
+    speed.set(xlabel="Output tokens/s of a request", ylabel="Output tokens/s of a GPU", ylim=(0, None))
+    for axes in (cost, speed):
+        axes.set_xlim(left=0)
+    left, top = _EDGE / width, 1 - _EDGE / height
+    figure.text(left, top, "\n".join(title), va="top", fontweight="bold", fontsize=9)
+    below = top - _TITLE * len(title) / height
+    figure.text(left, below, "\n".join(subtitle), va="top", color=".35")
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(left, 1 - top_of_legend / height), ncols=columns,
+        frameon=False, borderaxespad=0, borderpad=0, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
+def _draw(axes: Axes, ran: pd.DataFrame, panel: _Panel, looks: Mapping[str, Look]) -> None:
+    front = ran[ran[panel.is_on_front]].sort_values([panel.x, panel.y]).drop_duplicates([panel.x, panel.y])
+    axes.plot(front[panel.x], front[panel.y], color=".55", lw=1.5, zorder=1, drawstyle=panel.drawstyle)
+    for name, part in ran.groupby("series", sort=False):
+        look = looks[str(name)]
+        if panel.y == "attained":
+            ends = [
+                part["attained"] - part["attained_ci95_low"],
+                part["attained_ci95_high"] - part["attained"],
+            ]
+            axes.errorbar(part[panel.x], part[panel.y], ends, fmt="none", color=look.color, lw=0.8, alpha=0.6)
+        seems = part["margin"] >= 0
+        for rows, face in ((part[seems], look.color), (part[~seems], "white")):
+            axes.plot(
+                rows[panel.x], rows[panel.y], ls="", marker=look.marker, ms=look.marker_size, mew=0.9,
+                color=look.color, markerfacecolor=face,
+            )  # fmt: skip
+    best = ran[ran["verdict"] == "best"]
+    axes.plot(
+        best[panel.x], best[panel.y], ls="", marker="o", ms=11, mew=1.4, color="k", mfc="none", zorder=4
+    )
+
+
+def _handle(name: str, look: Look) -> Line2D:
+    return Line2D([], [], ls="", marker=look.marker, ms=look.marker_size, color=look.color, label=name)
+
+
+def _finding(table: pd.DataFrame) -> str:
+    best = table[table["verdict"] == "best"]
+    if best.empty:
+        return "No configuration is sure to attain the SLO"
+    row = best.iloc[0]
+    return (
+        f"{row['name']} is the cheapest that attains: {row['usd_per_hour']:,.2f} USD/hour, "
+        f"{row['attained']:.1%} good"
+    )
