@@ -138,19 +138,22 @@ def stopping(given: dict[str, Any]) -> Stopping | None:
         return None
     from batchsim.study.replications import Stopping
 
-    told = {"num": num, "precision": _share(precision), "metric": metric, "most": most}
+    told = {
+        "num": num,
+        "precision": None if precision is None else parse_share(precision, "precision"),
+        "metric": metric,
+        "most": most,
+    }
     return Stopping(**{name: value for name, value in told.items() if value is not None})
 
 
-def _share(text: str | None) -> float | None:
+def parse_share(text: str, option: str) -> float:
     """``2%`` or ``0.02``."""
-    if text is None:
-        return None
     number, percent, rest = text.partition("%")
     try:
         return float(number) / (100 if percent else 1) if not rest.strip() else math.nan
     except ValueError as error:
-        raise ConfigError(f"--precision {text!r}: write a share, e.g. 2% or 0.02") from error
+        raise ConfigError(f"--{option} {text!r}: write a share, e.g. 2% or 0.02") from error
 
 
 def overrides(given: dict[str, Any]) -> dict[str, Any]:

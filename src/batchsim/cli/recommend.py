@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsim.cli.options import overrides, parse_value, run_options
+from batchsim.cli.options import overrides, parse_share, parse_value, run_options
 from batchsim.cli.output import echo_json, echo_table, hardware_told, notice, plain, stderr, warn
 from batchsim.cli.sizing import limits_in_words
 from batchsim.errors import ConfigError
@@ -17,20 +17,6 @@ from batchsim.errors import ConfigError
 if TYPE_CHECKING:
     from batchsim.metrics.statistics import Interval
     from batchsim.study.recommend.recommendation import Recommendation, Standing
-
-
-class _Share(click.ParamType[float]):
-    """A share as a number or in per cent: 0.95 or 95%."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value).strip()
-        try:
-            number = float(text.removesuffix("%"))
-        except ValueError:
-            self.fail(f"{text!r} is no share; write 0.95 or 95%", param, ctx)
-        return number / 100 if text.endswith("%") else number
 
 
 @click.command()
@@ -45,15 +31,14 @@ class _Share(click.ParamType[float]):
 )
 @click.option(
     "--attainment",
-    "share",
-    type=_Share(),
+    metavar="SHARE",
     default="90%",
     show_default=True,
     help="Share of requests that must meet every limit per request.",
 )
 @click.option(
     "--confidence",
-    type=_Share(),
+    metavar="SHARE",
     default="95%",
     show_default=True,
     help="With which the answer is to be right.",
@@ -69,8 +54,8 @@ def recommend(
     policies: tuple[str, ...],
     gpus: tuple[str, ...],
     vary: tuple[str, ...],
-    share: float,
-    confidence: float,
+    attainment: str,
+    confidence: str,
     replications: int | None,
     jobs: int,
     **given: Any,
@@ -86,6 +71,7 @@ def recommend(
     from batchsim.study.recommend.recommendation import recommend as search
 
     base = load_config(config_file, overrides(given))
+    share = parse_share(attainment, "attainment")
     if output_dir is not None:
         check_vacant(output_dir, overwrite=overwrite, inputs=(config_file, *base.files))
     with hardware_told(base), stderr().status("") as status:
@@ -95,7 +81,7 @@ def recommend(
             gpus=_listed(gpus),
             policies=_listed(policies),
             share=share,
-            confidence=confidence,
+            confidence=parse_share(confidence, "confidence"),
             replications=replications,
             jobs=jobs,
             on_look=lambda said: status.update(plain(said)),
