@@ -31,7 +31,7 @@ ERRORS := src/batchsim/latency/data/expected_errors.json
 PEERS_CSV := $(RESULTS)/fidelity-peers.csv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures data calibrate validate validate-vllm fidelity fidelity-hardware fidelity-peers roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
+.PHONY: help setup sweep sweep-full figures report data calibrate validate validate-vllm fidelity fidelity-hardware fidelity-peers roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[report]'
 	@touch $@
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
@@ -49,13 +49,19 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
 
 setup: $(VENV)/.installed-dev  ## Make the environment, with all that development needs
 
+# A page that cannot be made, as without plotly, says why, and the sweep is none the worse for it.
 sweep: $(VENV)/.installed  ## Run all experiments (865 runs) and draw the figures; LATENCY=file, OPTIONS=--extrapolate (minutes)
 	$(BIN)/batchsim $(SWEEP) --output-dir $(SMALL)
 	$(BIN)/batchsim figures $(SMALL)
+	-$(BIN)/batchsim report $(SMALL) -o $(SMALL)/report.html
 
 sweep-full: $(VENV)/.installed  ## The paper's grid: up to a million requests, 1 to 100 GPUs (hours)
 	$(BIN)/batchsim $(SWEEP) --full --output-dir $(RESULTS)/full
 	$(BIN)/batchsim figures $(RESULTS)/full
+	-$(BIN)/batchsim report $(RESULTS)/full -o $(RESULTS)/full/report.html
+
+report: $(VENV)/.installed  ## Make the page to explore from the results that are there
+	$(BIN)/batchsim report $(SMALL) -o $(SMALL)/report.html
 
 figures: $(VENV)/.installed  ## Draw the figures again from the results that are there
 	$(BIN)/batchsim figures $(SMALL)

@@ -22,6 +22,7 @@ from batchsim.cli import (
     policies,
     profiles,
     recommend,
+    report,
     runs,
     sizing,
     studies,
@@ -88,6 +89,7 @@ main.add_command(recommend.recommend)
 main.add_command(studies.sweep)
 main.add_command(studies.figures)
 main.add_command(studies.query)
+main.add_command(report.report)
 main.add_command(fits.fit)
 main.add_command(profiles.import_profile)
 main.add_command(validation.validate)

@@ -168,7 +168,7 @@ def _cell(value: object) -> str:
     "--width", type=click.Choice(["one", "two"]), default="two", show_default=True, help="Columns of a paper."
 )
 def figures(results_dir: Path, names: tuple[str, ...], width: str) -> None:
-    """Draw the figures of a sweep again (all, or those named), and its report page."""
+    """Draw the figures of a sweep again (all, or those named), and a page that shows them."""
     from batchsim.figures.draw import draw_figures
     from batchsim.figures.report import write_report
 

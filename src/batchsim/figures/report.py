@@ -66,7 +66,7 @@ _FAULT = """<section id="{name}">
 
 
 def write_report(results_dir: str | Path) -> Path:
-    """Write ``report.html`` from the figures that `draw_figures` left in the folder, and return its path.
+    """Write ``figures.html`` from the figures that `draw_figures` left in the folder, and return its path.
 
     A sweep whose results are damaged, or whose figure was not drawn, has a sentence in place of it.
 
@@ -87,7 +87,7 @@ def write_report(results_dir: str | Path) -> Path:
             title, section = name, _FAULT.format(name=name, sentence=html.escape(str(fault)))
         contents.append(f'<li><a href="#{name}">{title}</a></li>')
         sections.append(section)
-    file = Path(results_dir) / "report.html"
+    file = Path(results_dir) / "figures.html"
     page = _PAGE.format(
         title="Batching policies compared",
         warnings="\n".join(outside),

@@ -70,10 +70,15 @@ def _batches(batches: pd.DataFrame) -> Iterator[Event]:
     yield from _complete(names, batches, _BATCH_ARGS)
 
 
-def _spans(spans: pd.DataFrame) -> Iterator[Event]:
+def span_kinds(spans: pd.DataFrame) -> list[str]:
+    """Say of each span of iterations what it computes."""
     has_chunks, has_decodes = spans["prefill_tokens"] > 0, spans["decode_seqs"] > 0
-    names = np.select([has_chunks & has_decodes, has_chunks], ["prefill and decode", "prefill"], "decode")
-    yield from _complete(names.tolist(), spans, _SPAN_ARGS)
+    kinds = np.select([has_chunks & has_decodes, has_chunks], ["prefill and decode", "prefill"], "decode")
+    return [str(kind) for kind in kinds]
+
+
+def _spans(spans: pd.DataFrame) -> Iterator[Event]:
+    yield from _complete(span_kinds(spans), spans, _SPAN_ARGS)
 
 
 def _complete(names: Iterable[str], rows: pd.DataFrame, args: tuple[str, ...]) -> Iterator[Event]:

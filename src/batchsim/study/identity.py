@@ -28,7 +28,7 @@ from batchsim.workload.load import embedded_trace
 #: What stands for this package among the inputs of a run.
 PACKAGE = f"batchsim {__version__}"
 #: Rooms that no simulation reads: the layers of `setup.cfg` hold that.
-_NO_PART_OF_A_RUN = ("cli", "figures", "validation")
+_NO_PART_OF_A_RUN = ("cli", "report", "figures", "validation")
 
 _LOAD: Mapping[str, Callable[[str], GPUSpec | ModelSpec]] = {"gpu": load_gpu, "model": load_model}
 

@@ -1,0 +1,75 @@
+// All runs that the filters leave, as a table to sort and to take along.
+
+const ROWS_AT_FIRST = 100;
+
+function runTable(sweep) {
+  const few = [...new Set([...sweep.keys.map((key) => key.key), "state", ...sweep.metrics.filter((metric) => metric.main).slice(0, 14).map((metric) => metric.key)])];
+  const all = [...new Set(["run_id", ...few, ...Object.keys(sweep.columns)])];
+  const state = { sort: null, isDown: false, withAll: false, num: ROWS_AT_FIRST };
+  const place = element("div", { class: "scroll", tabindex: "0" });
+  const more = element("button", { type: "button", onclick: () => ((state.num = Infinity), update(latest)) }, "Show all rows");
+  const save = element("button", { type: "button", id: "download", onclick: () => download(`${sweep.name}.csv`, csvOf(sweep, sorted(), all)) }, "Download CSV");
+  const controls = element(
+    "div",
+    { class: "controls" },
+    save,
+    check("all columns", false, (isOn) => ((state.withAll = isOn), update(latest)), "all-columns"),
+  );
+  let latest = [];
+  const node = section("table", "All runs", "Those that the filters leave. A click on a heading sorts; the file has all columns.", controls, place, more);
+
+  function sorted() {
+    if (state.sort === null) return latest;
+    const sign = state.isDown ? -1 : 1;
+    return [...latest].sort((a, b) => {
+      const [one, other] = [sweep.at(state.sort, a), sweep.at(state.sort, b)];
+      if (one === null || other === null) return (one === null) - (other === null); // what is not there comes last
+      return sign * (typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other)));
+    });
+  }
+
+  function heading(name) {
+    const sort = () => {
+      state.isDown = state.sort === name ? !state.isDown : false;
+      state.sort = name;
+      update(latest);
+    };
+    const way = state.sort === name ? (state.isDown ? "descending" : "ascending") : "none";
+    return element("th", { "aria-sort": way, scope: "col" }, element("button", { type: "button", title: name, onclick: sort }, words(name)));
+  }
+
+  const words = (name) => ({ state: "State", run_id: "Run" })[name] ?? sweep.label(name);
+
+  function cell(name, row) {
+    const value = sweep.at(name, row);
+    if (name === "state") return element("td", { class: `state-${value}` }, `${STATES[value]?.mark ?? ""} ${STATES[value]?.words ?? value}`);
+    return element("td", { class: typeof value === "string" ? "text" : null }, shownAs(sweep.metric[name], value));
+  }
+
+  function update(rows) {
+    latest = rows;
+    const names = state.withAll ? all : few;
+    const ordered = sorted();
+    const body = ordered.slice(0, state.num).map((row) => element("tr", {}, ...names.map((name) => cell(name, row))));
+    place.replaceChildren(element("table", { id: "runs" }, element("thead", {}, element("tr", {}, ...names.map(heading))), element("tbody", {}, ...body)));
+    more.hidden = ordered.length <= state.num;
+    more.textContent = `Show all ${shown(ordered.length)} rows`;
+  }
+  return { node, update };
+}
+
+function csvOf(sweep, rows, names) {
+  const quoted = (value) => {
+    const text = value === null || value === undefined ? "" : String(value);
+    return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+  };
+  return [names, ...rows.map((row) => names.map((name) => sweep.at(name, row)))].map((line) => line.map(quoted).join(",")).join("\n") + "\n";
+}
+
+function download(name, text) {
+  const link = element("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}

@@ -1,0 +1,143 @@
+"""A few runs closely: what each replica did in a short while, who waited, and what controllers decided.
+
+They come from the tables of a run, where these were kept; else a run that is short is simulated once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from batchsim.errors import BatchsimError
+from batchsim.figures.results import SweepResults, states
+from batchsim.files import read_json
+from batchsim.report.coding import deltas, short
+from batchsim.report.metrics import label
+from batchsim.results.timeline import span_kinds
+from batchsim.study.run import simulate
+
+#: Bars of a close-up, all replicas together, and of each; points of a course; lanes; controllers.
+_BARS, _BARS_EACH, _POINTS, _LANES, _CONTROLLERS = 600, 150, 300, 16, 4
+#: A run with more requests is not simulated for a picture of its hundredth part.
+_MOST_REQUESTS = 20_000
+_MS = 1e-3
+
+
+def closeups(results: SweepResults, lines: str, x: str | None, most: int) -> tuple[list[Any], list[str]]:
+    """Look closely at a run of each line; return what was seen, and why of some there is nothing to see."""
+    seen, why_not = [], []
+    for run in _chosen(results.runs, lines, x, most):
+        name = f"{run[lines]}" + (f", {label(x)} {run[x]:g}" if x is not None else "")
+        try:
+            tables, is_again = _tables(results, run)
+        except BatchsimError as fault:
+            why_not.append(f"{name}: {fault}")
+            continue
+        if tables is None:
+            why_not.append(f"{name}: {run['num_requests']:,} requests, too many to simulate for a picture")
+            continue
+        limit_s = results.limits.tpot_ms
+        seen.append(
+            {
+                "run": run["run_id"],
+                "name": name,
+                "again": is_again,
+                **_window(tables, int(run.get("num_replicas", 1))),
+                "controllers": _controllers(tables["controllers"]),
+                "limit": None if limit_s is None else limit_s / 1000,
+            }
+        )
+    return seen, why_not
+
+
+def _chosen(runs: pd.DataFrame, lines: str, x: str | None, most: int) -> list[dict[str, Any]]:
+    """Of each line the run at the highest load that it sustains; the lowest, if it sustains none."""
+    chosen = []
+    for _, part in runs.assign(state=states(runs)).groupby(lines, sort=False, dropna=False):
+        ordered = part.sort_values(x, kind="stable") if x is not None else part
+        stable = ordered[ordered["state"] == "stable"]
+        row = stable.iloc[-1] if len(stable) else ordered.iloc[0]
+        chosen.append({str(key): value for key, value in row.to_dict().items()})
+    return chosen[:most]
+
+
+def _tables(results: SweepResults, run: Mapping[str, Any]) -> tuple[Mapping[str, pd.DataFrame] | None, bool]:
+    """The tables of a run, and whether it had to be simulated for them; None if it is too long for that."""
+    if results.sweep.save == "tables":
+        return results.tables(run["run_id"]), False
+    if run["num_requests"] > _MOST_REQUESTS:
+        return None, True
+    manifest = read_json(results.folder / "runs" / run["run_id"] / "manifest.json")
+    return simulate(manifest["config"]).tables, True
+
+
+def _window(tables: Mapping[str, pd.DataFrame], num_replicas: int) -> dict[str, Any]:
+    """What ran from the middle of the arrivals on, replica by replica, and how many waited meanwhile."""
+    requests = tables["requests"]
+    is_engine = "iterations" in tables
+    bars = tables["iterations" if is_engine else "batches"]
+    shown, num_bars = bars[bars["gpu_id"] < _LANES], min(_BARS, _BARS_EACH * num_replicas)
+    middle_s = float(requests["arrival_s"].iloc[len(requests) // 2]) if len(requests) else 0.0
+    later = shown[shown["finish_s"] > middle_s].sort_values("start_s", kind="stable").head(num_bars)
+    if later.empty:
+        later = shown.sort_values("start_s", kind="stable").tail(num_bars)
+    start_s = float(later["start_s"].min()) if len(later) else 0.0
+    end_s = float(later["finish_s"].max()) if len(later) else 0.0
+    kinds = span_kinds(later) if is_engine else ["batch"] * len(later)
+    names = list(dict.fromkeys(kinds))
+    size = later["decode_seqs"] + later["prefill_seqs"] if is_engine else later["batch_size"]
+    columns = {"n": size, "i": later["num_iterations"]} if is_engine else {"n": size, "b": later["bin"]}
+    return {
+        "engine": is_engine,
+        "lanes": min(num_replicas, _LANES),
+        "replicas": num_replicas,
+        "t0": short(start_s),
+        "t1": short(end_s),
+        "kinds": names,
+        "bars": {
+            "g": later["gpu_id"].tolist(),
+            "s": deltas(later["start_s"].to_numpy() - start_s, _MS),
+            "d": [short(round(1000 * value, 3)) for value in (later["finish_s"] - later["start_s"])],
+            "k": [names.index(kind) for kind in kinds],
+            **{key: column.tolist() for key, column in columns.items()},
+        },
+        "waiting": _waiting(requests, start_s, end_s),
+    }
+
+
+def _waiting(requests: pd.DataFrame, start_s: float, end_s: float) -> dict[str, Any]:
+    """How many requests have arrived and not begun to run, at moments evenly over the window."""
+    moments = np.linspace(start_s, end_s, _POINTS)
+    arrived = np.sort(requests["arrival_s"].to_numpy(np.float64))
+    begun = requests["scheduled_s"].fillna(requests["finish_s"]).to_numpy(np.float64)
+    begun = np.sort(begun[~np.isnan(begun)])
+    num = np.searchsorted(arrived, moments, "right") - np.searchsorted(begun, moments, "right")
+    return {"t": deltas(moments - start_s, _MS), "n": np.maximum(num, 0).tolist()}
+
+
+def _controllers(decided: pd.DataFrame) -> list[dict[str, Any]]:
+    """What each controller allowed over the whole run, and measured, at as many points as a screen shows."""
+    courses = []
+    groups: Sequence[Any] = [
+        (key, part)
+        for key, part in decided.groupby(["controller", "gpu_id", "bin"], observed=True, sort=True)
+        if len(part)
+    ]
+    for (name, gpu_id, bin_), part in groups[:_CONTROLLERS]:
+        places = np.unique(np.linspace(0, len(part) - 1, min(_POINTS, len(part))).round().astype(int))
+        few = part.iloc[places]
+        where = [f"replica {gpu_id}"] * (gpu_id >= 0) + [f"bin {bin_}"] * (bin_ >= 0)
+        courses.append(
+            {
+                "name": ", ".join([str(name), *where]),
+                "t": [short(value) for value in few["time_s"]],
+                "allowed": few["batch_size"].tolist(),
+                "measured": [short(value) for value in few["measured"]],
+                "of": len(part),
+                "left": len(groups) - _CONTROLLERS,
+            }
+        )
+    return courses

@@ -1,0 +1,161 @@
+"""The page: template, style and scripts of `assets`, plotly's bundle, and what is shown as one JSON block."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from batchsim._version import __version__
+from batchsim.errors import BatchsimError, ConfigError
+from batchsim.figures.results import read_sweep, sweep_folders
+from batchsim.files import write_whole
+from batchsim.metrics.student import t_quantile
+from batchsim.report.coding import LEAST_S, STEP, steps, thinned
+from batchsim.report.metrics import MAIN
+from batchsim.report.sweep import Sketches, describe
+from batchsim.results.sketches import PROBABILITIES
+
+#: Bytes that a page stays below.
+MOST_BYTES = 6_000_000
+
+#: How many quantiles of a distribution are on the page, and whether columns beyond `MAIN`, as room allows.
+_ROOM = ((96, True), (64, True), (40, True), (24, True), (24, False), (12, False), (0, False))
+_SCRIPTS = ("data.js", "charts.js", "sections.js", "closeup.js", "table.js", "page.js")
+#: Close-ups of a page with many sweeps, all together.
+_MOST_CLOSEUPS = 24
+
+
+def write_page(results_dir: str | Path, output: str | Path, *, closeups: int = 5) -> list[str]:
+    """Write the page of a sweep, or of all in a folder of results; return what there was no room for.
+
+    Parameters
+    ----------
+    closeups
+        At most so many runs of a sweep are looked at closely; those whose tables were not kept are simulated
+        once more for it, if they are short.
+
+    Raises
+    ------
+    ConfigError
+        If there are no results, those of the only sweep are damaged, or plotly is not installed.
+    """
+    plotly = plotly_script()
+    folders = sweep_folders(results_dir)
+    each = min(closeups, max(1, _MOST_CLOSEUPS // len(folders))) if closeups else 0
+    sweeps: list[tuple[dict[str, Any], Sketches]] = []
+    faults: list[str] = []
+    for folder in folders:
+        try:
+            sweeps.append(describe(read_sweep(folder), each))
+        except BatchsimError as fault:
+            if len(folders) == 1:
+                raise
+            faults.append(str(fault))
+    if not sweeps:
+        raise ConfigError(faults[0])
+    title = sweeps[0][0]["title"] if len(sweeps) == 1 else f"{len(sweeps)} sweeps"
+    before, after = _frame(title, plotly)
+    for content, left_out in _contents(title, sweeps, faults):
+        page = f"{before}{_json(content)}{after}"
+        if len(page.encode()) < MOST_BYTES:
+            write_whole(Path(output), page)
+            return left_out
+    most = f"{MOST_BYTES / 1e6:g} MB"
+    raise ConfigError(
+        f"{results_dir}: so many runs make a page of more than {most}; give the folder of one sweep"
+    )
+
+
+def plotly_script() -> str:
+    """Plotly's bundle; `ConfigError` where it is not installed."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ConfigError(
+            "the report page needs plotly, which is not installed: pip install 'batchsim[report]'"
+        ) from error
+    script: str = get_plotlyjs()
+    return script
+
+
+def _frame(title: str, plotly: str) -> tuple[str, str]:
+    """What stands before the data, and after."""
+    assets = files("batchsim.report") / "assets"
+
+    def read(name: str) -> str:
+        return (assets / name).read_text(encoding="utf-8")
+
+    fillings = {
+        "TITLE": html.escape(title),
+        "VERSION": html.escape(__version__),
+        "STYLE": read("style.css"),
+        "SCRIPTS": "\n".join(map(read, _SCRIPTS)),
+        "PLOTLY": plotly.replace("</script", "<\\/script"),
+    }
+    # Both at once: what is filled in is not looked through for places to fill.
+    before, after = (
+        re.sub("@([A-Z]+)@", lambda place: fillings[place[1]], part)
+        for part in read("page.html").split("@DATA@")
+    )
+    return before, after
+
+
+def _contents(
+    title: str, sweeps: Sequence[tuple[Mapping[str, Any], Sketches]], faults: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """What could be on the page, from all of it to what is left where there is no room."""
+    for points, has_all in _ROOM:
+        places = thinned(PROBABILITIES, points) if points else []
+        left_out = []
+        if not points:
+            left_out.append("distributions of latencies")
+        if not has_all:
+            left_out.append("columns of the results that few look at (results.csv has them)")
+        yield (
+            {
+                "title": title,
+                "version": __version__,
+                "t975": [round(t_quantile(0.975, degrees), 4) for degrees in range(1, 61)],
+                "probabilities": [float(f"{PROBABILITIES[place]:.6g}") for place in places],
+                "least": LEAST_S,
+                "step": STEP,
+                "faults": list(faults),
+                "left_out": left_out,
+                "sweeps": [
+                    {**(sweep if has_all else _lean(sweep)), "sketches": _coded(sketches, places)}
+                    for sweep, sketches in sweeps
+                ],
+            },
+            left_out,
+        )
+
+
+def _coded(sketches: Sketches, places: Sequence[int]) -> dict[str, Any]:
+    if not places:
+        return {}
+    return {
+        metric: [None if values is None else steps(values[list(places)]) for values in of_runs]
+        for metric, of_runs in sketches.items()
+    }
+
+
+def _lean(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """A sweep without the metrics that are not among the main ones."""
+    dropped = {metric["key"] for metric in sweep["metrics"] if metric["key"] not in MAIN}
+    columns = {name: values for name, values in sweep["columns"].items() if name not in dropped}
+    return {
+        **sweep,
+        "columns": columns,
+        "metrics": [metric for metric in sweep["metrics"] if metric["key"] not in dropped],
+    }
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    """JSON that no text in it can lead out of its block."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

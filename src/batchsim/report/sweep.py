@@ -1,0 +1,263 @@
+"""What a page knows of one sweep: its runs, what was varied, distributions, and where all comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+
+from batchsim.errors import ConfigError
+from batchsim.figures.results import SweepResults, outside_range, states, with_throughput_per_gpu
+from batchsim.figures.style import looks_of
+from batchsim.files import read_json
+from batchsim.metrics.weighted import Floats
+from batchsim.report.closeup import closeups
+from batchsim.report.coding import column
+from batchsim.report.metrics import label, metrics_of
+from batchsim.results.sketches import PROBABILITIES
+from batchsim.results.store import read_sketches
+
+#: Keys that say how much comes: what a load curve is drawn over.
+_LOADS = re.compile(r"workload\.(request_rate|request_rate_per_gpu|load|rate_scale|generator\..*rate.*)")
+_CONCURRENCY = "clients.concurrency"
+#: Repetitions of the same run: averaged over, not drawn apart.
+REPEATS = ("seed", "replication")
+_SYMBOLS = dict(
+    zip(
+        "osD^vPX*",
+        ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star"),
+        strict=True,
+    )
+)
+_MOST_FAILURES = 20
+
+Sketches = dict[str, list[Floats | None]]
+
+
+def describe(results: SweepResults, most_closeups: int) -> tuple[dict[str, Any], Sketches]:
+    """Describe a sweep, ready for JSON but for its distributions: by metric, the quantiles of each run."""
+    runs = _derived(results.runs)
+    keys = keys_of(results, runs)
+    x = _x_of(runs, keys)
+    lines = _lines_of(runs, keys, x)
+    seen, why_not = closeups(results, lines, x, most_closeups) if most_closeups else ([], [])
+    metrics = metrics_of(runs, keys)
+    shown = [name for name in map(str, runs) if name in _told(keys, metrics) or "_ci95" in name]
+    sketches = _sketches(results.folder, runs["run_id"])
+    described = {
+        "name": results.sweep.name,
+        "title": results.sweep.title or results.sweep.name,
+        "rows": len(runs),
+        "share": results.share,
+        "columns": {name: column(runs[name]) for name in shown},
+        "keys": [_key(runs, name, lines) for name in keys],
+        "x": x,
+        "lines": lines,
+        "looks": _looks(runs, lines),
+        "metrics": metrics,
+        "outside": outside_range(results.runs),
+        "failures": _failures(results.folder, set(runs["run_id"])),
+        "facts": _facts(results, runs),
+        "closeups": seen,
+        "closeups_not": why_not,
+    }
+    return described, sketches
+
+
+def _derived(runs: pd.DataFrame) -> pd.DataFrame:
+    """Add the state of each run, its share outside the latency model's range, and rates per GPU and user."""
+    runs = with_throughput_per_gpu(runs)
+    outside = pd.Series(np.nan, runs.index)
+    for part, total in (
+        ("num_extrapolated_batches", "num_batches"),
+        ("num_extrapolated_iterations", "iterations_total"),
+    ):
+        if part in runs and total in runs:
+            outside = outside.fillna(runs[part] / runs[total].where(runs[total] > 0))
+    added: dict[str, Any] = {"state": states(runs), "outside_share": outside.fillna(0.0)}
+    if "tpot_mean_s" in runs:
+        added["user_tokens_per_s"] = 1 / runs["tpot_mean_s"].where(runs["tpot_mean_s"] > 0)
+    return runs.assign(**added)
+
+
+def keys_of(results: SweepResults, runs: pd.DataFrame) -> list[str]:
+    """List what tells the runs apart, without those that say what another has said."""
+    cases = (key for case in results.sweep.cases for key in case if key != "label")
+    names = dict.fromkeys(["case", "policy", *results.sweep.grid, *cases, "num_gpus", *REPEATS])
+    kept: list[str] = []
+    seen: list[Any] = []
+    for name in names:
+        if name not in runs or runs[name].nunique(dropna=False) < 2:
+            continue
+        codes = tuple(pd.factorize(runs[name], use_na_sentinel=False)[0])
+        is_of_case = name not in ("policy", *results.sweep.grid) and "case" in kept
+        if codes not in seen and not (is_of_case and _follows(runs, name, "case")):
+            kept.append(name)
+            seen.append(codes)
+    return kept
+
+
+def _follows(runs: pd.DataFrame, name: str, other: str) -> bool:
+    """Whether a value of one key is always found with the same value of another."""
+    return bool((runs.groupby(other, dropna=False)[name].nunique(dropna=False) < 2).all())
+
+
+def _is_number(values: pd.Series[Any]) -> bool:
+    return (
+        pd.api.types.is_numeric_dtype(values)
+        and not pd.api.types.is_bool_dtype(values)
+        and bool(values.notna().all())
+    )
+
+
+def _x_of(runs: pd.DataFrame, keys: list[str]) -> str | None:
+    """What curves are drawn over: the load, where it has values enough for a curve; else what has most."""
+    numbers = {key: runs[key].nunique() for key in keys if key not in REPEATS and _is_number(runs[key])}
+    if not numbers:
+        return None
+    loads = {
+        key: num for key, num in numbers.items() if (_LOADS.fullmatch(key) or key == _CONCURRENCY) and num > 2
+    }
+    chosen = loads or numbers
+    return max(chosen, key=lambda key: chosen[key])
+
+
+def _lines_of(runs: pd.DataFrame, keys: list[str], x: str | None) -> str:
+    others = [key for key in keys if key != x and key not in REPEATS]
+    numbers = [key for key in others if _is_number(runs[key])]
+    for key in ("case", "policy"):
+        if key in others:
+            return key
+    return min(others, key=lambda key: key in numbers) if others else "policy"
+
+
+def _key(runs: pd.DataFrame, name: str, lines: str) -> dict[str, Any]:
+    is_number = _is_number(runs[name])
+    different: pd.Series[Any] = runs[name].drop_duplicates()
+    if is_number:
+        different = different.sort_values()
+    return {
+        "key": name,
+        "label": label(name),
+        "number": is_number,
+        "load": bool(_LOADS.fullmatch(name)) or name == _CONCURRENCY,
+        "repeat": name in REPEATS,
+        "follows": name == "policy" and name != lines and _follows(runs, name, lines),
+        **column(different),
+    }
+
+
+def _looks(runs: pd.DataFrame, lines: str) -> dict[str, Any]:
+    return {
+        name: {
+            "color": to_hex(look.color),
+            "symbol": _SYMBOLS[look.marker],
+            "dash": "solid" if look.dashes == "-" else "dash",
+        }
+        for name, look in looks_of(runs, lines).items()
+    }
+
+
+def _told(keys: Iterable[str], metrics: Iterable[Mapping[str, Any]]) -> set[str]:
+    conditions = {"run_id", "case", "policy", "state", "verdict_reason", "outside_share", "num_gpus", "seed"}
+    kinds = {"workload_kind", "latency_provenance"}
+    return {*keys, *(str(metric["key"]) for metric in metrics), *conditions, *kinds}
+
+
+def _sketches(folder: Path, run_ids: pd.Series[str]) -> Sketches:
+    sketches: Sketches = {}
+    for row, run_id in enumerate(run_ids):
+        table = read_sketches(folder / "runs" / run_id)
+        if table is None:
+            continue
+        for metric, part in table.groupby("metric", observed=True, sort=False):
+            values = part["value"].to_numpy(np.float64)
+            if len(values) == len(PROBABILITIES):
+                sketches.setdefault(str(metric), [None] * len(run_ids))[row] = values
+    return sketches
+
+
+def _failures(folder: Path, finished: set[str]) -> dict[str, Any]:
+    """Why runs of the plan are not there."""
+    planned = read_json(folder / "sweep.json").get("runs", {})
+    told = []
+    for run_id in planned.values():
+        file = folder / "runs" / str(run_id) / "failure.json"
+        if run_id not in finished and file.exists():
+            with suppress(ConfigError, LookupError, AttributeError, TypeError):
+                tree = read_json(file)
+                run = ", ".join(f"{key} = {value}" for key, value in tree["varied"].items())
+                told.append({"run": run, "why": str(tree["failure"])})
+    return {"num": len(told), "planned": len(planned), "told": told[:_MOST_FAILURES]}
+
+
+def _facts(results: SweepResults, runs: pd.DataFrame) -> list[list[str]]:
+    """Say where all comes from: a label and a sentence each."""
+    tree = read_json(results.folder / "sweep.json")
+    manifests = list(_manifests(results.folder, runs["run_id"]))
+    facts = [
+        ["Sweep file", f"{Path(str(tree.get('file', ''))).name} (sha256 {str(tree.get('sha256', ''))[:12]})"],
+        ["Grid", "the paper's (--full)" if tree.get("is_full") else "the small one"],
+        *_each("Trace", (_workload(manifest) for manifest in manifests)),
+        *_each("Latency model", (name for manifest in manifests for name in _latencies(manifest))),
+        *_each("How far times could be off", _texts(runs, "expected_error")),
+        *_each("Cluster", _texts(runs, "cluster")),
+        *_each("Prices", _texts(runs, "prices")),
+        *_each("Predictor", _texts(runs, "predictor")),
+        *_each("Window of rates", _texts(runs, "window")),
+        ["Seeds", ", ".join(f"{seed:g}" for seed in sorted(runs["seed"].unique())[:20])],
+        *_each("Versions", (_versions(manifest) for manifest in manifests)),
+        *_each("Notice", (str(one) for manifest in manifests for one in manifest.get("notices", ()))),
+    ]
+    made = sorted(str(manifest["created"])[:10] for manifest in manifests if "created" in manifest)
+    if made:
+        facts.append(["Simulated", made[0] if made[0] == made[-1] else f"{made[0]} to {made[-1]}"])
+    return facts
+
+
+def _manifests(folder: Path, run_ids: Iterable[str]) -> Iterable[Mapping[str, Any]]:
+    for run_id in run_ids:
+        with suppress(ConfigError):
+            tree = read_json(folder / "runs" / run_id / "manifest.json")
+            if isinstance(tree, dict):
+                yield tree
+
+
+def _each(what: str, texts: Iterable[str]) -> list[list[str]]:
+    """A fact that all runs share, or the few that there are of it with how many runs each holds for."""
+    counted = Counter(text for text in texts if text)
+    if len(counted) == 1:
+        return [[what, next(iter(counted))]]
+    few = [[what, f"{text} ({num:,} runs)"] for text, num in counted.most_common(6)]
+    return [*few, [what, f"and {len(counted) - 6} more"]] if len(counted) > 6 else few
+
+
+def _texts(runs: pd.DataFrame, name: str) -> Iterable[str]:
+    return runs[name].dropna().astype(str) if name in runs else ()
+
+
+def _workload(manifest: Mapping[str, Any]) -> str:
+    given = manifest.get("workload", {})
+    digest = f", sha256 {str(given['sha256'])[:12]}" if given.get("sha256") else ""
+    notices = "".join(f"; {one}" for one in given.get("notices", ()))
+    return f"{given.get('name', '')}: {given.get('kind', '')}{digest}{notices}"
+
+
+def _latencies(manifest: Mapping[str, Any]) -> Iterable[str]:
+    for given in manifest.get("latency", ()):
+        details = {key: value for key, value in given.get("details", {}).items() if key != "coefficients"}
+        said = json.dumps(details, ensure_ascii=False) if details else ""
+        more = f"; {said[:300]}{'...' if len(said) > 300 else ''}" if said else ""
+        yield f"{given.get('name', '')}: {given.get('provenance', '')}{more}"
+
+
+def _versions(manifest: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())

@@ -1,0 +1,227 @@
+"""The page in the browser: it draws, asks the network for nothing, and does as it is told."""
+
+import csv
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from batchsim.report.page import MOST_BYTES
+from tests.report.browser import Browser
+
+ROWS = "document.querySelectorAll('#runs tbody tr').length"
+CURVES = (
+    "[...document.querySelectorAll('#curve-panels .plot')]"
+    ".flatMap(plot => plot.data.filter(one => one.mode === 'lines+markers').map(one => one.name))"
+)
+
+
+def first_cells(browser: Browser, column: int) -> list[str]:
+    return list(
+        browser.run(
+            f"[...document.querySelectorAll('#runs tbody tr')].map(row => row.cells[{column}].textContent)"
+        )
+    )
+
+
+def headings(browser: Browser) -> list[str]:
+    return list(browser.run("[...document.querySelectorAll('#runs th button')].map(one => one.title)"))
+
+
+def chip(words: str) -> str:
+    chips = "[...document.querySelectorAll('#filters .chip')]"
+    return f"{chips}.find(one => one.textContent === {json.dumps(words)}).click()"
+
+
+def test_it_is_one_file_of_less_than_six_megabytes(page: Path) -> None:
+    assert page.stat().st_size < MOST_BYTES
+
+
+def test_it_draws_without_a_complaint_and_without_the_network(page: Path, browser: Browser) -> None:
+    browser.open(page)
+
+    assert browser.run("document.querySelectorAll('.plot .main-svg').length") > 8
+    assert browser.run("[...document.querySelectorAll('main h2')].map(one => one.textContent)") == [
+        "What the numbers rest on",
+        "Over the load",
+        "Trade-offs",
+        "How times are distributed",
+        "How many bins",
+        "One run closely",
+        "All runs",
+    ]
+    assert browser.complaints == []
+    assert browser.requests == []
+
+
+def test_a_page_that_tries_the_network_is_held_back_by_its_own_policy(page: Path, browser: Browser) -> None:
+    browser.open(page)
+
+    is_refused = "fetch('https://example.org/').then(() => false, () => true)"
+
+    assert browser.run(is_refused) is True
+    assert any("Content Security Policy" in one for one in browser.complaints)
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(opened: Browser) -> None:
+    assert opened.run("document.getElementById('title').textContent") == "Bins & <b>loads</b> </script>"
+    assert opened.run("document.title") == "Bins & <b>loads</b> </script>"
+    assert opened.run("document.querySelectorAll('main img, main b b').length") == 0
+    assert "&lt;img src=x onerror=alert(1)&gt;" in opened.run(CURVES)
+    assert first_cells(opened, 0)[0] == "<img src=x onerror=alert(1)>"
+
+
+def test_a_filter_changes_what_is_drawn_and_listed(opened: Browser) -> None:
+    before, rows = opened.run(CURVES), opened.run(ROWS)
+
+    opened.run(chip("dynamic"))
+
+    assert (len(before), rows) == (4, 24)  # two panels, for one bin and for four
+    assert opened.run(CURVES) == ["&lt;img src=x onerror=alert(1)&gt;"] * 2
+    assert opened.run(ROWS) == 12
+    assert opened.run("document.getElementById('filter-count').textContent") == "12 of 24 runs"
+    opened.click("#reset")
+    assert opened.run(ROWS) == 24
+    assert opened.complaints == []
+
+
+def test_all_filtered_away_is_said_and_is_no_error(opened: Browser) -> None:
+    for one in ("1", "4"):  # of the bins; the seeds are 1 and 2, and come later
+        opened.run(chip(one))
+
+    assert opened.run(ROWS) == 0
+    assert opened.run("document.querySelectorAll('.empty').length") > 3
+    opened.click("#reset")
+    assert opened.run("document.querySelectorAll('.empty').length") == 0
+    assert len(opened.run(CURVES)) == 4
+    assert opened.complaints == []
+
+
+def test_hovering_tells_the_mean_of_the_seeds_and_its_interval(opened: Browser) -> None:
+    texts = opened.run("document.querySelector('#curve-panels .plot').data.find(one => one.text).text")
+
+    assert all("mean of 2 runs" in text and ", 95 %)" in text for text in texts)
+
+
+def test_means_drawn_are_those_of_the_results(swept: Path, opened: Browser) -> None:
+    runs = pd.read_csv(swept / "results.csv")
+    wanted = (
+        runs[(runs["case"] == "dynamic") & (runs["policy.num_bins"] == 4)]
+        .groupby("workload.request_rate_per_gpu")["ttft_p99_s"]
+        .mean()
+    )
+    opened.choose("#curve-metric", "ttft_p99_s")
+    drawn = opened.run(
+        "[...document.querySelectorAll('#curve-panels .plot')][1].data.find(one => one.name === 'dynamic')"
+    )
+
+    assert drawn["x"] == list(wanted.index)
+    assert drawn["y"] == pytest.approx(list(wanted), rel=1e-5)
+
+
+def test_a_heading_sorts_both_ways(opened: Browser) -> None:
+    at = headings(opened).index("e2e_mean_s")
+    heading = "#runs th button[title=e2e_mean_s]"
+
+    opened.click(heading)
+    upward = [float(cell.replace(",", "")) for cell in first_cells(opened, at)]
+    opened.click(heading)
+    downward = [float(cell.replace(",", "")) for cell in first_cells(opened, at)]
+
+    assert upward == sorted(upward)
+    assert downward == upward[::-1]
+    assert upward[0] < upward[-1]
+
+
+def test_the_download_has_the_rows_that_are_left_and_all_columns(
+    swept: Path, opened: Browser, tmp_path: Path
+) -> None:
+    runs = pd.read_csv(swept / "results.csv").set_index("run_id")
+    opened.download_to(tmp_path)
+    opened.run(chip("dynamic"))
+
+    opened.click("#download")
+    file = tmp_path / "bins.csv"
+    end = time.monotonic() + 20
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 12
+    assert {row["case"] for row in rows} == {"<img src=x onerror=alert(1)>"}
+    for row in rows:
+        assert float(row["e2e_p99_s"]) == pytest.approx(runs.loc[row["run_id"], "e2e_p99_s"], rel=1e-5)
+
+
+def test_distributions_pass_through_the_percentiles_of_the_results(swept: Path, opened: Browser) -> None:
+    runs = pd.read_csv(swept / "results.csv")
+    ours = runs[
+        (runs["case"] == "dynamic")
+        & (runs["policy.num_bins"] == 4)
+        & (runs["workload.request_rate_per_gpu"] == 0.5)
+    ]
+    opened.choose("#cdf-at", "0.5")
+    line = opened.run("document.getElementById('cdf-plot').data.find(one => one.name === 'dynamic, Bins 4')")
+
+    below = [x for x, y in zip(line["x"], line["y"], strict=True) if y <= 0.5]
+    above = [x for x, y in zip(line["x"], line["y"], strict=True) if y >= 0.5]
+    assert below[-1] * 0.99 <= ours["e2e_p50_s"].mean() <= above[0] * 1.01
+
+
+def test_the_front_joins_what_none_beats(opened: Browser) -> None:
+    points = "[[1, 5], [2, 4], [2, 6], [3, 4], [4, 1]].map(([x, y]) => ({x, y}))"
+
+    assert opened.run(f"front({points}, false, false).map(p => [p.x, p.y])") == [[1, 5], [2, 4], [4, 1]]
+    assert opened.run(f"front({points}, true, false).map(p => [p.x, p.y])") == [[4, 1]]
+    assert opened.run(f"front({points}, true, true).map(p => [p.x, p.y])") == [[4, 1], [3, 4], [2, 6]]
+
+
+def test_lanes_hold_bars_that_do_not_overlap(opened: Browser) -> None:
+    bars = opened.run("(({base, x, y}) => ({base, x, y}))(document.getElementById('gantt').data[0])")
+
+    for lane in set(bars["y"]):
+        mine = sorted(
+            (start, start + length)
+            for start, length, name in zip(bars["base"], bars["x"], bars["y"], strict=True)
+            if name == lane
+        )
+        assert all(end <= start + 0.002 for (_, end), (start, _) in pairwise(mine))
+    assert set(bars["y"]) == {"replica 0", "replica 1"}
+
+
+def test_what_controllers_did_is_drawn_beside_their_limit(opened: Browser) -> None:
+    plot = "document.getElementById('controllers')"
+
+    assert opened.run(f"{plot}.hidden") is False
+    assert opened.run(f"{plot}.layout.shapes[0].y0") == pytest.approx(0.015)
+    assert opened.run(f"{plot}.data[0].x.length") > 5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_follows_the_theme_of_the_reader_and_the_switch(page: Path, browser: Browser, scheme: str) -> None:
+    browser.prefer(scheme)
+    browser.open(page)
+    color = "getComputedStyle(document.body).backgroundColor"
+    theme = "document.documentElement.dataset.theme"
+    first = browser.run(color)
+
+    assert browser.run(theme) == scheme
+    browser.click("#theme")
+    assert browser.run(theme) != scheme
+    assert browser.run(color) != first
+    assert browser.complaints == []
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(page: Path, browser: Browser) -> None:
+    browser.resize(400)
+
+    browser.open(page)
+
+    assert browser.run("document.documentElement.scrollWidth") == 400
+    assert browser.run("document.getElementById('filter-box').open") is False
+    assert browser.run("[...document.querySelectorAll('.plot')].every(one => one.clientWidth <= 400)")
+    assert browser.complaints == []

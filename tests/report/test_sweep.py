@@ -1,0 +1,225 @@
+"""What a page knows of a sweep: which keys tell runs apart, what is drawn over what, where it comes from."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from batchsim.cli import main
+from batchsim.errors import ConfigError
+from batchsim.figures.results import read_sweep
+from batchsim.report import write_page
+from batchsim.report.metrics import better, label, metrics_of
+from batchsim.report.page import _contents, _json
+from batchsim.report.sweep import describe
+from batchsim.study.sweep import run_sweep
+
+
+@pytest.fixture(scope="module")
+def described(swept: Path) -> dict[str, Any]:
+    return describe(read_sweep(swept), most_closeups=1)[0]
+
+
+def sweep_of(folder: Path, text: str) -> Path:
+    file = folder / "own.toml"
+    file.write_text(f'name = "own"\n[base]\nworkload.num_requests = 60\n{text}', encoding="utf-8")
+    run_sweep(file, folder / "results")
+    return folder / "results" / "own"
+
+
+def test_keys_are_what_tells_runs_apart_said_once(described: dict[str, Any]) -> None:
+    keys = {key["key"]: key for key in described["keys"]}
+
+    # The preset is the case, and so is the policy.
+    assert list(keys) == ["case", "workload.request_rate_per_gpu", "policy.num_bins", "seed"]
+    assert keys["workload.request_rate_per_gpu"]["load"]
+    assert keys["seed"]["repeat"]
+    assert (described["x"], described["lines"]) == ("workload.request_rate_per_gpu", "case")
+
+
+def test_a_sweep_over_names_alone_has_no_axis(tmp_path: Path) -> None:
+    folder = sweep_of(tmp_path, '[grid]\npolicy.preset = ["static_fifo", "vllm_v1"]')
+
+    seen = describe(read_sweep(folder), most_closeups=0)[0]
+
+    assert (seen["x"], seen["lines"]) == (None, "policy")
+    assert [key["key"] for key in seen["keys"]] == ["policy"]
+
+
+def test_a_single_run_is_a_sweep_too(tmp_path: Path) -> None:
+    seen, sketches = describe(read_sweep(sweep_of(tmp_path, "")), most_closeups=1)
+
+    assert seen["keys"] == []
+    assert len(seen["closeups"]) == 1
+    assert len(sketches["e2e_s"]) == 1
+
+
+def test_a_case_that_sets_numbers_is_one_key(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        'name = "own"\n'
+        'cases = [{label = "few", policy.batch_size = 2}, {label = "many", policy.batch_size = 8}]\n'
+        "[base]\nworkload.num_requests = 60\n[grid]\nworkload.request_rate = [0.1, 0.2, 0.4]\n",
+        encoding="utf-8",
+    )
+    run_sweep(file, tmp_path / "results")
+
+    seen = describe(read_sweep(tmp_path / "results" / "own"), most_closeups=0)[0]
+
+    assert [key["key"] for key in seen["keys"]] == ["case", "workload.request_rate"]
+
+
+def test_where_it_comes_from_is_told(described: dict[str, Any]) -> None:
+    facts = dict(described["facts"])
+
+    assert facts["Sweep file"].startswith("bins.toml (sha256 ")
+    assert "synthetic" in facts["Trace"]
+    assert "derived" in facts["Latency model"]
+    assert "batchsim 0" in facts["Versions"]
+    assert facts["Seeds"] == "1, 2"
+
+
+def test_runs_that_failed_are_told(swept: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bins"
+    shutil.copytree(swept, folder)
+    table = pd.read_csv(folder / "results.csv")
+    lost = table["run_id"].iloc[-1]
+    table.iloc[:-1].to_csv(folder / "results.csv", index=False)
+    shutil.rmtree(folder / "runs" / lost)
+    (folder / "runs" / lost).mkdir()
+    failure = {"failure": "no <memory>", "varied": {"seed": 2}}
+    (folder / "runs" / lost / "failure.json").write_text(json.dumps(failure), encoding="utf-8")
+
+    seen = describe(read_sweep(folder), most_closeups=0)[0]
+
+    assert seen["failures"] == {"num": 1, "planned": 24, "told": [{"run": "seed = 2", "why": "no <memory>"}]}
+    assert seen["share"] == "23 of 24 runs"
+
+
+def test_close_ups_of_what_is_gone_say_so(swept: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bins"
+    shutil.copytree(swept, folder)
+    for manifest in folder.glob("runs/*/manifest.json"):
+        tree = json.loads(manifest.read_text(encoding="utf-8"))
+        tree["config"]["workload"] |= {"generator": None, "trace": "gone.csv"}
+        manifest.write_text(json.dumps(tree), encoding="utf-8")
+
+    seen = describe(read_sweep(folder), most_closeups=2)[0]
+
+    assert seen["closeups"] == []
+    assert all("gone.csv" in one for one in seen["closeups_not"])
+    assert len(seen["closeups_not"]) == 2
+
+
+def test_a_run_that_is_simulated_again_says_so(described: dict[str, Any]) -> None:
+    (one,) = described["closeups"]
+
+    assert one["again"] is True
+    assert one["lanes"] == one["replicas"] == 2
+    assert one["limit"] == 0.015
+    assert sum(one["bars"]["s"]) <= 1000 * (one["t1"] - one["t0"]) + 1
+    assert min(one["waiting"]["n"]) >= 0
+
+
+def test_kept_tables_are_used_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('name = "own"\nsave = "tables"\n[base]\nworkload.num_requests = 60\n', encoding="utf-8")
+    run_sweep(file, tmp_path / "results")
+
+    seen = describe(read_sweep(tmp_path / "results" / "own"), most_closeups=1)[0]
+
+    assert seen["closeups"][0]["again"] is False
+
+
+def test_no_text_leads_out_of_the_block_of_data() -> None:
+    coded = _json({"name": "</script><!-- &amp;"})
+
+    assert not set("<>&") & set(coded)
+    assert json.loads(coded) == {"name": "</script><!-- &amp;"}
+
+
+def test_what_there_is_no_room_for_goes_step_by_step(swept: Path) -> None:
+    pages = list(_contents("title", [describe(read_sweep(swept), most_closeups=0)], []))
+
+    sizes = [len(_json(content)) for content, _ in pages]
+    assert sizes == sorted(sizes, reverse=True)
+    assert pages[0][1] == []
+    assert pages[-1][1] == [
+        "distributions of latencies",
+        "columns of the results that few look at (results.csv has them)",
+    ]
+    assert pages[-1][0]["sweeps"][0]["sketches"] == {}
+    assert "e2e_mean_s" in pages[-1][0]["sweeps"][0]["columns"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("e2e_mean_s", "E2E mean (s)"),
+        ("request_throughput_per_s", "Request throughput (1/s)"),
+        ("output_throughput_tokens_per_s", "Output throughput (tokens/s)"),
+        ("kv_use_max", "KV use max"),
+        ("num_preemptions", "Preemptions"),
+        ("policy.batching.max_wait_s", "Batching max wait s"),
+        ("policy.num_bins", "Bins"),
+    ],
+)
+def test_columns_have_words(name: str, words: str) -> None:
+    assert label(name) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [
+        ("e2e_p99_s", "less"),
+        ("whole_run_request_throughput_per_s", "more"),
+        ("usd_per_million_tokens", "less"),
+        ("slo_attainment", "more"),
+        ("running_mean", ""),
+        ("num_failed", "less"),
+    ],
+)
+def test_which_is_better_is_known_of_times_costs_and_rates(name: str, which: str) -> None:
+    assert better(name) == which
+
+
+def test_conditions_are_no_metrics() -> None:
+    runs = pd.DataFrame({"seed": [1, 2], "e2e_mean_s": [1.0, 2.0], "saturated": [True, False], "x.y": [1, 2]})
+
+    assert [metric["key"] for metric in metrics_of(runs, ["x.y"])] == ["e2e_mean_s"]
+
+
+def test_without_plotly_one_sentence_says_what_to_install(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+
+    result = CliRunner().invoke(main, ["report", str(swept), "-o", str(tmp_path / "page.html")])
+
+    assert result.exit_code == 2
+    assert "pip install 'batchsim[report]'" in result.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_command_writes_the_same_page_again(swept: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed (extra [report])")
+    pages = [tmp_path / "one.html", tmp_path / "two.html"]
+
+    for page in pages:
+        result = CliRunner().invoke(main, ["report", str(swept.parent), "-o", str(page), "--closeups", "1"])
+        assert result.exit_code == 0, result.output
+        assert result.stdout == f"{page}\n"
+
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_no_results_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed (extra [report])")
+
+    with pytest.raises(ConfigError, match="no results of a sweep"):
+        write_page(tmp_path, tmp_path / "page.html")
