@@ -16,15 +16,15 @@ from batchsim.figures.results import read_sweep, sweep_folders
 from batchsim.files import write_whole
 from batchsim.metrics.student import t_quantile
 from batchsim.report.coding import LEAST_S, STEP, steps, thinned
-from batchsim.report.metrics import MAIN
 from batchsim.report.sweep import Sketches, describe
 from batchsim.results.sketches import PROBABILITIES
 
+_ALL = 10_000
 #: Bytes that a page stays below.
 MOST_BYTES = 6_000_000
 
-#: How many quantiles of a distribution are on the page, and whether columns beyond `MAIN`, as room allows.
-_ROOM = ((96, True), (64, True), (40, True), (24, True), (24, False), (12, False), (0, False))
+#: How many quantiles of a distribution are on the page, and how many metrics, as room allows.
+_ROOM = ((96, _ALL), (64, _ALL), (40, _ALL), (24, _ALL), (24, 32), (12, 32), (0, 32), (0, 16), (0, 8))
 _SCRIPTS = ("data.js", "charts.js", "sections.js", "closeup.js", "table.js", "page.js")
 #: Close-ups of a page with many sweeps, all together.
 _MOST_CLOSEUPS = 24
@@ -109,13 +109,13 @@ def _contents(
     title: str, sweeps: Sequence[tuple[Mapping[str, Any], Sketches]], faults: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """What could be on the page, from all of it to what is left where there is no room."""
-    for points, has_all in _ROOM:
+    for points, most in _ROOM:
         places = thinned(PROBABILITIES, points) if points else []
         left_out = []
         if not points:
             left_out.append("distributions of latencies")
-        if not has_all:
-            left_out.append("columns of the results that few look at (results.csv has them)")
+        if most < _ALL:
+            left_out.append(f"columns of the results but {most} metrics (results.csv has them)")
         yield (
             {
                 "title": title,
@@ -127,7 +127,7 @@ def _contents(
                 "faults": list(faults),
                 "left_out": left_out,
                 "sweeps": [
-                    {**(sweep if has_all else _lean(sweep)), "sketches": _coded(sketches, places)}
+                    {**(sweep if most == _ALL else _lean(sweep, most)), "sketches": _coded(sketches, places)}
                     for sweep, sketches in sweeps
                 ],
             },
@@ -144,15 +144,18 @@ def _coded(sketches: Sketches, places: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _lean(sweep: Mapping[str, Any]) -> dict[str, Any]:
-    """A sweep without the metrics that are not among the main ones."""
-    dropped = {metric["key"] for metric in sweep["metrics"] if metric["key"] not in MAIN}
-    columns = {name: values for name, values in sweep["columns"].items() if name not in dropped}
-    return {
-        **sweep,
-        "columns": columns,
-        "metrics": [metric for metric in sweep["metrics"] if metric["key"] not in dropped],
+def _lean(sweep: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """A sweep with its first metrics alone, and without intervals of single runs but for theirs."""
+    kept = sweep["metrics"][:most]
+    names = {metric["key"] for metric in kept}
+    stems = tuple(f"{name.removesuffix('_s')}_ci95" for name in names)
+    dropped = {metric["key"] for metric in sweep["metrics"]} - names
+    columns = {
+        name: values
+        for name, values in sweep["columns"].items()
+        if name not in dropped and ("_ci95" not in name or name.startswith(stems))
     }
+    return {**sweep, "columns": columns, "metrics": kept}
 
 
 def _json(content: Mapping[str, Any]) -> str:

@@ -76,6 +76,12 @@ function numberAxis(title, { isLog = false, isShare = false, ticks = null, value
   return axis(title, more);
 }
 
+// Whether a metric is drawn over the logarithm at first: a time, say, that spreads over more than a decade.
+function startsLogarithmic(sweep, metric) {
+  const values = sweep.values[metric].filter((value) => typeof value === "number");
+  return sweep.metric[metric].scale === "log" && spreads(values, 10);
+}
+
 // 1, 2 and 5 of each decade; 1 alone where there are many.
 function logTicks(values) {
   if (!values.length) return null;
@@ -157,7 +163,7 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
   const logX = x && (isLogX ?? spreads(steps, 6));
   const layout = {
     xaxis: x ? numberAxis(sweep.label(x), { isLog: logX, ticks: logX ? apart(steps) : null }) : axis("", { type: "category", range: [-0.5, lines.length - 0.5] }),
-    yaxis: numberAxis(sweep.label(metric), { isLog: isLog && heights.some((value) => value > 0), values: heights, range, isShare: about.scale === "share" || about.scale === "part" }),
+    yaxis: numberAxis(sweep.label(metric), { isLog: isLog && heights.some((value) => value > 0), values: range ?? heights, range, isShare: about.scale === "share" || about.scale === "part" }),
   };
   draw(place, traces, layout);
   return lines;

@@ -84,17 +84,13 @@ function stateMap(sweep, rows) {
 function loadCurves(sweep) {
   const numbers = sweep.settings.filter((key) => key.number);
   const several = sweep.settings.filter((key) => key.key !== sweep.lines && key.values.length <= 8);
-  const isLogarithmic = (metric) => {
-    const values = sweep.values[metric].filter((value) => typeof value === "number");
-    return sweep.metric[metric].scale === "log" && spreads(values, 10);
-  };
-  const state = { x: sweep.x, metric: sweep.metrics[0].key, panel: "", isLog: isLogarithmic(sweep.metrics[0].key) };
+  const state = { x: sweep.x, metric: sweep.metrics[0].key, panel: "", isLog: startsLogarithmic(sweep, sweep.metrics[0].key) };
   const free = () => several.filter((key) => key.key !== state.x);
   state.panel = free().find((key) => sweep.variesIn([...Array(sweep.rows).keys()], key.key))?.key ?? "";
   const log = check("logarithmic", state.isLog, (isOn) => ((state.isLog = isOn), update(latest)), "curve-log");
   const chooseMetric = (metric) => {
     state.metric = metric;
-    state.isLog = log.querySelector("input").checked = isLogarithmic(metric);
+    state.isLog = log.querySelector("input").checked = startsLogarithmic(sweep, metric);
   };
   const place = element("div", { class: "panels", id: "curve-panels" });
   const key = element("div");
@@ -338,7 +334,7 @@ function sensitivity(sweep) {
     panels.forEach((metric, i) => {
       if (isEmpty(plots[i], here)) return;
       if (plots[i].querySelector(".empty")) plots[i].replaceChildren();
-      lines = curves(plots[i], sweep, here, { x: state.x, metric });
+      lines = curves(plots[i], sweep, here, { x: state.x, metric, isLog: startsLogarithmic(sweep, metric) });
     });
     legendAt.replaceChildren(legend(sweep, lines));
   }

@@ -35,14 +35,15 @@ function runTable(sweep) {
       update(latest);
     };
     const way = state.sort === name ? (state.isDown ? "descending" : "ascending") : "none";
-    return element("th", { "aria-sort": way, scope: "col" }, element("button", { type: "button", title: name, onclick: sort }, words(name)));
+    const isText = latest.some((row) => typeof sweep.at(name, row) === "string");
+    return element("th", { "aria-sort": way, scope: "col", class: isText ? "text" : null }, element("button", { type: "button", title: name, onclick: sort }, words(name)));
   }
 
   const words = (name) => ({ state: "State", run_id: "Run" })[name] ?? sweep.label(name);
 
   function cell(name, row) {
     const value = sweep.at(name, row);
-    if (name === "state") return element("td", { class: `state-${value}` }, `${STATES[value]?.mark ?? ""} ${STATES[value]?.words ?? value}`);
+    if (name === "state") return element("td", { class: `text state-${value}` }, `${STATES[value]?.mark ?? ""} ${STATES[value]?.words ?? value}`);
     return element("td", { class: typeof value === "string" ? "text" : null }, shownAs(sweep.metric[name], value));
   }
 
