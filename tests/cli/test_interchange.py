@@ -100,8 +100,13 @@ def test_several_runs_of_a_file_get_a_folder_each(tmp_path: Path) -> None:
 
     done = CliRunner().invoke(main, ["import-results", str(file), "-o", str(tmp_path / "all")])
     refused = CliRunner().invoke(main, ["compare", "--measured", str(file)])
+    repeated = CliRunner().invoke(
+        main, ["compare", "--measured", str(tmp_path / "all" / "run-1"), "--replications", "2"]
+    )
 
     assert done.exit_code == 0, done.output
+    assert repeated.exit_code == 2
+    assert "--measured is a single run" in repeated.stderr
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["run-1", "run-2"]
     assert refused.exit_code == 2
     assert "holds 2 runs" in refused.stderr

@@ -25,6 +25,7 @@ from batchsim.cli.output import (
     warn,
     warn_about,
 )
+from batchsim.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +139,8 @@ def compare_(
     enough = stopping(given)
     names = [name for given_names in policies for name in given_names.split(",")]
     if measured is not None:
+        if enough is not None:
+            raise ConfigError("--measured is a single run; leave out --replications and --precision")
         places = (config_file, output_dir)
         compare_with(measured, names, *places, overwrite=overwrite, as_json=as_json, given=given)
         return
