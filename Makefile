@@ -21,9 +21,11 @@ LATENCY ?=
 # Of `batchsim sweep`, e.g. OPTIONS=--extrapolate.
 OPTIONS ?=
 EXPERIMENTS ?= $(if $(LATENCY),$(shell grep -L 'latency\.file' experiments/*.toml),$(wildcard experiments/*.toml))
+# What `make sweep-full` runs, unless EXPERIMENTS are named.
+PAPER := $(patsubst %,experiments/%.toml,scheduler_comparison bin_sensitivity scaling)
 # Results of a latency file have a folder, and a report, of their own.
 SMALL := $(RESULTS)/small$(if $(LATENCY),-$(basename $(notdir $(LATENCY))))
-SWEEP := sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY)) $(OPTIONS)
+SWEEP = sweep $(EXPERIMENTS) --jobs $(JOBS) $(if $(LATENCY),--latency $(LATENCY)) $(OPTIONS)
 ROOFLINE_DATA ?= data/roofline
 # What runs say that they could be off by.
 ERRORS := src/batchsim/latency/data/expected_errors.json
@@ -55,7 +57,8 @@ sweep: $(VENV)/.installed  ## Run all experiments (865 runs) and draw the figure
 	$(BIN)/batchsim figures $(SMALL)
 	-$(BIN)/batchsim report $(SMALL) -o $(SMALL)/report.html
 
-sweep-full: $(VENV)/.installed  ## The paper's grid: up to a million requests, 1 to 100 GPUs (hours)
+sweep-full: EXPERIMENTS := $(if $(filter file,$(origin EXPERIMENTS)),$(PAPER),$(EXPERIMENTS))
+sweep-full: $(VENV)/.installed  ## The paper's grid: 1,000 to 1 million requests, 1 to 100 GPUs, 1 to 32 bins (under an hour)
 	$(BIN)/batchsim $(SWEEP) --full --output-dir $(RESULTS)/full
 	$(BIN)/batchsim figures $(RESULTS)/full
 	-$(BIN)/batchsim report $(RESULTS)/full -o $(RESULTS)/full/report.html
