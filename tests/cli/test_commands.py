@@ -582,3 +582,18 @@ def test_compare_tells_differences_over_replications(generated: str, tmp_path: P
     assert table.to_dict("list") == pd.DataFrame(json.loads(printed.stdout)["differences"]).to_dict("list")
     assert {"e2e_mean_s", "ttft_p99_s"} <= set(table["metric"])
     assert (out / "vllm_v1" / "replications.csv").exists()
+
+
+def test_capacity_is_searched_for_in_each_replication(generated: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--replications", "2", "--slo", "e2e:20000", "--tolerance", "0.3"]
+
+    shown = CliRunner().invoke(main, ["capacity", generated, *options, "-o", str(out)])
+    asked = CliRunner().invoke(main, ["capacity", generated, *options, "--request-rate", "3"])
+
+    assert shown.exit_code == asked.exit_code == 0, shown.output + asked.output
+    assert "over 2 replications (Student's t)" in shown.stdout
+    assert " of 2" in asked.stdout
+    (found,) = json.loads((out / "capacity.json").read_text()).values()
+    assert found["num_replications"] == len(found["replications"]) == 2
+    assert set(pd.read_csv(out / "trials.csv")["replication"]) == {0, 1}

@@ -7,9 +7,11 @@ import pytest
 from batchsim.config import load_config
 from batchsim.errors import ConfigError
 from batchsim.latency.linear import LinearIterationLatency
-from batchsim.study.capacity import Capacity, find_capacity
+from batchsim.study.capacity import Capacity, find_capacity, replicate_capacity
 from batchsim.study.compare import for_policies
+from batchsim.study.replications import Stopping, replication_seed
 from batchsim.workload.request import Workload
+from tests.study.test_replications import POISSON
 from tests.theory.worlds import AS_LONG_AS_THE_LONGEST, poisson_arrivals, requests_of
 
 ONE_AT_A_TIME = {"preset": "static_fifo", "batch_size": 1}
@@ -238,3 +240,45 @@ def test_a_cluster_that_cannot_be_split_says_so(config: dict[str, Any], message:
     given = {"policy": {"preset": "vllm_v1"}, "slo": {"ttft_ms": 500}, **config}
     with pytest.raises(ConfigError, match=message):
         find_capacity(given, split_pools=True)
+
+
+@pytest.fixture
+def drawn() -> dict[str, Any]:
+    return {**POISSON, "policy": {"preset": "static_fifo"}, "slo": {"e2e_ms": 15_000.0}}
+
+
+def test_the_rate_of_replications_is_the_mean_of_their_rates(drawn: dict[str, Any]) -> None:
+    found = replicate_capacity(drawn, Stopping(3), tolerance=0.1)
+
+    alone = find_capacity({**drawn, "seed": replication_seed(drawn["seed"], 2)}, tolerance=0.1)
+    rates = [one.request_rate_per_s for one in found.replications]
+    assert rates[2] == alone.request_rate_per_s
+    assert found.request_rate_per_s == pytest.approx(sum(rates) / 3)
+    assert found.half_width_per_s == pytest.approx(4.302653 * np.std(rates, ddof=1) / 3**0.5)
+    assert len(found.trials) == sum(len(one.trials) for one in found.replications)
+
+
+def test_gpus_of_replications_are_as_many_as_any_needs(drawn: dict[str, Any]) -> None:
+    asked = {**drawn, "workload": {**drawn["workload"], "request_rate": 3.0}}
+
+    found = replicate_capacity(asked, Stopping(3))
+
+    assert found.num_gpus == max(one.num_gpus for one in found.replications) > 1
+    with pytest.raises(ConfigError, match="a precision is one of a rate"):
+        replicate_capacity(asked, Stopping(3, precision=0.1))
+
+
+def test_a_rate_that_is_not_precise_is_told(drawn: dict[str, Any]) -> None:
+    found = replicate_capacity(drawn, Stopping(2, precision=0.001, most=3), tolerance=0.3)
+
+    assert len(found.replications) == 3
+    assert "a precision of 0.001 was not reached" in found.cautions[-1]
+
+
+def test_searches_over_a_replayed_trace_are_made_once_and_said_so() -> None:
+    config = {"policy": {"preset": "vllm_v1"}, "slo": {"e2e_ms": 20_000}}
+
+    found = replicate_capacity(config, Stopping(5), workload=evenly(60, 0.01), tolerance=0.3)
+
+    assert found.replications == ()
+    assert "cannot differ" in found.cautions[-1]

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from batchsim.cli.options import overrides, run_options
+from batchsim.cli.options import overrides, replication_options, run_options, stopping
 from batchsim.cli.output import by_name, echo_json, echo_table, hardware_told, notice, plain, stderr, warn
 from batchsim.errors import ConfigError
 
 if TYPE_CHECKING:
     from batchsim.config import RunConfig
     from batchsim.study.capacity import Capacity
+    from batchsim.study.replications import Stopping
     from batchsim.study.trials import Trial
 
 
@@ -30,6 +31,7 @@ class _Case(NamedTuple):
 
 @click.command()
 @run_options
+@replication_options
 @click.option("--policy", "policies", multiple=True, metavar="NAME", help="Repeat or separate by commas.")
 @click.option(
     "--gpu",
@@ -87,6 +89,7 @@ def capacity(
     from batchsim.study.cheapest import cheapest, for_gpus
     from batchsim.study.compare import for_policies
 
+    enough = stopping(given)
     base = load_config(config_file, overrides(given))
     names = [name for given_names in policies for name in given_names.split(",")] or [base.policy.preset]
     kinds = [kind for given_kinds in gpus for kind in given_kinds.split(",")]
@@ -100,7 +103,7 @@ def capacity(
     }
     with hardware_told(base):
         found, failures = _search(
-            cases, share=share, num_parts=parts, tolerance=tolerance, split_pools=split_pools
+            cases, enough, share=share, num_parts=parts, tolerance=tolerance, split_pools=split_pools
         )
     best = cheapest(found) if kinds else None
     for sentence in dict.fromkeys(said for one in found.values() for said in one.assumptions):
@@ -109,7 +112,11 @@ def capacity(
     results |= {str(case): {**_named(case), "failure": said} for case, said in failures.items()}
     if output_dir is not None:
         write_whole(output_dir / "capacity.json", json_text(results))
-        trials = [pd.DataFrame(one.trials).assign(**_named(case)) for case, one in found.items()]
+        trials = [
+            pd.DataFrame(search.trials).assign(**_named(case), **({"replication": k} if enough else {}))
+            for case, one in found.items()
+            for k, search in enumerate(one.replications or (one,))
+        ]
         write_whole(output_dir / "trials.csv", csv_text(pd.concat(trials, ignore_index=True)))
     if as_json:
         echo_json(results)
@@ -128,10 +135,10 @@ def capacity(
 
 
 def _search(
-    cases: Mapping[_Case, RunConfig], **options: Any
+    cases: Mapping[_Case, RunConfig], enough: Stopping | None, **options: Any
 ) -> tuple[dict[_Case, Capacity], dict[_Case, str]]:
     """What each case can take, or why that cannot be told of one kind of GPU while it can of another."""
-    from batchsim.study.capacity import find_capacity
+    from batchsim.study.capacity import find_capacity, replicate_capacity
 
     found: dict[_Case, Capacity] = {}
     failures: dict[_Case, str] = {}
@@ -145,7 +152,10 @@ def _search(
                 )
 
             try:
-                found[case] = find_capacity(config, on_trial=show, **options)
+                if enough is None:
+                    found[case] = find_capacity(config, on_trial=show, **options)
+                else:
+                    found[case] = replicate_capacity(config, enough, on_trial=show, **options)
             except ConfigError as error:
                 failures[case] = str(error)
                 if case.gpu is None or len(failures) == len(cases):
@@ -159,6 +169,7 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
         "policy": lambda case, one: case.policy,
         "GPU": lambda case, one: str(case.gpu),
         "GPUs": lambda case, one: f"{one.num_gpus}",
+        "enough in": lambda case, one: _enough_in(one),
         "prefill replicas": lambda case, one: f"{one.best.num_prefill_replicas}",
         "requests/s": lambda case, one: _rate(one),
         "attains, misses": lambda case, one: "-" if is_asked else _bracket(one),
@@ -171,6 +182,8 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
         del columns["prefill replicas"]
     if all(case.gpu is None for case in found):
         del columns["GPU"]
+    if not is_asked or not any(one.replications for one in found.values()):
+        del columns["enough in"]
     if all(one.best.usd_per_hour is None for one in found.values()):
         del columns["USD/hour"], columns["USD/million output tokens"]
     echo_table(
@@ -181,7 +194,11 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
     for case, one in found.items():
         click.echo(
             f"{case}: {one.best.num_requests:,} requests of {one.best.workload} on {one.best.latency}"
-            + ("" if one.half_width_per_s is None else "; ± is the 95 % interval of the rate over the parts")
+            + (
+                ""
+                if one.half_width_per_s is None
+                else f"; ± is the 95 % interval of the rate over {_over(one)}"
+            )
             + ("" if one.best.prices is None else f"; {one.best.prices}")
         )
     for sentence in by_name({str(case): one.best.expected_error for case, one in found.items()}):
@@ -219,6 +236,20 @@ def _rate(one: Capacity) -> str:
     return mean if one.half_width_per_s is None else f"{mean} ± {one.half_width_per_s:.2g}"
 
 
+def _over(one: Capacity) -> str:
+    return f"{len(one.replications)} replications (Student's t)" if one.replications else "the parts"
+
+
+def _enough_in(one: Capacity) -> str:
+    """In how many replications each number of GPUs was enough: "3 in 7 of 10, 4 in 10 of 10"."""
+    needed = sorted(search.num_gpus for search in one.replications)
+    if not needed:
+        return "-"
+    return ", ".join(
+        f"{num} in {sum(other <= num for other in needed)} of {len(needed)}" for num in dict.fromkeys(needed)
+    )
+
+
 def _bracket(one: Capacity) -> str:
     return "-" if one.is_unbounded else f"{one.request_rate_per_s:.4g}, {one.missed_per_s:.4g}"
 
@@ -250,6 +281,11 @@ def _as_json(case: _Case, found: Capacity, *, is_cheapest: bool) -> dict[str, An
         "expected_error": found.best.expected_error,
         "num_requests": found.best.num_requests,
         "num_simulations": len(found.trials),
+        "num_replications": max(len(found.replications), 1),
+        "replications": [
+            {"request_rate_per_s": one.request_rate_per_s, "num_gpus": one.num_gpus}
+            for one in found.replications
+        ],
         "usd_per_hour": found.best.usd_per_hour,
         "usd_per_request": found.usd_per_request,
         "usd_per_million_output_tokens": found.usd_per_million_output_tokens,

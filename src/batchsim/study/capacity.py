@@ -7,6 +7,7 @@ simulation of all requests; how sure its numbers are is told by consecutive part
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
+from batchsim.metrics.statistics import t_interval
 from batchsim.policies import presets
+from batchsim.study.replications import FIXED, Stopping, replication
 from batchsim.study.setup.hardware import AnyLatency, adopt_hardware
 from batchsim.study.trials import Requests, Trial, Trials, requests_of
 from batchsim.workload.request import Workload
@@ -58,6 +61,10 @@ class Capacity:
         All simulations, in the order in which they ran.
     assumptions
         Sentences on the hardware and the latency model, as `adopt_hardware` gives them.
+    replications
+        The searches of which this is the mean, see `replicate_capacity`; empty: it is one search.
+    shortfall
+        What was not reached in them, in a sentence.
     """
 
     request_rate_per_s: float
@@ -68,6 +75,8 @@ class Capacity:
     best: Trial
     trials: tuple[Trial, ...]
     assumptions: tuple[str, ...] = ()
+    replications: tuple[Capacity, ...] = ()
+    shortfall: str = ""
 
     @property
     def is_unbounded(self) -> bool:
@@ -103,14 +112,18 @@ class Capacity:
         if not self.request_rate_per_s:
             said.append("even requests that are served alone miss the SLO")
         elif self.half_width_per_s is not None and self.half_width_per_s > BURSTY * self.request_rate_per_s:
-            least, most = min(self.best.by_part), max(self.best.by_part)
-            said.append(
-                "the requests are too bursty, or too few, for one number: at this rate the margin of "
-                f"{self.best.subject} is {least:+.1%} to {most:+.1%} by part"
-            )
+            said.append(f"the requests are too bursty, or too few, for one number: {self._spread}")
         if self.request_rate_per_s and not self.is_unbounded and self.best.verdict == "transient":
             said.append(f"whether the queue would go on growing cannot be told: {self.best.verdict_reason}")
-        return said
+        return said + [self.shortfall] * bool(self.shortfall)
+
+    @property
+    def _spread(self) -> str:
+        if self.replications:
+            rates = [one.request_rate_per_s for one in self.replications]
+            return f"{min(rates):.4g} to {max(rates):.4g} requests/s by replication"
+        least, most = min(self.best.by_part), max(self.best.by_part)
+        return f"at this rate the margin of {self.best.subject} is {least:+.1%} to {most:+.1%} by part"
 
 
 def find_capacity(
@@ -173,6 +186,51 @@ def find_capacity(
     search = _Search(loaded, requests_of(loaded, workload), latency, share, num_parts, on_trial, split_pools)
     found = search.highest_rate(tolerance) if rate_per_s is None else search.fewest_gpus(rate_per_s)
     return replace(found, assumptions=tuple(assumptions))
+
+
+def replicate_capacity(
+    config: RunConfig | Mapping[str, Any] | str | Path | None, stopping: Stopping, **options: Any
+) -> Capacity:
+    """Do `find_capacity` with several seeds, each search for itself; ``options`` are its others.
+
+    The rate is the mean of the rates, with Student's interval over replications; of numbers of GPUs it is the
+    largest: that many attain the SLO in every replication. A precision is of the rate.
+
+    Raises
+    ------
+    ConfigError
+        For a precision of a number of GPUs; and as `find_capacity`.
+    """
+    loaded = load_config(config)
+    if stopping.precision is not None and loaded.workload.request_rate is not None:
+        raise ConfigError("a precision is one of a rate, and of GPUs the fewest are asked for; give the "
+                          "number of replications instead")  # fmt: skip
+    stopping = replace(stopping, metric="request_rate_per_s")
+    found: list[Capacity] = []
+    rates: list[float] = []
+    while not found or not stopping.is_done([rates]):
+        found.append(find_capacity(replication(loaded, len(found)), **options))
+        rates.append(found[-1].request_rate_per_s)
+        if len(found) == 2 and _course(found[0]) == _course(found[1]):
+            return replace(found[0], shortfall=FIXED)
+    most = max(found, key=lambda one: one.num_gpus)
+    attained = [one.best.slo_attainment for one in found if one.best.slo_attainment is not None]
+    interval = t_interval(rates)
+    return replace(
+        most,
+        request_rate_per_s=interval.mean,
+        half_width_per_s=interval.half_width if len(set(rates)) > 1 else None,
+        missed_per_s=float(np.mean([one.missed_per_s for one in found])),
+        binding=Counter(one.binding for one in found).most_common(1)[0][0],
+        best=most.best._replace(slo_attainment=float(np.mean(attained)) if attained else None),
+        trials=tuple(trial for one in found for trial in one.trials),
+        replications=tuple(found),
+        shortfall=stopping.shortfall([rates]),
+    )
+
+
+def _course(found: Capacity) -> list[tuple[float, int, float]]:
+    return [(trial.request_rate_per_s, trial.num_gpus, trial.margin) for trial in found.trials]
 
 
 def _check_split(config: RunConfig, *, is_rate_searched: bool) -> None:

@@ -170,7 +170,7 @@ class Replications:
     def notices(self) -> list[str]:
         """What a reader should know of the intervals, in sentences."""
         if self.is_fixed:
-            return [_FIXED]
+            return [FIXED]
         values = [self.stopping.value(summary) for summary in self.summaries]
         return [said] if (said := self.stopping.shortfall([values])) else []
 
@@ -183,7 +183,8 @@ class Replications:
         self.first.save(directory, overwrite=overwrite, more=more)
 
 
-_FIXED = (
+#: What is said where `Replications.is_fixed`.
+FIXED = (
     "replications of this run cannot differ: the trace stays the same and nothing else in it is random; one "
     "run was made, whose interval, where it has one, is from batch means within it"
 )
