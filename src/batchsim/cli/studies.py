@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides
+from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides, replication_options, stopping
 from batchsim.cli.output import echo_json, echo_table, notice, plain, stderr, warn
 from batchsim.errors import BatchsimError, ConfigError
 
@@ -39,7 +40,7 @@ _MOST_COLUMNS = 16
 @click.option(
     "--shard", default="1/1", show_default=True, metavar="K/N", help="Every N-th run from the K-th on."
 )
-@click.option("--replications", type=int, metavar="N", help="Runs of each point, with other seeds.")
+@replication_options
 @click.option("--latency", metavar="FILE", help="latency.json for all runs, whatever the sweep files name.")
 @click.option("--extrapolate", is_flag=True, help="Leave the calibrated range in all runs, counted.")
 @click.option(
@@ -52,17 +53,22 @@ def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: 
 
     from batchsim.study.plan import parse_shard, plan, read_sweep_file
     from batchsim.study.sweep import run_sweep
+    from batchsim.study.sweeps.precision import run_sweep_until
 
+    enough = stopping(given)
     options = {
         "full": given.pop("full"),
-        "replications": given.pop("replications"),
         "overrides": overrides(given),
     }
+    num = None if enough is None else enough.num
+    do = partial(run_sweep, replications=num)
+    if enough is not None and enough.precision is not None:
+        do = partial(run_sweep_until, stopping=enough)
     place = {name: given.pop(name) for name in ("jobs", "backend", "scheduler", "overwrite")}
     part = parse_shard(shard)
     if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
         for path in experiments:
-            planned = read_sweep_file(path, **options)
+            planned = read_sweep_file(path, replications=num, **options)
             _check_figure(planned, plan(planned, path), path)
     columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     failed: list[BatchsimError] = []
@@ -80,7 +86,7 @@ def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: 
 
         for path in experiments:
             try:
-                run_sweep(
+                do(
                     path,
                     output_dir,
                     shard=part,

@@ -272,7 +272,9 @@ def _intervals(table: pd.DataFrame, several: str) -> str:
     if num_runs > 1:
         is_same = table[[f"{metric}_ci95" for metric in all_metrics]].isna().all(axis=1).any()
         rest = f"; where a row has none, the same for all {several}" if is_same else ""
-        return f"{lead}: 95 % intervals of the mean over {num_runs} {several} (Student's t){rest}."
+        fewest = int(table["num_runs"].min())
+        over = f"{num_runs}" if fewest == num_runs else f"{fewest} to {num_runs}"
+        return f"{lead}: 95 % intervals of the mean over {over} {several} (Student's t){rest}."
     named = ", ".join(label_of(metric).split(" (")[0] for metric in having)
     rest = "; the others are of one run and claim none" if len(having) < len(all_metrics) else ""
     return f"{lead}: 95 % interval of {named} within the one run{rest}."

@@ -8,9 +8,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from batchsim.config import RunConfig, SweepConfig, flat, read_toml, set_dotted, validate
 from batchsim.config.paths import anchored
@@ -18,6 +17,7 @@ from batchsim.errors import ConfigError
 from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.study.identity import identify, refresh_policy
+from batchsim.study.replications import replication_seed
 from batchsim.study.run import training_fraction
 from batchsim.study.sweeps.axes import points, varied_keys
 from batchsim.workload.predictor import Predictor, make_predictor
@@ -51,11 +51,13 @@ class PlannedRun:
     key: str
     inputs: Mapping[str, str]
 
+    @property
+    def point(self) -> str:
+        """The same for the replications of one point of the sweep."""
+        return _point(self.case, self.varied)
+
     def __str__(self) -> str:
-        shown = [self.case] if self.case else []
-        return ", ".join(
-            shown + [f"{key}={value}" for key, value in self.varied.items() if value is not None]
-        )
+        return _told(self.case, self.varied)
 
 
 def read_sweep_file(
@@ -94,10 +96,13 @@ def read_sweep_file(
     return sweep
 
 
-def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
+def plan(
+    sweep: SweepConfig, where: str | Path = "sweep", counts: Mapping[str, int] = MappingProxyType({})
+) -> list[PlannedRun]:
     """List the runs, in the order of the file: cases outermost, then the grid, its last key innermost.
 
-    Zipped lists and the axes of conditions lie within the grid, replications within all.
+    Zipped lists and the axes of conditions lie within the grid, replications within all. ``counts`` are
+    replications of single points, by `PlannedRun.point`.
 
     Raises
     ------
@@ -117,7 +122,7 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
         used = {key: chosen.get(key, shown.get(key)) for key in varied}
         with _told_of(where):
             fractions.append((config, _training_fraction(config, built)))
-        for number in range(num_replications):
+        for number in range(counts.get(_point(case, used), num_replications)):
             one = config.model_copy(update={"seed": replication_seed(config.seed, number)})
             with _told_of(where):
                 key, run_id, inputs = identify(one)
@@ -126,14 +131,6 @@ def plan(sweep: SweepConfig, where: str | Path = "sweep") -> list[PlannedRun]:
     if len({fraction for _, fraction in fractions}) > 1:
         _check_same_requests(fractions, where)
     return runs
-
-
-def replication_seed(seed: int, number: int) -> int:
-    """Return the seed of a replication: for the first its own, else one of 2^52."""
-    if number == 0:
-        return seed
-    (word,) = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
-    return int(word) >> 12
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -150,6 +147,15 @@ def take_shard(runs: Sequence[PlannedRun], shard: tuple[int, int]) -> Sequence[P
     if not 1 <= part <= parts:
         raise ConfigError(f"shard is {part}/{parts}; K/N with 1 <= K <= N is needed")
     return runs[part - 1 :: parts]
+
+
+def _point(case: str, varied: Mapping[str, Any]) -> str:
+    return _told(case, {key: value for key, value in varied.items() if key != "replication"})
+
+
+def _told(case: str, varied: Mapping[str, Any]) -> str:
+    settings = [f"{key}={value}" for key, value in varied.items() if value is not None]
+    return ", ".join([case] * bool(case) + settings)
 
 
 def _configure(settings: Mapping[str, Any], where: str | Path) -> RunConfig:

@@ -101,19 +101,29 @@ class Stopping:
 
     def is_reached(self, columns: Sequence[Sequence[float]]) -> bool:
         """Whether every interval is narrow enough; without a precision, any is."""
-        return self.precision is None or all(_width(values) <= self.precision for values in columns)
+        return self.precision is None or all(self.width(values) <= self.precision for values in columns)
 
     def shortfall(self, columns: Sequence[Sequence[float]]) -> str:
         """Say that the precision was not reached; empty where it was."""
         if self.precision is None or self.is_reached(columns):
             return ""
+        widest = max(map(self.width, columns))
         return (
             f"a precision of {self.precision:.3g} was not reached: after {len(columns[0])} replications the "
-            f"95 % interval of {self.metric} reaches {max(map(_width, columns)):.2g} of its mean to either "
-            "side; max_replications allows no more"
+            f"95 % interval of {self.metric} reaches {widest:.2g} of its mean to either side; "
+            "max_replications allows no more"
         )
 
-    def value(self, summary: Mapping[str, Any]) -> float:
+    @staticmethod
+    def width(values: Sequence[float]) -> float:
+        """Half width of the interval as a share of the mean; infinite where that cannot be told."""
+        interval = t_interval(values)
+        if interval.half_width == 0:
+            return 0.0
+        width = interval.half_width / abs(interval.mean) if interval.mean else math.inf
+        return width if math.isfinite(width) else math.inf
+
+    def value(self, summary: Mapping[Any, Any]) -> float:
         """The metric of one run; NaN where nothing is to be looked at, or the run has none."""
         if self.precision is None:
             return math.nan
@@ -124,15 +134,6 @@ class Stopping:
                 f"a precision of {self.metric!r}: a run has no such number; {nearest(self.metric, numbers)}"
             )
         return math.nan if value is None else float(value)
-
-
-def _width(values: Sequence[float]) -> float:
-    """Half width of the interval as a share of the mean; infinite where that cannot be told."""
-    interval = t_interval(values)
-    if interval.half_width == 0:
-        return 0.0
-    width = interval.half_width / abs(interval.mean) if interval.mean else math.inf
-    return width if math.isfinite(width) else math.inf
 
 
 @dataclass(frozen=True, slots=True, eq=False)

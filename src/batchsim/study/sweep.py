@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ def run_sweep(
     shard: tuple[int, int] = (1, 1),
     overrides: Mapping[str, Any] | None = None,
     replications: int | None = None,
+    counts: Mapping[str, int] = MappingProxyType({}),
     check_figure: Callable[[SweepConfig, Sequence[PlannedRun], Path], None] | None = None,
     on_progress: Callable[[SweepProgress], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
@@ -80,6 +82,8 @@ def run_sweep(
         ``results.csv`` holds what all of them have finished so far.
     overrides, replications
         As for `read_sweep_file`.
+    counts
+        As for `plan`.
     check_figure
         Called before the first run with the sweep, all its runs and the file, to refuse a figure that they
         cannot make (`figures.plots.check_figure`); not called where all is finished.
@@ -101,7 +105,7 @@ def run_sweep(
     if scheduler is not None and backend != "dask":
         raise ConfigError(f"scheduler {scheduler} is of the backend dask, not of {backend}")
     sweep = read_sweep_file(path, full=full, overrides=overrides, replications=replications)
-    runs = plan(sweep, path)
+    runs = plan(sweep, path, counts)
     mine = {run.run_id: run for run in take_shard(runs, shard)}
     folder = _Folder(Path(output_dir) / sweep.name, sweep)
     damaged = [] if overwrite else folder.read(mine.values())
