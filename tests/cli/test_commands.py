@@ -377,6 +377,26 @@ def test_a_sweep_takes_settings_that_win_over_its_file(trace: Path, tmp_path: Pa
     assert json.loads(manifest.read_text())["config"]["latency"]["file"] == str(latency)
 
 
+def test_a_dry_run_prints_the_plan_with_an_estimate_and_runs_nothing(trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text(SWEEP, encoding="utf-8")
+    dry = ["sweep", str(tmp_path / "sweep.toml"), "-o", str(tmp_path), "--dry-run"]
+
+    result = CliRunner().invoke(main, [*dry, "--replications", "3"])
+    there = (tmp_path / "small").exists()
+    CliRunner().invoke(main, dry[:-1])
+    after = CliRunner().invoke(main, dry)
+
+    assert result.exit_code == 0, result.output
+    assert not there
+    assert "small: 6 runs, 0 of them finished" in result.stdout
+    assert re.search(
+        r"6 runs to do, about [\d.]+ s with 1 at once, from a run of 500 requests", result.stdout
+    )
+    assert result.stdout.count("static_fifo") == 6
+    assert "small: 2 runs, 2 of them finished" in after.stdout
+    assert after.stdout.endswith("nothing to do\n")
+
+
 def test_a_sweep_is_asked_in_sql_and_answers_as_a_table_csv_or_json(trace: Path, tmp_path: Path) -> None:
     pytest.importorskip("duckdb", reason="the extra [query] is not installed")
     (tmp_path / "sweep.toml").write_text(SWEEP, encoding="utf-8")

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides, replication_options, stopping
-from batchsim.cli.output import echo_json, echo_table, notice, plain, stderr, warn
+from batchsim.cli.output import duration, echo_json, echo_table, notice, plain, sweep_bars, warn
 from batchsim.errors import BatchsimError, ConfigError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from batchsim.config import SweepConfig
-    from batchsim.study.sweep import PlannedRun, SweepProgress
+    from batchsim.study.sweep import PlannedRun, SweepProgress, SweepState
 
 
 #: Of a table that a terminal shows.
@@ -47,12 +49,11 @@ _MOST_COLUMNS = 16
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of all runs, likewise."
 )
 @click.option("--overwrite", is_flag=True, help="Run again what is finished.")
+@click.option("--dry-run", is_flag=True, help="Print the runs, and about how long they take; run none.")
 def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: Any) -> None:
     """Run sweep files; what is finished is not run again."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
     from batchsim.study.plan import parse_shard, plan, read_sweep_file
-    from batchsim.study.sweep import run_sweep
+    from batchsim.study.sweep import look, run_sweep
     from batchsim.study.sweeps.precision import run_sweep_until
 
     enough = stopping(given)
@@ -64,23 +65,31 @@ def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: 
     do = partial(run_sweep, replications=num)
     if enough is not None and enough.precision is not None:
         do = partial(run_sweep_until, stopping=enough)
+    is_dry = given.pop("dry_run")
     place = {name: given.pop(name) for name in ("jobs", "backend", "scheduler", "overwrite")}
     part = parse_shard(shard)
-    if len(experiments) > 1:  # a fault in the last is told before the first has run for an hour
+    if len(experiments) > 1 or is_dry:  # a fault in the last is told before the first has run for an hour
         for path in experiments:
             planned = read_sweep_file(path, replications=num, **options)
             _check_figure(planned, plan(planned, path), path)
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    if is_dry:
+        seen = {"overwrite": place["overwrite"], "shard": part, "replications": num, **options}
+        for path in experiments:
+            _echo_plan(look(path, output_dir, **seen), place["jobs"])
+        return
     failed: list[BatchsimError] = []
-    progress, tasks = Progress(*columns, console=stderr()), dict[str, TaskID]()
+    tasks: dict[str, TaskID] = {}
     with ExitStack() as shown:
+        progress = sweep_bars()
 
         def show(state: SweepProgress) -> None:
             if not tasks:
                 shown.enter_context(progress)
             if state.name not in tasks:
-                tasks[state.name] = progress.add_task(plain(state.name))
-            progress.update(tasks[state.name], total=state.num_runs, completed=state.num_ended)
+                tasks[state.name] = progress.add_task(plain(state.name), left="")
+            is_told = state.remaining_s is not None and state.num_ended < state.num_runs
+            left = f"{duration(state.remaining_s)} left" if is_told else ""
+            progress.update(tasks[state.name], total=state.num_runs, completed=state.num_ended, left=left)
             if state.failure is not None:
                 warn(state.failure)
 
@@ -102,6 +111,28 @@ def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: 
                 failed.append(error)
     if failed:
         raise failed[0]
+
+
+def _echo_plan(state: SweepState, jobs: int) -> None:
+    """Print what would be run, with what tells the runs apart, and how long it may take."""
+    told, to_do = state.estimate(), state.to_do
+    total_s = sum(told.run_s.values()) / max(min(jobs, len(to_do)), 1)
+    about = f"about {duration(total_s)} with {jobs} at once, {told.source}" if told.run_s else told.source
+    title = f"{state.sweep.name}: {len(state.runs)} runs, {len(state.finished)} of them finished"
+    keys = list(state.runs[0].varied)
+    rows = [
+        [
+            run.run_id,
+            run.case,
+            *("-" if (value := run.varied[key]) is None else value for key in keys),
+            "finished" if run.run_id in state.finished else duration(told.run_s.get(run.run_id)),
+        ]
+        for run in state.runs
+    ]
+    echo_table(title, ["run", "case", *keys, "takes"], rows)
+    for sentence in state.damaged:
+        notice(sentence)
+    click.echo(f"{len(to_do)} runs to do, {about}" if to_do else "nothing to do")
 
 
 def _check_figure(sweep: SweepConfig, runs: Sequence[PlannedRun], path: Path) -> None:

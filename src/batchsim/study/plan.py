@@ -17,7 +17,7 @@ from batchsim.errors import ConfigError
 from batchsim.policies import presets
 from batchsim.policies.presets import Policy
 from batchsim.study.identity import identify, refresh_policy
-from batchsim.study.replications import replication_seed
+from batchsim.study.replications import replication
 from batchsim.study.run import training_fraction
 from batchsim.study.sweeps.axes import points, varied_keys
 from batchsim.workload.predictor import Predictor, make_predictor
@@ -123,7 +123,7 @@ def plan(
         with _told_of(where):
             fractions.append((config, _training_fraction(config, built)))
         for number in range(counts.get(_point(case, used), num_replications)):
-            one = config.model_copy(update={"seed": replication_seed(config.seed, number)})
+            one = replication(config, number)
             with _told_of(where):
                 key, run_id, inputs = identify(one)
             more = {"replication": number} if is_replicated else {}

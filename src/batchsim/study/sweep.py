@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -26,6 +27,7 @@ from batchsim.study.plan import PlannedRun, parse_shard, plan, read_sweep_file, 
 from batchsim.study.processes import run_all
 from batchsim.study.setup.hardware import hardware_notices
 from batchsim.study.sweeps.dask_engine import LOCAL_WORKERS, run_on_dask
+from batchsim.study.sweeps.estimate import Estimate, estimate, shares
 from batchsim.study.worker import Failure, Task
 
 __all__ = ["PlannedRun", "SweepProgress", "parse_shard", "plan", "read_sweep_file", "run_sweep"]
@@ -34,12 +36,67 @@ Summaries = dict[str, dict[str, Any]]
 
 
 class SweepProgress(NamedTuple):
-    """How far a sweep is; ``failure`` says what went wrong with the run that ended last, if anything."""
+    """How far a sweep is.
+
+    Attributes
+    ----------
+    failure
+        What went wrong with the run that ended last, if anything.
+    remaining_s
+        How long the rest takes if it goes on as so far; None before anything has ended.
+    """
 
     name: str
     num_ended: int
     num_runs: int
     failure: str | None
+    remaining_s: float | None = None
+
+
+class SweepState(NamedTuple):
+    """What there is to do of a sweep.
+
+    Attributes
+    ----------
+    runs
+        All of this shard.
+    finished
+        The directories of those that are finished.
+    damaged
+        Sentences on those that were, and are run again.
+    """
+
+    sweep: SweepConfig
+    runs: Sequence[PlannedRun]
+    finished: Mapping[str, Path]
+    damaged: Sequence[str]
+
+    @property
+    def to_do(self) -> list[PlannedRun]:
+        """Runs that are not finished."""
+        return [run for run in self.runs if run.run_id not in self.finished]
+
+    def estimate(self) -> Estimate:
+        """Estimate how long they take; runs small ones where none is finished."""
+        finished = [(run, self.finished[run.run_id]) for run in self.runs if run.run_id in self.finished]
+        return estimate(self.to_do, finished)
+
+
+def look(
+    path: str | Path,
+    output_dir: str | Path,
+    *,
+    overwrite: bool = False,
+    shard: tuple[int, int] = (1, 1),
+    **options: Any,
+) -> SweepState:
+    """See what `run_sweep` would do with these of its parameters; ``options`` are `read_sweep_file`'s."""
+    sweep = read_sweep_file(path, **options)
+    mine = {run.run_id: run for run in take_shard(plan(sweep, path), shard)}
+    folder = _Folder(Path(output_dir) / sweep.name, sweep)
+    damaged = [] if overwrite else folder.read(mine.values())
+    finished = {run_id: folder.path / "runs" / run_id for run_id in folder.finished}
+    return SweepState(sweep, list(mine.values()), finished, damaged)
 
 
 def run_sweep(
@@ -117,9 +174,13 @@ def run_sweep(
     failures: list[str] = []
     num_ended = len(mine) - len(to_do)
 
+    share, start_s, done = shares(to_do), time.monotonic(), 0.0
+
     def report(failure: str | None = None) -> None:
+        elapsed_s = time.monotonic() - start_s
+        remaining_s = elapsed_s * max(1 - done, 0.0) / done if done > 0 else None
         if on_progress is not None:
-            on_progress(SweepProgress(sweep.name, num_ended, len(mine), failure))
+            on_progress(SweepProgress(sweep.name, num_ended, len(mine), failure, remaining_s))
 
     def say(sentence: str) -> None:
         if on_notice is not None:
@@ -137,7 +198,7 @@ def run_sweep(
 
     try:
         for run, failure in folder.run(to_do, engine):
-            num_ended += 1
+            num_ended, done = num_ended + 1, done + share[run.run_id]
             failures += [] if failure is None else [f"{run}: {failure.sentence}"]
             report(None if failure is None else failures[-1])
     except KeyboardInterrupt as error:

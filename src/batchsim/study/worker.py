@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from pathlib import Path
 from queue import SimpleQueue
@@ -37,12 +38,14 @@ def attempt(task: Task) -> Failure | None:
     """Simulate and save. A fault of one run, ours or a policy's, must not take the others with it."""
     try:
         check_unchanged(task.run.inputs)
+        start_s = time.perf_counter()
         result = simulate(task.run.config)
+        manifest = {**result.manifest, "duration_s": round(time.perf_counter() - start_s, 4)}
         check_unchanged(task.run.inputs)
         tables = result.tables if task.save_tables else {}
         save_run(
             task.directory,
-            result.manifest,
+            manifest,
             result.summary,
             tables,
             sketches=result.sketches,
