@@ -15,8 +15,9 @@ from batchsim.policies.presets import Preset
 from batchsim.policies.queueing import Fifo
 from batchsim.policies.sizing import FixedSize
 from batchsim.results.dataset import describe
-from batchsim.study import sweep
+from batchsim.results.store import read_summary
 from batchsim.study.sweep import SweepProgress, parse_shard, plan, read_sweep_file, run_sweep
+from batchsim.study.sweeps import folder as folder_module
 
 SMALL = """
 name = "small"
@@ -248,6 +249,31 @@ def test_a_process_that_dies_takes_the_run_it_was_at_and_no_other(tmp_path: Path
     assert "exit code 1" in json.loads(failures[0].read_text(encoding="utf-8"))["failure"]
 
 
+def test_replications_that_cannot_differ_are_told(tmp_path: Path) -> None:
+    trace_file(tmp_path)
+    text = """
+        name = "fixed"
+        replications = 2
+        [[cases]]
+        label = "replayed"
+        workload.trace = "trace.csv"
+        [[cases]]
+        label = "drawn"
+        workload.num_requests = 9
+        workload.generator.kind = "poisson"
+        workload.generator.rate_per_s = 1.0
+        workload.generator.prompt = {kind = "fixed", tokens = 1}
+        workload.generator.output = {kind = "fixed", tokens = 1}
+    """
+    notices: list[str] = []
+
+    results = run_sweep(sweep_file(tmp_path, text), tmp_path, on_notice=notices.append)
+
+    assert results["replication"].tolist() == [0, 1, 0, 1]
+    assert results["makespan_s"].nunique() == 3
+    assert "fixed: the replications of 1 of 2 points do not differ: nothing random bears on them" in notices
+
+
 def test_shards_share_the_runs_and_the_last_completes_the_results(tmp_path: Path) -> None:
     path = sweep_file(tmp_path)
 
@@ -366,7 +392,6 @@ def test_a_run_that_is_no_longer_whole_is_told_and_run_again(tmp_path: Path, fil
     path = sweep_file(tmp_path, SMALL.replace("[base]", 'save = "tables"\n[base]'))
     first, states, notices = run_sweep(path, tmp_path), [], []
     damaged = tmp_path / "small" / "runs" / first["run_id"][1] / file
-    before = damaged.stat().st_size
 
     truncate(damaged, keep)
     second = run_sweep(path, tmp_path, on_progress=states.append, on_notice=notices.append)
@@ -374,7 +399,7 @@ def test_a_run_that_is_no_longer_whole_is_told_and_run_again(tmp_path: Path, fil
     assert [state.num_ended for state in states] == [3, 4]
     assert len(notices) == 1
     assert file in notices[0]
-    assert damaged.stat().st_size == before
+    assert read_summary(damaged.parent, ["requests"]) is not None
     pd.testing.assert_frame_equal(first, second)
 
 
@@ -496,7 +521,7 @@ def test_no_row_is_lost_when_two_shards_end_together(tmp_path: Path, monkeypatch
             run_sweep(path, tmp_path, shard=(2, 2))
         write_whole(file, content)
 
-    monkeypatch.setattr(sweep, "write_whole", write_late)
+    monkeypatch.setattr(folder_module, "write_whole", write_late)
     run_sweep(path, tmp_path, shard=(1, 2))
 
     assert len(pd.read_csv(tmp_path / "small" / "results.csv")) == 4

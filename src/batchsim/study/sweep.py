@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from batchsim._version import __version__
 from batchsim.config import SweepConfig
 from batchsim.errors import BatchsimError, ConfigError
-from batchsim.files import json_text, read_json, remove_dead_partials, resolved, write_whole
-from batchsim.files.tables import csv_text
-from batchsim.results.dataset import DATASET, write_dataset
-from batchsim.results.store import read_summary, save_failure
-from batchsim.study.aggregate import SEEDS, aggregated
 from batchsim.study.plan import PlannedRun, parse_shard, plan, read_sweep_file, take_shard
 from batchsim.study.processes import run_all
 from batchsim.study.setup.hardware import hardware_notices
 from batchsim.study.sweeps.dask_engine import LOCAL_WORKERS, run_on_dask
 from batchsim.study.sweeps.estimate import Estimate, estimate, shares
+from batchsim.study.sweeps.folder import SweepFolder
 from batchsim.study.worker import Failure, Task
 
 __all__ = ["PlannedRun", "SweepProgress", "parse_shard", "plan", "read_sweep_file", "run_sweep"]
-
-Summaries = dict[str, dict[str, Any]]
 
 
 class SweepProgress(NamedTuple):
@@ -93,7 +82,7 @@ def look(
     """See what `run_sweep` would do with these of its parameters; ``options`` are `read_sweep_file`'s."""
     sweep = read_sweep_file(path, **options)
     mine = {run.run_id: run for run in take_shard(plan(sweep, path), shard)}
-    folder = _Folder(Path(output_dir) / sweep.name, sweep)
+    folder = SweepFolder(Path(output_dir) / sweep.name, sweep)
     damaged = [] if overwrite else folder.read(mine.values())
     finished = {run_id: folder.path / "runs" / run_id for run_id in folder.finished}
     return SweepState(sweep, list(mine.values()), finished, damaged)
@@ -164,7 +153,7 @@ def run_sweep(
     sweep = read_sweep_file(path, full=full, overrides=overrides, replications=replications)
     runs = plan(sweep, path, counts)
     mine = {run.run_id: run for run in take_shard(runs, shard)}
-    folder = _Folder(Path(output_dir) / sweep.name, sweep)
+    folder = SweepFolder(Path(output_dir) / sweep.name, sweep)
     damaged = [] if overwrite else folder.read(mine.values())
     to_do = [run for run in mine.values() if run.run_id not in folder.finished]
     if to_do and check_figure is not None:
@@ -173,7 +162,6 @@ def run_sweep(
 
     failures: list[str] = []
     num_ended = len(mine) - len(to_do)
-
     share, start_s, done = shares(to_do), time.monotonic(), 0.0
 
     def report(failure: str | None = None) -> None:
@@ -210,6 +198,12 @@ def run_sweep(
             f"{folder.path}, the same command does the rest"
         ) from error
     results = folder.collect(runs)
+    num_alike, num_points = folder.points_alike(runs)
+    if num_alike:
+        say(
+            f"the replications of {num_alike} of {num_points} points do not differ: nothing random bears on "
+            "them"
+        )
     if failures:
         raise BatchsimError(
             f"{sweep.name}: {len(failures)} of {len(mine)} runs failed, the others are in {folder.path}; "
@@ -218,173 +212,3 @@ def run_sweep(
     if len(results) < len(runs):
         say(f"{len(results)} of {len(runs)} runs are finished")
     return results
-
-
-class _Folder:
-    """What is there of a sweep: `sweep.json`, `results.csv`, and the runs.
-
-    Attributes
-    ----------
-    finished
-        Summaries of the runs that are known to be whole, by run id.
-    """
-
-    def __init__(self, path: Path, sweep: SweepConfig) -> None:
-        self.path = path
-        self.finished: Summaries = {}
-        self._sweep = sweep
-        self._tables = ["requests"] if sweep.save == "tables" else []
-        self._shown = sweep.model_dump(mode="json")
-        self._is_full = False
-        self._file = self._content = ""
-
-    def claim(
-        self, file: Path, runs: Sequence[PlannedRun], *, full: bool, overwrite: bool
-    ) -> Mapping[str, Any]:
-        """Write ``sweep.json``; return what was in it, of this sweep's last time."""
-        self._file = str(resolved(file))
-        self._content = hashlib.sha256(file.read_bytes()).hexdigest()
-        self._is_full = full
-        before = _object(self.path / "sweep.json")
-        if not overwrite:
-            self._refuse_other(before)
-        for folder in (self.path.parent, self.path, self.path / "runs"):
-            remove_dead_partials(folder)
-        shown = {
-            "batchsim": __version__,
-            "is_full": full,
-            "sweep": self._shown,
-            "file": self._file,
-            "sha256": self._content,
-            "inputs": {name: digest for run in runs for name, digest in run.inputs.items()},
-            "runs": {run.key: run.run_id for run in runs},
-        }
-        write_whole(self.path / "sweep.json", json_text(shown))
-        return before
-
-    def read(self, runs: Iterable[PlannedRun]) -> list[str]:
-        """Look which of the runs are finished; say which were, but are no longer whole."""
-        damaged = []
-        for run in runs:
-            try:
-                summary = read_summary(self._place(run), self._tables)
-            except ConfigError as error:
-                damaged.append(f"{error}: the run is run again")
-                continue
-            if summary is not None:
-                self.finished[run.run_id] = summary
-        return damaged
-
-    def changes(self, before: Mapping[str, Any], to_do: Iterable[PlannedRun]) -> list[str]:
-        """Say what has changed since the last time, if finished runs have to be run again for it."""
-        names, ids = before.get("inputs"), before.get("runs")
-        if not (isinstance(names, dict) and isinstance(ids, dict)):
-            return []
-        again = [
-            run
-            for run in to_do
-            if ids.get(run.key, run.run_id) != run.run_id
-            and (self.path / "runs" / str(ids[run.key]) / "manifest.json").exists()
-        ]
-        changed = {name for run in again for name, digest in run.inputs.items() if names.get(name) != digest}
-        shown = ", ".join(sorted(Path(name).name for name in changed))
-        return [f"{shown} changed: {len(again)} runs are run again"] if again else []
-
-    def run(
-        self,
-        runs: Sequence[PlannedRun],
-        engine: Callable[[Sequence[Task]], Iterator[tuple[Task, Failure | None]]],
-    ) -> Iterator[tuple[PlannedRun, Failure | None]]:
-        """Do these runs; each is saved, or why it failed."""
-        tasks = [Task(run, self._place(run), bool(self._tables)) for run in runs]
-        try:
-            for task, failure in engine(tasks):
-                if failure is not None:
-                    self._save_failure(task, failure)
-                yield task.run, failure
-        finally:
-            remove_dead_partials(self.path / "runs")
-
-    def collect(self, runs: Sequence[PlannedRun]) -> pd.DataFrame:
-        """Write both tables of all runs that are finished, whoever did them, and return ``results.csv``'s.
-
-        Others may end at the same time and write as well: whoever writes last has seen the runs of all.
-        """
-        self._refuse_other(_object(self.path / "sweep.json"))  # that began at the same time
-        self._read_missing(runs)
-        while True:
-            num_finished = len(self.finished)
-            rows = _rows(runs, self.finished)
-            results = _table(rows).assign(num_runs_planned=len(runs))
-            write_whole(self.path / "results.csv", csv_text(results))
-            self._write_dataset(runs, rows)
-            self._write_aggregated(runs, rows)
-            self._read_missing(runs)
-            if len(self.finished) == num_finished:
-                return results
-
-    def _write_dataset(self, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]]) -> None:
-        contents = {(Path(name).name, digest) for run in runs for name, digest in run.inputs.items()}
-        described = {"is_full": self._is_full, "sweep": self._shown, "inputs": sorted(contents)}
-        planned = {"num_runs_planned": len(runs)}
-        write_dataset(self.path / DATASET, self._sweep.name, [{**row, **planned} for row in rows], described)
-
-    def _write_aggregated(self, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a row per point where runs differ in the seed alone; no table of another time stays."""
-        file = self.path / "aggregated.csv"
-        varied = runs[0].varied
-        by = [key for key in ("case", *varied) if key not in SEEDS]
-        if varied.keys().isdisjoint(SEEDS):
-            file.unlink(missing_ok=True)
-        else:
-            write_whole(file, csv_text(_table(aggregated(rows, by))))
-
-    def _refuse_other(self, described: Mapping[str, Any]) -> None:
-        """Leave the table of another sweep alone; ours may be edited, or lie elsewhere on other machines."""
-        if described.get("file") in (None, self._file) or described.get("sha256") == self._content:
-            return
-        raise ConfigError(
-            f"{self.path}: holds the results of {described['file']}, which has the same name as "
-            f"{self._file}; give one of them another name or output folder, or replace them with --overwrite"
-        )
-
-    def _read_missing(self, runs: Iterable[PlannedRun]) -> None:
-        self.read([run for run in runs if run.run_id not in self.finished])
-
-    def _save_failure(self, task: Task, failure: Failure) -> None:
-        told = {
-            "failure": failure.sentence,
-            "varied": dict(task.run.varied),
-            "config": task.run.config.model_dump(mode="json"),
-            "traceback": failure.traceback,
-        }
-        with suppress(ConfigError):  # where nothing can be written, the run itself has said so
-            save_failure(task.directory, told)
-
-    def _place(self, run: PlannedRun) -> Path:
-        return self.path / "runs" / run.run_id
-
-
-def _rows(runs: Sequence[PlannedRun], summaries: Summaries) -> list[dict[str, Any]]:
-    return [
-        {"run_id": run.run_id, "case": run.case, **run.varied, **summaries[run.run_id]}
-        for run in runs
-        if run.run_id in summaries
-    ]
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    results = pd.DataFrame(rows)
-    mixed = results.columns[results.dtypes == np.dtype(object)]
-    nested = [name for name in mixed if results[name].map(lambda value: isinstance(value, list | dict)).any()]
-    for name in nested:
-        results[name] = results[name].map(partial(json.dumps, allow_nan=False))
-    return results
-
-
-def _object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none, or none that can be read."""
-    with suppress(ConfigError):
-        tree = read_json(file)
-        return tree if isinstance(tree, dict) else {}
-    return {}
