@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from batchsim.figures.axes import QUANTITIES, quantity
+from batchsim.metrics.statistics import ci95_keys
 
 #: What people look at first, in this order; all else is below, by name.
 MAIN = (
@@ -94,6 +95,7 @@ def metrics_of(runs: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
             "scale": quantity(name).scale,
             "better": better(name),
             "main": name in main,
+            "interval": [end for end in ci95_keys(name) if end in runs],
         }
         for name in [*main, *sorted(set(there) - set(main))]
     ]

@@ -145,17 +145,10 @@ def _coded(sketches: Sketches, places: Sequence[int]) -> dict[str, Any]:
 
 
 def _lean(sweep: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """A sweep with its first metrics alone, and without intervals of single runs but for theirs."""
-    kept = sweep["metrics"][:most]
-    names = {metric["key"] for metric in kept}
-    stems = tuple(f"{name.removesuffix('_s')}_ci95" for name in names)
-    dropped = {metric["key"] for metric in sweep["metrics"]} - names
-    columns = {
-        name: values
-        for name, values in sweep["columns"].items()
-        if name not in dropped and ("_ci95" not in name or name.startswith(stems))
-    }
-    return {**sweep, "columns": columns, "metrics": kept}
+    """A sweep with its first metrics alone."""
+    dropped = {name for metric in sweep["metrics"][most:] for name in (metric["key"], *metric["interval"])}
+    columns = {name: values for name, values in sweep["columns"].items() if name not in dropped}
+    return {**sweep, "columns": columns, "metrics": sweep["metrics"][:most]}
 
 
 def _json(content: Mapping[str, Any]) -> str:

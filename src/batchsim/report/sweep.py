@@ -29,7 +29,7 @@ from batchsim.results.store import read_sketches
 _LOADS = re.compile(r"workload\.(request_rate|request_rate_per_gpu|load|rate_scale|generator\..*rate.*)")
 _CONCURRENCY = "clients.concurrency"
 #: Repetitions of the same run: averaged over, not drawn apart.
-REPEATS = ("seed", "replication")
+REPEATS = ("replication", "seed")
 _SYMBOLS = dict(
     zip(
         "osD^vPX*",
@@ -50,7 +50,7 @@ def describe(results: SweepResults, most_closeups: int) -> tuple[dict[str, Any],
     lines = _lines_of(runs, keys, x)
     seen, why_not = closeups(results, lines, x, most_closeups) if most_closeups else ([], [])
     metrics = metrics_of(runs, keys)
-    shown = [name for name in map(str, runs) if name in _told(keys, metrics) or "_ci95" in name]
+    shown = [name for name in map(str, runs) if name in _told(keys, metrics)]
     sketches = _sketches(results.folder, runs["run_id"])
     described = {
         "name": results.sweep.name,
@@ -169,7 +169,8 @@ def _looks(runs: pd.DataFrame, lines: str) -> dict[str, Any]:
 def _told(keys: Iterable[str], metrics: Iterable[Mapping[str, Any]]) -> set[str]:
     conditions = {"run_id", "case", "policy", "state", "verdict_reason", "outside_share", "num_gpus", "seed"}
     kinds = {"workload_kind", "latency_provenance"}
-    return {*keys, *(str(metric["key"]) for metric in metrics), *conditions, *kinds}
+    drawn = {name for metric in metrics for name in (metric["key"], *metric["interval"])}
+    return {*keys, *drawn, *conditions, *kinds}
 
 
 def _sketches(folder: Path, run_ids: pd.Series[str]) -> Sketches:

@@ -51,17 +51,8 @@ class Sweep {
 
   // Ends of the interval that a single run has of its own.
   ownInterval(metric, row) {
-    const stem = metric.replace(/_s$/, "");
-    const unit = stem === metric ? "" : "_s";
-    for (const [low, high] of [
-      [`${stem}_ci95_low${unit}`, `${stem}_ci95_high${unit}`],
-      [`${metric}_ci95_low`, `${metric}_ci95_high`],
-    ]) {
-      if (typeof this.at(low, row) === "number") return [this.at(low, row), this.at(high, row)];
-    }
-    const mean = this.at(metric, row);
-    const half = this.at(`${stem}_ci95${unit}`, row) ?? this.at(`${metric}_ci95`, row);
-    return typeof half === "number" && typeof mean === "number" ? [mean - half, mean + half] : null;
+    const ends = this.metric[metric].interval.map((end) => this.at(end, row));
+    return ends.length === 2 && ends.every((end) => typeof end === "number") ? ends : null;
   }
 
   // The mean over runs that differ in nothing but seed and replication, and its 95 % interval.
