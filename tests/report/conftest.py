@@ -33,25 +33,38 @@ policy.num_bins = [1, 4]
 seed = [1, 2]
 """
 
+ENGINE = """
+name = "one"
+title = "An engine"
+save = "tables"
+
+[base]
+policy.preset = "vllm_v1"
+workload.num_requests = 200
+workload.request_rate = 1.0
+"""
+
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep of 24 runs, over the load, the bins and the seed."""
+    """The folder of a sweep of 24 runs over load, bins and seed; beside it is one of an engine."""
     folder = tmp_path_factory.mktemp("report")
     file = folder / "bins.toml"
     file.write_text(SWEEP, encoding="utf-8")
     run_sweep(file, folder / "results")
+    file.with_name("one.toml").write_text(ENGINE, encoding="utf-8")
+    run_sweep(file.with_name("one.toml"), folder / "results")
     return folder / "results" / "bins"
 
 
 @pytest.fixture(scope="session")
 def page(swept: Path) -> Path:
-    """Its page."""
+    """The page of both sweeps."""
     pytest.importorskip("plotly", reason="plotly is not installed (extra [report])")
     from batchsim.report import write_page
 
     file = swept.parent / "report.html"
-    write_page(swept, file, closeups=2)
+    write_page(swept.parent, file, closeups=2)
     return file
 
 
@@ -77,9 +90,9 @@ def opened(page: Path, _started: Browser) -> Browser:
     """A browser that shows the page as it is at first; to draw it anew is faster than to load it again."""
     _started.prefer("light")
     _started.resize(1400)
-    if _started.run("location.href") == page.resolve().as_uri():
+    if _started.run("location.href.split('#')[0]") == page.resolve().as_uri():
         _started.complaints.clear()
-        _started.run("document.getElementById('sweep').dispatchEvent(new Event('change'))")
+        _started.choose("#sweep", "0")
     else:
         _started.open(page)
     return _started

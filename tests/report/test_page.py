@@ -225,3 +225,24 @@ def test_a_phone_shows_it_without_scrolling_sideways(page: Path, browser: Browse
     assert browser.run("document.getElementById('filter-box').open") is False
     assert browser.run("[...document.querySelectorAll('.plot')].every(one => one.clientWidth <= 400)")
     assert browser.complaints == []
+
+
+def test_another_sweep_of_the_folder_can_be_chosen_and_linked_to(page: Path, opened: Browser) -> None:
+    title = "document.getElementById('title').textContent"
+    kinds = "document.querySelector('#gantt').closest('section').querySelector('.key').textContent"
+
+    opened.choose("#sweep", "1")
+
+    assert opened.run(title) == "An engine"
+    assert "decode" in opened.run(kinds)
+    assert opened.run(ROWS) == 1
+    assert opened.run("document.getElementById('sensitivity')") is None
+    address = opened.run("location.href")
+    assert address == f"{page.resolve().as_uri()}#one"
+    assert opened.complaints == []
+
+
+def test_limits_stand_in_the_distributions(opened: Browser) -> None:
+    assert opened.run("document.getElementById('cdf-plot').layout.shapes[0].x0") == 20
+    opened.choose("#cdf-metric", "ttft_s")
+    assert opened.run("document.getElementById('cdf-plot').layout.shapes.length") == 0

@@ -121,7 +121,7 @@ def test_a_run_that_is_simulated_again_says_so(described: dict[str, Any]) -> Non
 
     assert one["again"] is True
     assert one["lanes"] == one["replicas"] == 2
-    assert one["limit"] == 0.015
+    assert described["limits"] == {"e2e_s": 20, "tpot_s": 0.015}
     assert sum(one["bars"]["s"]) <= 1000 * (one["t1"] - one["t0"]) + 1
     assert min(one["waiting"]["n"]) >= 0
 

@@ -39,7 +39,6 @@ def closeups(results: SweepResults, lines: str, x: str | None, most: int) -> tup
         if tables is None:
             why_not.append(f"{name}: {run['num_requests']:,} requests, too many to simulate for a picture")
             continue
-        limit_s = results.limits.tpot_ms
         seen.append(
             {
                 "run": run["run_id"],
@@ -47,7 +46,6 @@ def closeups(results: SweepResults, lines: str, x: str | None, most: int) -> tup
                 "again": is_again,
                 **_window(tables, int(run.get("num_replicas", 1))),
                 "controllers": _controllers(tables["controllers"]),
-                "limit": None if limit_s is None else limit_s / 1000,
             }
         )
     return seen, why_not

@@ -63,6 +63,7 @@ def describe(results: SweepResults, most_closeups: int) -> tuple[dict[str, Any],
         "lines": lines,
         "looks": _looks(runs, lines),
         "metrics": metrics,
+        "limits": _limits(results),
         "outside": outside_range(results.runs),
         "failures": _failures(results.folder, set(runs["run_id"])),
         "facts": _facts(results, runs),
@@ -153,6 +154,13 @@ def _key(runs: pd.DataFrame, name: str, lines: str) -> dict[str, Any]:
         "follows": name == "policy" and name != lines and _follows(runs, name, lines),
         **column(different),
     }
+
+
+def _limits(results: SweepResults) -> dict[str, float]:
+    """Limits that all runs have, in seconds, by the times that they are of."""
+    limits = results.limits
+    given = {"e2e_s": limits.e2e_ms, "ttft_s": limits.ttft_ms, "tpot_s": limits.tpot_ms}
+    return {name: limit_ms / 1000 for name, limit_ms in given.items() if limit_ms is not None}
 
 
 def _looks(runs: pd.DataFrame, lines: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ function closeup(sweep) {
     const all = one.lanes < one.replicas ? ` The first ${one.lanes} of ${one.replicas} replicas.` : "";
     words.textContent = `Run ${one.run}${one.again ? ", simulated once more for this picture" : ""}.${all}`;
     drawLanes(lanes, key, one);
-    if (has) drawControllers(steered, courses, one);
+    if (has) drawControllers(steered, courses, one, sweep.limits.tpot_s ?? null);
   }
   return { node, update };
 }
@@ -91,7 +91,7 @@ function ramp(share) {
   return `rgb(${from.map((part, i) => Math.round(part + share * (to[i] - part))).join(",")})`;
 }
 
-function drawControllers(place, key, one) {
+function drawControllers(place, key, one, limit) {
   const palette = ["#0173b2", "#de8f05", "#029e73", "#cc78bc"];
   const traces = one.controllers.flatMap((course, i) => {
     const color = tone(palette[i % palette.length]);
@@ -107,12 +107,12 @@ function drawControllers(place, key, one) {
       },
     ];
   });
-  const shapes = one.limit === null ? [] : [
-    { type: "line", xref: "paper", x0: 0, x1: 1, yref: "y2", y0: one.limit, y1: one.limit, line: { color: css("--text"), width: 1.2, dash: "dash" } },
+  const shapes = limit === null ? [] : [
+    { type: "line", xref: "paper", x0: 0, x1: 1, yref: "y2", y0: limit, y1: limit, line: { color: css("--text"), width: 1.2, dash: "dash" } },
   ];
   const names = one.controllers.map((course, i) => square(course.name, tone(palette[i % palette.length])));
   const more = one.controllers[0].left > 0 ? [element("span", { class: "quiet" }, `and ${one.controllers[0].left} more`)] : [];
-  key.replaceChildren(...names, ...more, ...(one.limit === null ? [] : [swatch("limit", css("--text"), "dash")]));
+  key.replaceChildren(...names, ...more, ...(limit === null ? [] : [swatch("limit", css("--text"), "dash")]));
   draw(place, traces, {
     shapes,
     xaxis: axis("Time (s)", { anchor: "y2" }),

@@ -8,7 +8,7 @@ function show(sweep) {
   chosen.sweep = sweep;
   chosen.without = {};
   chosen.states = new Set();
-  document.getElementById("title").textContent = sweep.title;
+  document.title = document.getElementById("title").textContent = sweep.title;
   const keys = sweep.settings.map((key) => key.label).join(", ");
   document.getElementById("subtitle").textContent = `${sweep.name}: ${shown(sweep.rows)} runs${keys ? ` over ${keys}` : ""}`;
   built = SECTIONS.map((make) => make(sweep)).filter(Boolean);
@@ -93,7 +93,11 @@ function start() {
   const sweeps = PAGE.sweeps.map((told) => new Sweep(told));
   const select = document.getElementById("sweep");
   sweeps.forEach((sweep, i) => select.append(element("option", { value: String(i) }, sweep.title)));
-  select.addEventListener("change", () => show(sweeps[Number(select.value)]));
+  select.addEventListener("change", () => {
+    const sweep = sweeps[Number(select.value)];
+    history.replaceState(null, "", `#${sweep.name}`); // so that a link leads to it
+    show(sweep);
+  });
   document.getElementById("sweep-choice").hidden = sweeps.length < 2;
   document.getElementById("reset").addEventListener("click", () => {
     chosen.without = {};
@@ -101,7 +105,9 @@ function start() {
     again();
   });
   if (window.matchMedia("(max-width: 900px)").matches) document.getElementById("filter-box").open = false;
-  show(sweeps[0]);
+  const linked = sweeps.findIndex((sweep) => `#${sweep.name}` === location.hash);
+  select.value = String(Math.max(0, linked));
+  show(sweeps[Math.max(0, linked)]);
 }
 
 start();

@@ -101,7 +101,7 @@ function loadCurves(sweep) {
     { class: "controls" },
     choice("Metric", metricOptions(sweep), state.metric, again(chooseMetric), "curve-metric"),
     numbers.length ? choice("Over", numbers.map((one) => [one.key, one.label]), state.x, again((value) => (state.x = value)), "curve-x") : null,
-    several.length ? choice("A panel for each", [["", "nothing"], ...several.map((one) => [one.key, one.label])], state.panel, again((value) => (state.panel = value)), "curve-panel") : null,
+    several.some((one) => numbers.length > 1 || one.key !== state.x) ? choice("A panel for each", [["", "nothing"], ...several.map((one) => [one.key, one.label])], state.panel, again((value) => (state.panel = value)), "curve-panel") : null,
     log,
   );
   const node = section(
@@ -281,8 +281,11 @@ function distributions(sweep) {
     const share = state.isTail
       ? axis("Share that takes longer", { type: "log", tickformat: ".4~%", dtick: 1 })
       : axis("Share that takes at most so long", { tickformat: ".0%", range: [0, 1.01] });
-    draw(plot, traces, { xaxis: numberAxis(`${names[state.metric] ?? state.metric} (s)`, { isLog: true, values: widths }), yaxis: share });
+    const limit = sweep.limits[state.metric];
+    const shapes = limit ? [{ type: "line", x0: limit, x1: limit, yref: "paper", y0: 0, y1: 1, line: { color: css("--text"), width: 1.2, dash: "dash" } }] : [];
+    draw(plot, traces, { shapes, xaxis: numberAxis(`${names[state.metric] ?? state.metric} (s)`, { isLog: true, values: widths }), yaxis: share });
     legendAt.replaceChildren(legend(sweep, lines));
+    if (limit) legendAt.firstChild.append(swatch(`limit, ${shown(limit)} s`, css("--text"), "dash"));
   }
   return { node, update };
 }
