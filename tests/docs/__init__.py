@@ -1,0 +1,1 @@
+"""Pages: what they show is run, and prints what they say it prints."""
