@@ -50,7 +50,7 @@ def test_throughput_per_gpu_divides_by_the_gpus_of_the_run() -> None:
 
     assert table["output_tokens_per_gpu_per_s"].tolist() == [200.0, 150.0]
     assert [axes.get_ylabel() for axes in figure.axes] == [
-        "Output tokens (1/s\nper GPU)",
+        "Output tokens\n(1/s per GPU)",
         "SLO attainment",
         "E2E mean (s)",
     ]

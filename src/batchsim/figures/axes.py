@@ -8,8 +8,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import (
     AutoLocator,
     FixedLocator,
@@ -21,6 +24,7 @@ from matplotlib.ticker import (
 )
 
 _HIGHEST = 20  # letters of a label beside a panel
+_MANY = 100  # ticks: matplotlib leaves out all but decades, and then those, where it wants fewer
 
 
 class Quantity(NamedTuple):
@@ -142,11 +146,11 @@ def set_axis(
     scale = scale or quantity(column).scale
     axis = axes.xaxis if which == "x" else axes.yaxis
     label = label_of(column)
-    axis.set_label_text(label if which == "x" else textwrap.fill(label, _HIGHEST))
+    axis.set_label_text(label if which == "x" else stacked(label, _HIGHEST))
     if steps is not None and not pd.api.types.is_numeric_dtype(steps):
         return  # names: matplotlib sets them side by side
     if scale == "share":
-        axes.set(**{f"{which}lim": (-0.04, 1.04)})
+        axes.set(**{f"{which}lim": (-0.06, 1.06)})  # with the markers at its ends
         axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     elif scale == "log":
         axes.set(**{f"{which}scale": "log"})
@@ -161,6 +165,18 @@ def set_axis(
             axis.set_major_formatter(PercentFormatter(xmax=1))
         most = axes.dataLim.xmax if which == "x" else axes.dataLim.ymax
         axes.set(**{f"{which}lim": (0, 1.08 * most or 1)})
+
+
+def stacked(label: str, letters: int, least: int | None = None) -> str:
+    """Break a label into lines of so many letters; what is in brackets, the unit, begins a line.
+
+    One of at most ``least`` letters, the same where it is left out, stays whole.
+    """
+    if len(label) <= (letters if least is None else least):
+        return label
+    what, bracket, unit = label.partition(" (")
+    lines = textwrap.wrap(what, letters) + (textwrap.wrap(f"({unit}", letters) if bracket else [])
+    return "\n".join(lines)
 
 
 def _crowded(steps: Sequence[float]) -> list[float]:
@@ -181,4 +197,28 @@ def _log_locator(axes: Axes, which: Literal["x", "y"]) -> Locator:
     # Within a decade, 1, 2 and 5 may leave an axis with a single tick.
     if most <= 10 * least:
         return AutoLocator()
-    return LogLocator(subs=(1, 2, 5) if most < (100 if which == "x" else 2000) * least else (1,))
+    return _Decades(which)
+
+
+class _Decades(LogLocator):
+    """Ticks at 1, 2 and 5 of each decade, at 1 and 3, at 1, or at some decades: as there is room for."""
+
+    def __init__(self, which: Literal["x", "y"]) -> None:
+        super().__init__(numticks=_MANY)
+        self._is_high = which == "y"
+        # A tick's label with what parts it from the next, in the heights of a letter.
+        letter = FontProperties(size=mpl.rcParams["xtick.labelsize"]).get_size_in_points()
+        self._points = (1.3 if which == "y" else 4.0) * letter
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Place them for the room that the axis has when it is drawn."""
+        axis: Any = self.axis
+        axes = axis.axes
+        pixels = axes.bbox.height if self._is_high else axes.bbox.width
+        room = max(2, int(pixels / axes.figure.dpi * 72 / self._points))
+        for subs in ((1, 2, 5), (1, 3), (1,)):
+            self.set_params(subs=subs)
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            if np.count_nonzero((ticks >= vmin) & (ticks <= vmax)) <= room:
+                return ticks
+        return ticks[:: -(-len(ticks) // room)]

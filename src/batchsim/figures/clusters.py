@@ -14,7 +14,7 @@ from batchsim.figures.axes import facet_title, set_axis
 from batchsim.figures.findings import contrast, gain, within_slo_in_each
 from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import ATTAINMENT, RATE, Drawing, over, panels_of
-from batchsim.figures.style import draw_line, legend_handles, looks_of
+from batchsim.figures.style import SMALLEST, draw_line, legend_handles, looks_of
 
 PROMPT = "workload.generator.prompt.mean"
 VIEW_AGE = "policy.routing.view_age_s"
@@ -78,27 +78,30 @@ def autoscaling(results: SweepResults) -> Drawing:
     handles = legend_handles(looks, runs, {})
     figure, panels = panels_of(results, table, [], metrics, _cost_of_as_much(table), handles)
     for part, metric, axes in panels:
-        for case, points in part.groupby("case", sort=False):
+        for number, (case, points) in enumerate(part.groupby("case", sort=False)):
             draw_line(axes, points, COST, metric, looks[str(case)])
-            _name_ends(axes, points, metric, is_fixed=case == FIXED)
+            _name_ends(axes, points, metric, is_fixed=case == FIXED, is_left=number % 2 == 0)
         set_axis(axes, "x", COST)
         set_axis(axes, "y", metric)
     return figure, table
 
 
-def _name_ends(axes: Axes, points: pd.DataFrame, metric: str, *, is_fixed: bool) -> None:
-    """Write beside the first point and the last how many GPUs there are, or how long a start takes."""
+def _name_ends(axes: Axes, points: pd.DataFrame, metric: str, *, is_fixed: bool, is_left: bool) -> None:
+    """Write beside the first point and the last how many GPUs there are, or how long a start takes.
+
+    On the left or on the right, in turn, as lines may stand close.
+    """
     for end, place in ((0, (5.0, -2.0)), (-1, (4.0, 5.0))):
         point = points.iloc[end]
         told = facet_title([NUM_GPUS], [point[NUM_GPUS]]) if is_fixed else f"{point[COLD_START]:g} s"
-        is_left = not is_fixed or end == -1
+        is_left = end == -1 if is_fixed else is_left
         axes.annotate(
             told,
             (point[COST], point[metric]),
-            place if is_fixed else (-5.0, -2.0),
+            place if is_fixed else (-5.0 if is_left else 5.0, -2.0),
             textcoords="offset points",
             ha="right" if is_left else "left",
-            fontsize=6,
+            fontsize=SMALLEST,
             color=".35",
         )
 

@@ -20,9 +20,10 @@ from batchsim.config.figure import THROUGHPUT
 from batchsim.errors import ConfigError
 from batchsim.figures.axes import label_of, set_axis
 from batchsim.figures.findings import contrast
+from batchsim.figures.layout import canvas, num_columns
 from batchsim.figures.results import SweepResults, averages, over_seeds
 from batchsim.figures.schedulers import panels_of
-from batchsim.figures.style import PALETTE, WIDTHS, canvas, color_of, face_of, num_columns
+from batchsim.figures.style import PALETTE, SMALLEST, WIDTHS, color_of, face_of
 
 Drawing = tuple[Figure, pd.DataFrame]
 
@@ -110,7 +111,7 @@ def prediction_error(results: SweepResults) -> Drawing:
         if mpl.rcParams["figure.figsize"][0] < WIDTHS["two"]:
             axes.set_xlabel(textwrap.fill(label_of(metric), 14))
             axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.tick_params(axis="y", labelsize=5)
+            axes.tick_params(axis="y", labelsize=SMALLEST)
     return figure, table
 
 

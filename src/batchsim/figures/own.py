@@ -20,7 +20,7 @@ from batchsim.figures.findings import Finding, contrast, no_finding, within_slo
 from batchsim.figures.needs import Need, has_controller, measured, readable, varied
 from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import Drawing, Panel, over, panels_of
-from batchsim.figures.style import legend_handles, looks_of
+from batchsim.figures.style import SMALLEST, legend_handles, looks_of
 from batchsim.metrics.requests import TIMES
 from batchsim.records import FINISHED
 
@@ -118,7 +118,7 @@ def _heatmap(spec: Heatmap, results: SweepResults) -> Drawing:
             for name in (value, "words")
         )
         sns.heatmap(
-            cells, annot=words, fmt="", cmap="viridis", ax=axes, annot_kws={"size": 6},
+            cells, annot=words, fmt="", cmap="viridis", ax=axes, annot_kws={"size": SMALLEST},
             cbar_kws={"label": label_of(value)},
         )  # fmt: skip
         axes.set(xlabel=label_of(spec.x), ylabel=label_of(spec.y))

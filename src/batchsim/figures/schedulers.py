@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,17 +12,11 @@ from matplotlib.figure import Figure
 
 from batchsim.config import flat
 from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
-from batchsim.figures.axes import facet_title, label_of, set_axis
+from batchsim.figures.axes import facet_title, label_of, set_axis, stacked
 from batchsim.figures.findings import ENOUGH, Finding, contrast, gain, no_finding, within_slo
+from batchsim.figures.layout import canvas, num_columns
 from batchsim.figures.results import SweepResults, averages, over_seeds, states
-from batchsim.figures.style import (
-    canvas,
-    draw_line,
-    face_of,
-    legend_handles,
-    looks_of,
-    num_columns,
-)
+from batchsim.figures.style import draw_line, face_of, legend_handles, looks_of
 
 Drawing = tuple[Figure, pd.DataFrame]
 
@@ -120,6 +113,7 @@ def seed_variance(results: SweepResults) -> Drawing:
     looks = looks_of(runs, "policy")
     finding = contrast("policy", metrics[0])(table)
     figure, panels = panels_of(results, table, facets, metrics, finding, legend_handles(looks, runs, {}))
+    is_column = len(metrics) > 1 and num_columns(len(metrics)) == 1
     for part, metric, axes in panels:
         means = part.set_index("policy")
         for position, policy in enumerate(policies):
@@ -140,6 +134,8 @@ def seed_variance(results: SweepResults) -> Drawing:
         axes.set_xticks(range(len(policies)), policies, rotation=20, ha="right")
         axes.set_xlim(-0.5, len(policies) - 0.5)
         axes.grid(visible=False, axis="x")
+        if is_column:
+            _stack(axes, metric, is_lowest=metric == metrics[-1], is_low=len(panels) > 6)
     return figure, table
 
 
@@ -185,9 +181,16 @@ def over(
         set_axis(axes, "x", x, steps=table[x] if has_steps else None, scale=x_scale)
         set_axis(axes, "y", metric)
         if is_column:
-            axes.set_ylabel(textwrap.fill(label_of(metric), 13))
-            axes.set_xlabel(label_of(x) if metric == metrics[-1] else "")  # the lowest has it for all
+            _stack(axes, metric, is_lowest=metric == metrics[-1], is_low=len(panels) > 6)
     return figure, table
+
+
+def _stack(axes: Axes, metric: str, *, is_lowest: bool, is_low: bool) -> None:
+    """Fit a panel into a column of such over the same axis, which the lowest tells for all."""
+    axes.set_ylabel(stacked(label_of(metric), 13, 11 if is_low else None))
+    if not is_lowest:
+        axes.set_xlabel("")
+        axes.tick_params(labelbottom=False)
 
 
 def same_lines(table: pd.DataFrame, by: str, metrics: Sequence[str]) -> dict[str, str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple
@@ -12,9 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from batchsim.config import flat
@@ -41,16 +38,12 @@ _KNOWN_POLICIES = (
 
 #: Inches of a figure in a paper's one column, or across two.
 WIDTHS: Mapping[str, float] = {"one": 3.3, "two": 7.0}
+#: Points of the smallest type, in print.
+SMALLEST = 7.0
 
-# Inches of a line of the title, of the legend and of the small print, of a panel, and of an edge.
-_TITLE, _LEGEND, _PRINT, _PANEL, _EDGE = 0.17, 0.17, 0.105, 1.8, 0.07
-_LOW_PANEL, _LOWEST_PANEL = 1.0, 0.6
 #: What `metrics.verdict` says where there is no load to sustain.
 _ALL_AT_ONCE = "all requests arrive at once"
-_PAGE = 9.0  # of text, at most
 _MARKER = 0.03  # share of a panel's height that half a marker takes: a shorter bar is not seen
-# Letters to the inch, in the same order; a panel is no narrower than so many inches.
-_TITLE_LETTERS, _LEGEND_LETTERS, _PRINT_LETTERS, _NARROWEST = 12.5, 17.0, 20.5, 2.0
 
 
 class Look(NamedTuple):
@@ -100,7 +93,7 @@ def color_of(policy: str) -> Any:
 
 @contextmanager
 def look(width: str = "two") -> Iterator[None]:
-    """Draw inside this block, in a paper's type and as wide as one column or two; `canvas` keeps to it."""
+    """Draw inside this block, in a paper's type and as wide as its columns; `layout.canvas` keeps to it."""
     with (
         sns.axes_style("whitegrid", {"grid.color": ".92", "axes.edgecolor": ".4"}),
         sns.plotting_context("paper"),
@@ -110,8 +103,8 @@ def look(width: str = "two") -> Iterator[None]:
                 "axes.titlesize": 7.5,
                 "axes.labelsize": 7.5,
                 "legend.fontsize": 7.5,
-                "xtick.labelsize": 7,
-                "ytick.labelsize": 7,
+                "xtick.labelsize": SMALLEST,
+                "ytick.labelsize": SMALLEST,
                 "axes.linewidth": 0.8,
                 "grid.linewidth": 0.6,
                 "figure.figsize": (WIDTHS[width], 3.0),
@@ -120,60 +113,6 @@ def look(width: str = "two") -> Iterator[None]:
         ),
     ):
         yield
-
-
-def num_columns(num_panels: int) -> int:
-    """How many panels stand side by side, in rows as equal as can be."""
-    most = max(1, int(mpl.rcParams["figure.figsize"][0] / _NARROWEST))
-    return -(-num_panels // -(-num_panels // most))
-
-
-def canvas(
-    results: SweepResults,
-    num_rows: int,
-    num_columns: int,
-    table: pd.DataFrame,
-    *,
-    finding: str = "",
-    handles: Sequence[Artist] = (),
-) -> tuple[Figure, list[list[Axes]]]:
-    """Make empty panels below what was found and a legend, and above what the numbers hold for.
-
-    Where nothing was found, what is shown is the title. ``table`` is what will be drawn: its intervals are
-    named in the small print.
-    """
-    width = mpl.rcParams["figure.figsize"][0]
-    shown = results.sweep.title or results.sweep.name
-    title = textwrap.wrap(finding or shown, int(_TITLE_LETTERS * width))
-    subtitle = textwrap.wrap(shown, int(_LEGEND_LETTERS * width)) if finding else []
-    small_print = textwrap.wrap(conditions(results, table), int(_PRINT_LETTERS * width))
-    widest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    legend_columns = max(1, int(width / (0.4 + widest / _LEGEND_LETTERS)))
-    legend_rows = -(-len(handles) // legend_columns)
-    top_of_legend = _EDGE + _TITLE * len(title) + _LEGEND * len(subtitle)
-    head = top_of_legend + _LEGEND * legend_rows + _EDGE
-    foot = _PRINT * len(small_print) + _EDGE
-    panel = _PANEL if width < 5 * num_columns else 1.5 * _PANEL
-    if num_rows > 3 and num_columns == 1:
-        panel = _LOW_PANEL
-    if width < WIDTHS["two"]:
-        panel = max(_LOWEST_PANEL, min(panel, (_PAGE - head - foot) / num_rows))
-    height = panel * num_rows + head + foot
-    figure = Figure(figsize=(width, height))
-    figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))
-    axes = figure.subplots(num_rows, num_columns, squeeze=False)
-    left, top = _EDGE / width, 1 - _EDGE / height
-    figure.text(left, top, "\n".join(title), va="top", fontweight="bold", fontsize=9)
-    if subtitle:
-        below = top - _TITLE * len(title) / height
-        figure.text(left, below, "\n".join(subtitle), va="top", color=".35")
-    if handles:
-        figure.legend(
-            handles=list(handles), loc="upper left", bbox_to_anchor=(left, 1 - top_of_legend / height),
-            ncols=legend_columns, frameon=False, borderaxespad=0, borderpad=0, columnspacing=1.2,
-        )  # fmt: skip
-    figure.text(left, 0.5 * _EDGE / height, "\n".join(small_print), va="bottom", fontsize=6, color=".35")
-    return figure, axes.tolist()
 
 
 def conditions(results: SweepResults, table: pd.DataFrame) -> str:

@@ -76,7 +76,7 @@ def _draw(case: Case, prediction: str, stem: Path) -> Path:
             frameon=False,
         )
         footer = textwrap.fill(_conditions(case, prediction), int(20 * width))
-        figure.text(0.1 / width, 0.02, footer, va="bottom", fontsize=6, color=".35")
+        figure.text(0.1 / width, 0.02, footer, va="bottom", fontsize=7, color=".35")
         return save(figure, stem)
 
 

@@ -25,6 +25,7 @@ from batchsim.records import (
     table,
 )
 from batchsim.results.measured_tables import COLUMNS, MeasuredRun, read_measured
+from batchsim.results.sketches import sketch
 from batchsim.results.store import load_run, save_run
 
 #: What the manifest of such a directory says that it is; one with its operations is plainly ``measured``.
@@ -76,8 +77,15 @@ def save_measured(
     }
     records = measured_records(run)
     tables = {"requests": records.requests, "batches": records.batches, "controllers": records.controllers}
-    workload = run.workload(source.name)
-    save_run(directory, manifest, summary, tables, workload=workload, overwrite=overwrite)
+    save_run(
+        directory,
+        manifest,
+        summary,
+        tables,
+        sketches=sketch(records, summary["num_warmup"]),
+        workload=run.workload(source.name),
+        overwrite=overwrite,
+    )
     return summary
 
 
