@@ -1,26 +1,29 @@
-"""Kill sweeps at random moments, resume them, and hold the results to those of one that was let alone.
+"""Let things go wrong in sweeps, resume them, and hold the results to those of one that was let alone.
 
-Each trial starts a sweep in processes of its own, kills a worker, the parent or all of them after a random
-time, half of the trials under ``--overwrite`` over results that are there, and runs the same command again
-to its end. It prints how many datasets came out identical, what was left of half-written runs, and how many
-processes were still there a few seconds after their parent had died.
+Each trial starts a sweep in processes of its own and kills a worker, the parent or all of them after a random
+time, or lets the disk be full, a policy fail, or a file be cut afterwards; half of the trials under
+``--overwrite`` over results that are there. Then it runs the same command again to its end. It prints how
+many datasets came out identical to the last byte, what was left of half-written runs, and how many processes
+were still there a few seconds after their parent had died.
 
 ``python tests/faults/kill_sweeps.py --trials 40`` takes some minutes; the default is for a look in between.
+With ``--backend dask`` the sweeps that go wrong, and no other, run on a Dask cluster of two workers.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-
-import pandas as pd
 
 SWEEP = """
 name = "small"
@@ -34,9 +37,35 @@ workload.generator.rate_per_s = 1.0
 workload.generator.prompt = {kind = "fixed", tokens = 10}
 workload.generator.output = {kind = "uniform", low = 1, high = 90}
 [grid]
-policy.preset = ["static_fifo", "multi_bin"]
-workload.request_rate_per_gpu = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+policy.preset = ["static_fifo", "multi_bin", "flaky:flaky"]
+workload.request_rate_per_gpu = [0.5, 1.0, 2.0, 3.0]
 """
+
+#: Fails, and takes its process with it, for as long as the files say so.
+FLAKY = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from batchsim.policies.batching import Greedy
+from batchsim.policies.presets import Preset
+from batchsim.policies.queueing import Fifo
+from batchsim.policies.sizing import FixedSize
+
+@dataclass
+class Flaky(FixedSize):
+    def prepare(self, setting):
+        if Path(__file__).with_name("die").exists():
+            os._exit(3)
+        if Path(__file__).with_name("fail").exists():
+            raise ValueError("not today")
+
+flaky = Preset(Fifo(), Flaky(), Greedy())
+"""
+
+#: What goes wrong, one after the other.
+FAULTS = ("worker", "parent", "group", "disk", "fail", "die", "cut")
+#: Sizes of files up to which a full disk takes them: that of some, not of others.
+DISK_BYTES = (1_000, 12_000)
 
 #: A worker ends as soon as it notices that its parent is gone.
 PATIENCE_S = 5.0
@@ -45,51 +74,61 @@ PATIENCE_S = 5.0
 def main() -> int:
     """Run the trials; exit 1 if anything is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--trials", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", choices=["processes", "dask"], default="processes")
     given = parser.parse_args()
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "sweep.toml").write_text(SWEEP, encoding="utf-8")
-        start_s = time.monotonic()
+        (home / "flaky.py").write_text(FLAKY, encoding="utf-8")
         sweep(home, "alone").wait()
-        alone_s = time.monotonic() - start_s
         expected = dataset(home / "alone")
+        start_s = time.monotonic()
+        sweep(home, "timed", "--backend", given.backend).wait()
+        alone_s = time.monotonic() - start_s
         identical = leftovers = survivors = 0
         for number in range(given.trials):
-            target = ("worker", "parent", "group")[number % 3]
-            options = ["--overwrite"] if number // 3 % 2 else []
-            outcome = trial(home, f"trial{number}", target, rng.uniform(0.2, 1.0) * alone_s, options)
+            fault = FAULTS[number % len(FAULTS)]
+            options = ["--overwrite"] if number // len(FAULTS) % 2 else []
+            outcome = trial(
+                home, f"trial{number}", fault, alone_s, [*options, "--backend", given.backend], rng
+            )
             survivors += outcome
             left = len(list((home / f"trial{number}").rglob("*.partial")))
             leftovers += left
             is_same = dataset(home / f"trial{number}") == expected
             identical += is_same
             print(
-                f"{target}{' --overwrite' if options else ''}: identical {is_same}, leftovers {left}, "
-                f"survivors {outcome}",
+                f"{fault} {' '.join(options)}: identical {is_same}, leftovers {left}, survivors {outcome}",
                 flush=True,
             )
     print(f"identical {identical} of {given.trials}, leftovers {leftovers}, survivors {survivors}")
     return 0 if (identical, leftovers, survivors) == (given.trials, 0, 0) else 1
 
 
-def trial(home: Path, output: str, target: str, after_s: float, options: list[str]) -> int:
-    """Kill a sweep and resume it; return how many of its processes outlived their parent."""
-    if options:
+def trial(home: Path, output: str, fault: str, alone_s: float, options: list[str], rng: random.Random) -> int:
+    """Let a sweep go wrong and resume it; return how many of its processes outlived their parent."""
+    if "--overwrite" in options or fault == "cut":
         sweep(home, output).wait()
-    parent = sweep(home, output, *options)
-    wait_for_end(parent, after_s)
+    if fault == "cut":
+        cut(rng.choice(sorted(file for file in (home / output).rglob("*") if file.is_file())), rng)
+    if fault in ("fail", "die"):
+        (home / fault).touch()
+    parent = sweep(home, output, *options, most_bytes=rng.randint(*DISK_BYTES) if fault == "disk" else None)
+    wait_for_end(parent, rng.uniform(0.2, 1.0) * alone_s if fault in ("worker", "parent", "group") else 300)
     workers = children(parent.pid)
     if parent.poll() is None:
-        if target == "worker" and workers:
-            os.kill(workers[0], signal.SIGKILL)
-        elif target == "parent":
-            parent.send_signal(random.choice((signal.SIGTERM, signal.SIGKILL)))
-        elif target == "group":
+        if fault == "worker" and workers:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+        elif fault == "parent":
+            parent.send_signal(rng.choice((signal.SIGTERM, signal.SIGKILL)))
+        elif fault == "group":
             os.killpg(parent.pid, signal.SIGKILL)
     parent.wait()
+    (home / "fail").unlink(missing_ok=True)
+    (home / "die").unlink(missing_ok=True)
     end_s = time.monotonic() + PATIENCE_S
     while (alive := [pid for pid in workers if is_alive(pid)]) and time.monotonic() < end_s:
         time.sleep(0.05)
@@ -97,10 +136,30 @@ def trial(home: Path, output: str, target: str, after_s: float, options: list[st
     return len(alive)
 
 
-def sweep(home: Path, output: str, *options: str) -> subprocess.Popen[bytes]:
-    """Start the sweep in a process group of its own."""
+def cut(file: Path, rng: random.Random) -> None:
+    """Leave a part of a file, or nothing."""
+    content = file.read_bytes()
+    file.write_bytes(content[: rng.randrange(len(content))])
+
+
+def sweep(home: Path, output: str, *options: str, most_bytes: int | None = None) -> subprocess.Popen[bytes]:
+    """Start the sweep in a process group of its own, with no file larger than so much."""
     command = [sys.executable, "-m", "batchsim", "sweep", "sweep.toml", "-o", output, "--jobs", "2", *options]
-    return subprocess.Popen(command, cwd=home, stderr=subprocess.DEVNULL, start_new_session=True)
+    limit = None if most_bytes is None else partial(limit_files, most_bytes)
+    path = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        command,
+        cwd=home,
+        env=os.environ | {"PYTHONPATH": path},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=limit,
+    )
+
+
+def limit_files(most_bytes: int) -> None:
+    """Let writing beyond a size fail, as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
 
 def wait_for_end(process: subprocess.Popen[bytes], patience_s: float) -> None:
@@ -125,11 +184,14 @@ def is_alive(pid: int) -> bool:
     return state.stdout.strip() not in ("", "Z", "Zs", "Zl")
 
 
-def dataset(output: Path) -> tuple[str, dict[str, str]]:
-    """The table of a sweep, and what the tables of its runs hold."""
-    runs = sorted((output / "small" / "runs").glob("*/requests.parquet"))
-    hashes = {file.parent.name: str(pd.util.hash_pandas_object(pd.read_parquet(file)).sum()) for file in runs}
-    return (output / "small" / "results.csv").read_text(encoding="utf-8"), hashes
+def dataset(output: Path) -> dict[str, str]:
+    """What a sweep leaves, by file, but for the manifests, which say when each run was made."""
+    files = [file for file in sorted((output / "small").rglob("*")) if file.is_file()]
+    return {
+        str(file.relative_to(output)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.name != "manifest.json"
+    }
 
 
 if __name__ == "__main__":

@@ -386,7 +386,9 @@ def test_a_single_run_of_a_policy_that_ends_its_process_is_told(
         run_sweep(faulty(tmp_path, "gone"), tmp_path)
 
 
-@pytest.mark.parametrize("file", ["summary.json", "manifest.json", "requests.parquet"])
+@pytest.mark.parametrize(
+    "file", ["summary.json", "manifest.json", "requests.parquet", "batches.parquet", "sketches.parquet"]
+)
 @pytest.mark.parametrize("keep", [0.0, 0.5], ids=["empty", "cut"])
 def test_a_run_that_is_no_longer_whole_is_told_and_run_again(tmp_path: Path, file: str, keep: float) -> None:
     path = sweep_file(tmp_path, SMALL.replace("[base]", 'save = "tables"\n[base]'))
