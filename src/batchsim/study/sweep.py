@@ -160,15 +160,7 @@ def run_sweep(
         check_figure(sweep, runs, Path(path))
     before = folder.claim(Path(path), runs, full=full, overwrite=overwrite)
 
-    failures: list[str] = []
-    num_ended = len(mine) - len(to_do)
-    share, start_s, done = shares(to_do), time.monotonic(), 0.0
-
-    def report(failure: str | None = None) -> None:
-        elapsed_s = time.monotonic() - start_s
-        remaining_s = elapsed_s * max(1 - done, 0.0) / done if done > 0 else None
-        if on_progress is not None:
-            on_progress(SweepProgress(sweep.name, num_ended, len(mine), failure, remaining_s))
+    course = _Course(sweep.name, len(mine), to_do, on_progress)
 
     def say(sentence: str) -> None:
         if on_notice is not None:
@@ -177,7 +169,7 @@ def run_sweep(
     assumed = hardware_notices(run.config for run in mine.values())
     for notice in [*damaged, *folder.changes(before, to_do), *assumed]:
         say(notice)
-    report()
+    course.tell()
 
     def engine(tasks: Sequence[Task]) -> Iterator[tuple[Task, Failure | None]]:
         if backend == "dask":
@@ -186,15 +178,13 @@ def run_sweep(
 
     try:
         for run, failure in folder.run(to_do, engine):
-            num_ended, done = num_ended + 1, done + share[run.run_id]
-            failures += [] if failure is None else [f"{run}: {failure.sentence}"]
-            report(None if failure is None else failures[-1])
+            course.go_on(run, failure)
     except KeyboardInterrupt as error:
         with suppress(BatchsimError):  # what is there can be drawn
-            if folder.finished or num_ended > len(failures):
+            if folder.finished or course.num_saved:
                 folder.collect(runs)
         raise BatchsimError(
-            f"{sweep.name}: interrupted; {num_ended - len(failures)} of {len(mine)} runs are saved in "
+            f"{sweep.name}: interrupted; {course.num_saved} of {len(mine)} runs are saved in "
             f"{folder.path}, the same command does the rest"
         ) from error
     results = folder.collect(runs)
@@ -204,11 +194,54 @@ def run_sweep(
             f"the replications of {num_alike} of {num_points} points do not differ: nothing random bears on "
             "them"
         )
-    if failures:
+    if course.failures:
         raise BatchsimError(
-            f"{sweep.name}: {len(failures)} of {len(mine)} runs failed, the others are in {folder.path}; "
-            f"the first: {failures[0]}"
+            f"{sweep.name}: {len(course.failures)} of {len(mine)} runs failed, the others are in "
+            f"{folder.path}; the first: {course.failures[0]}"
         )
     if len(results) < len(runs):
         say(f"{len(results)} of {len(runs)} runs are finished")
     return results
+
+
+class _Course:
+    """How far a sweep is, told whenever a run ends.
+
+    Attributes
+    ----------
+    failures
+        A sentence for each run that failed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_runs: int,
+        to_do: Sequence[PlannedRun],
+        on_progress: Callable[[SweepProgress], None] | None,
+    ) -> None:
+        self.failures: list[str] = []
+        self._name, self._num_runs, self._on_progress = name, num_runs, on_progress
+        self._num_ended = num_runs - len(to_do)
+        self._shares, self._done, self._start_s = shares(to_do), 0.0, time.monotonic()
+
+    @property
+    def num_saved(self) -> int:
+        """Runs that are finished, now or before."""
+        return self._num_ended - len(self.failures)
+
+    def go_on(self, run: PlannedRun, failure: Failure | None) -> None:
+        """Count a run that has ended, and tell."""
+        self._num_ended += 1
+        self._done += self._shares[run.run_id]
+        if failure is not None:
+            self.failures.append(f"{run}: {failure.sentence}")
+        self.tell(None if failure is None else self.failures[-1])
+
+    def tell(self, failure: str | None = None) -> None:
+        """Say how far it is."""
+        if self._on_progress is None:
+            return
+        elapsed_s, done = time.monotonic() - self._start_s, self._done
+        remaining_s = elapsed_s * max(1 - done, 0.0) / done if done > 0 else None
+        self._on_progress(SweepProgress(self._name, self._num_ended, self._num_runs, failure, remaining_s))
