@@ -206,15 +206,16 @@ VLLM_VERSIONS ?= 0.6.6.post1 0.19.1 0.32.0
 conformance: $(VENV)/.installed-dev $(VLLM_VERSIONS:%=$(CONFORMANCE)/%/.packages)  ## Take the decisions of vLLM's own scheduler, to the last bit; write docs/conformance.md
 	$(BIN)/python -m tests.conformance --environments $(CONFORMANCE) $(VLLM_VERSIONS:%=--version %) -o docs/conformance.md
 
-TRIALS ?= 6
+TRIALS ?= 7
 
-faults: $(VENV)/.installed  ## Kill sweeps at random moments and resume them; TRIALS=40 for a thorough look
+faults: $(VENV)/.installed  ## Let workers, sweeps, disks, policies and files fail, resume, compare; TRIALS=40 for a thorough look
 	$(BIN)/python tests/faults/kill_sweeps.py --trials $(TRIALS)
 
-bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop or exact iterations in the same process; memory of a long run
+bench: $(VENV)/.installed-dev  ## Speed, beside a bare heap loop or exact iterations in the same process; memory of a long run; what a sweep costs besides its runs
 	$(BIN)/python tests/bench/run_to_completion.py
 	$(BIN)/python tests/bench/iteration_level.py
 	$(BIN)/python tests/bench/memory.py
+	$(BIN)/python tests/bench/sweep_overhead.py --num-runs 1000
 
 # A peer that cannot be installed is left out of the table, not an error; a later call tries again.
 $(PEERS)/.installed: tests/bench/peers_requirements.txt

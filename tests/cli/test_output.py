@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from batchsim.cli import main
-from batchsim.cli.numbers import milliseconds
+from batchsim.cli.numbers import duration, milliseconds
 from batchsim.cli.runs import difference_interval
 from tests.cli.test_commands import TRACE
 
@@ -74,3 +74,11 @@ def test_statistics_with_a_limit_are_printed_with_their_verdict(
     rows = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if "│" in line}
     assert rows["TTFT P97.5"].count("(missed)") == rows["E2E mean"].count("(met)") == num_policies
     assert "(m" not in rows["TTFT mean"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(None, "?"), (0.0, "0.1 s"), (4.26, "4.3 s"), (41.0, "41 s"), (150.0, "2 min"), (7500.0, "2 h 5 min")],
+)
+def test_durations_are_shown_as_people_say_them(seconds: float | None, shown: str) -> None:
+    assert duration(seconds) == shown

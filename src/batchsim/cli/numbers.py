@@ -48,3 +48,15 @@ def _two_digits(value: float) -> str:
 def num_replications(summary: Mapping[str, Any]) -> int:
     """Of how many runs these are the means."""
     return int(summary.get("num_replications", 1))
+
+
+def duration(seconds: float | None) -> str:
+    """About how long, for people: 40 s, 3 min, 2 h 5 min; nothing where nobody knows."""
+    if seconds is None:
+        return "?"
+    if seconds < 10:
+        return f"{max(seconds, 0.1):.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -328,18 +328,6 @@ class ProgressWatch:
         progress.update(task, completed=watched.num_ended)
 
 
-def duration(seconds: float | None) -> str:
-    """About how long, for people: 40 s, 3 min, 2 h 5 min; nothing where nobody knows."""
-    if seconds is None:
-        return "?"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"
-
-
 def sweep_bars() -> Progress:
     """A bar for each sweep on stderr, with the field ``left``; not yet started."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsim.cli.numbers import duration
 from batchsim.cli.options import INPUT_FILE, OUTPUT_PATH, overrides, replication_options, stopping
-from batchsim.cli.output import duration, echo_json, echo_table, notice, plain, sweep_bars, warn
+from batchsim.cli.output import echo_json, echo_table, notice, plain, sweep_bars, warn
 from batchsim.errors import BatchsimError, ConfigError
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def _echo_plan(state: SweepState, jobs: int) -> None:
     told, to_do = state.estimate(), state.to_do
     total_s = sum(told.run_s.values()) / max(min(jobs, len(to_do)), 1)
     about = f"about {duration(total_s)} with {jobs} at once, {told.source}" if told.run_s else told.source
-    title = f"{state.sweep.name}: {len(state.runs)} runs, {len(state.finished)} of them finished"
-    keys = list(state.runs[0].varied)
+    click.echo(f"{state.sweep.name}: {len(state.runs)} runs, {len(state.finished)} of them finished")
+    keys = list(state.runs[0].varied) if state.runs else []
     rows = [
         [
             run.run_id,
@@ -129,7 +130,7 @@ def _echo_plan(state: SweepState, jobs: int) -> None:
         ]
         for run in state.runs
     ]
-    echo_table(title, ["run", "case", *keys, "takes"], rows)
+    echo_table("", ["run", "case", *keys, "takes"], rows)
     for sentence in state.damaged:
         notice(sentence)
     click.echo(f"{len(to_do)} runs to do, {about}" if to_do else "nothing to do")
