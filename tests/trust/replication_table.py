@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from batchsim.config import load_config
+from batchsim.config import RunConfig, load_config
 from batchsim.metrics.statistics import Interval, t_interval
 from batchsim.streams import stream
 from batchsim.study.replications import replicate, replication_seed
@@ -39,10 +39,10 @@ class World:
     config: Mapping[str, Any]
     num_requests: int
 
-    def truth_s(self) -> float:
+    def truth_s(self, num_runs: int = NUM_LONG, num_requests: int = LONG) -> float:
         """The mean E2E time, of long runs."""
-        long = self.of(LONG)
-        seeds = [replication_seed(10**6, k) for k in range(NUM_LONG)]
+        long = self.of(num_requests)
+        seeds = [replication_seed(10**6, k) for k in range(num_runs)]
         return float(np.mean([simulate({**long, "seed": seed}).summary["e2e_mean_s"] for seed in seeds]))
 
     def of(self, num_requests: int) -> dict[str, Any]:
@@ -66,16 +66,16 @@ class SingleQueue(World):
 
     rho: float
 
-    def truth_s(self) -> float:
+    def truth_s(self, num_runs: int = 0, num_requests: int = 0) -> float:
         """The exact mean: services take 1 s."""
         return 1 / (1 - self.rho)
 
     def interval(self, seed: int, num_replications: int) -> Interval:
         """As the simulator's, to rounding."""
-        return t_interval([self._mean_s(replication_seed(seed, k)) for k in range(num_replications)])
-
-    def _mean_s(self, seed: int) -> float:
         config = load_config(self.of(self.num_requests))
+        return t_interval([self._mean_s(config, replication_seed(seed, k)) for k in range(num_replications)])
+
+    def _mean_s(self, config: RunConfig, seed: int) -> float:
         _, requests = prepare(config.workload, 1, stream(seed, "workload"))
         times = single_server(requests.arrival_s, requests.output_tokens / TOKENS_PER_S)
         num_warmup = int(WARMUP * self.num_requests)
@@ -101,8 +101,8 @@ def single_queue(rho: float, num_requests: int) -> SingleQueue:
 
 WORLDS = (
     single_queue(0.5, 1000),
-    single_queue(0.8, 4000),
-    single_queue(0.9, 8000),
+    single_queue(0.8, 8000),
+    single_queue(0.9, 16_000),
     World(
         "multi_bin",
         {
@@ -122,9 +122,10 @@ WORLDS = (
 )
 
 
-def coverage(world: World, num_repetitions: int, num_replications: int) -> tuple[Coverage, float]:
+def coverage(
+    world: World, truth_s: float, num_repetitions: int, num_replications: int
+) -> tuple[Coverage, float]:
     """How many of the intervals hold the true mean, and the bias of their centres as a share of it."""
-    truth_s = world.truth_s()
     intervals = [world.interval(repetition, num_replications) for repetition in range(num_repetitions)]
     centres = t_interval([interval.mean for interval in intervals])
     return Coverage.of(intervals, truth_s), centres.mean / truth_s - 1
@@ -136,7 +137,7 @@ def main(names: list[str]) -> None:
     print("|---|---:|---:|---:|---:|")
     for world in WORLDS:
         if not names or world.name in names:
-            covered, bias = coverage(world, NUM_REPETITIONS, NUM_REPLICATIONS)
+            covered, bias = coverage(world, world.truth_s(), NUM_REPETITIONS, NUM_REPLICATIONS)
             print(
                 f"| {world.name} | {world.num_requests:,} | {NUM_REPLICATIONS} | {covered} | {bias:+.1%} |",
                 flush=True,
