@@ -113,3 +113,22 @@ def test_a_precision_that_is_not_reached_is_told() -> None:
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replicate(None, workload(20), **options)
+
+
+def test_replications_of_blocks_of_a_trace_differ_and_are_the_same_for_all_policies() -> None:
+    config = {"workload": {"resample_s": 10.0, "num_requests": 200}}
+
+    first, second = (
+        replicate({**config, "policy": {"preset": preset}}, workload(), num=2)
+        for preset in ("sjf", "vllm_v1")
+    )
+
+    rates = [[summary["request_rate_per_s"] for summary in one.summaries] for one in (first, second)]
+    assert rates[0] == rates[1]
+    assert rates[0][0] != rates[0][1]
+    assert [summary["num_requests"] for summary in first.summaries] == [200, 200]
+
+
+def test_blocks_of_a_generator_are_refused() -> None:
+    with pytest.raises(ConfigError, match="resample_s draws from a trace"):
+        replicate({**POISSON, "workload": {**POISSON["workload"], "resample_s": 10.0}}, num=2)

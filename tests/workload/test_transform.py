@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
@@ -12,6 +13,7 @@ from batchsim.workload.transform import (
     even_out,
     filter_rows,
     peak_to_mean,
+    resample,
     rescale_time,
     rescale_to_rate,
     split_at,
@@ -200,3 +202,59 @@ def test_the_busiest_hour_of_a_day_is_told() -> None:
     peak = peak_to_mean(workload(by_day(poisson(np.random.default_rng(4))).tolist()))
 
     assert peak == pytest.approx(1.8, abs=0.15)
+
+
+def trace(num: int = 400, **extra: list[object]) -> Workload:
+    frame = {"arrival_s": np.arange(num) * 2.0, "prompt_tokens": np.arange(1, num + 1), "output_tokens": 1}
+    return Workload.from_frame(pd.DataFrame({**frame, **extra}))
+
+
+def test_resampled_blocks_keep_what_is_within_them() -> None:
+    made = resample(trace(), 40.0, np.random.default_rng(1))
+
+    assert np.diff(made.arrival_s).min() >= 0
+    assert made.arrival_s[-1] < 800
+    assert abs(len(made) - 400) <= 20  # a block has 20 requests
+    jumps = np.flatnonzero(np.diff(made.prompt_tokens) % 400 != 1)
+    assert len(jumps) <= 20
+    assert np.isclose(np.diff(made.arrival_s)[np.setdiff1d(np.arange(len(made) - 1), jumps)], 2.0).all()
+    assert made.request_id.tolist() == list(range(len(made)))
+    assert "blocks of 40 s from random places" in made.source.notices[-1]
+
+
+def test_resampling_favours_no_request() -> None:
+    rng, counts = np.random.default_rng(2), np.zeros(401)
+    for _ in range(400):
+        counts += np.bincount(resample(trace(), 100.0, rng).prompt_tokens, minlength=401)
+
+    assert 0.8 * 400 < counts[1:].min() <= counts[1:].max() < 1.2 * 400
+
+
+def test_resampling_makes_as_many_requests_as_are_asked_for() -> None:
+    few, many = (resample(trace(), 40.0, np.random.default_rng(3), num) for num in (50, 1000))
+
+    assert (len(few), len(many)) == (50, 1000)
+    assert few.prompt_tokens.tolist() == many.prompt_tokens[:50].tolist()
+
+
+def test_a_session_ends_with_its_block() -> None:
+    made = resample(trace(session_id=["a"] * 399 + [None]), 200.0, np.random.default_rng(4))
+
+    block = (made.arrival_s // 200).astype(int)
+    sessions = [one for one in made.extra["session_id"] if isinstance(one, str)]
+    assert len(set(sessions)) == len(set(block))
+    assert set(sessions) == {f"{number}:a" for number in block}
+
+
+@pytest.mark.parametrize(
+    ("extra", "block_s", "message"),
+    [
+        ({}, 500.0, "resample_s is 500, but the requests of in memory come within 798 s; at most half"),
+        ({"hash_ids": [[1]] * 400}, 10.0, r"has prefix ids \(hash_ids\): a copy would find"),
+    ],
+)
+def test_what_cannot_be_resampled_is_refused(
+    extra: dict[str, list[object]], block_s: float, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resample(trace(**extra), block_s, np.random.default_rng(5))

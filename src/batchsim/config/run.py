@@ -41,8 +41,9 @@ class WorkloadConfig(Section):
     """Which requests arrive when.
 
     Steps happen in this order: read or generate, filter by ``trace_model`` and ``log_type``, ``window``, set
-    the training part aside, ``num_requests`` (or ``num_requests_per_gpu``), then one of ``rate_scale``,
-    ``request_rate``, ``request_rate_per_gpu``, ``load``; then the requests are given ``tenants``.
+    the training part aside, ``resample_s``, ``num_requests`` (or ``num_requests_per_gpu``), then one of
+    ``rate_scale``, ``request_rate``, ``request_rate_per_gpu``, ``load``; then the requests are given
+    ``tenants``.
     """
 
     trace: str | None = Field(None, description="file to replay; the embedded trace if neither is given")
@@ -65,6 +66,11 @@ class WorkloadConfig(Section):
     num_requests: Count | None = Field(None, description="keep the first so many")
     num_requests_per_gpu: Count | None = Field(None, description="the same, times the number of GPUs")
     window: tuple[Finite, Finite] | None = Field(None, description="keep arrivals in [start, end) seconds")
+    resample_s: PositiveFloat | None = Field(
+        None,
+        description="put blocks of so many seconds, drawn by the seed from anywhere in the trace, in its "
+        "place",
+    )
     trace_model: str | None = Field(None, description="keep rows of this model only")
     log_type: str | None = Field(None, description="keep rows of this log type only")
     rate_scale: Rate | None = Field(None, description="compress time by this factor, days and nights with it")
@@ -101,6 +107,8 @@ class WorkloadConfig(Section):
             raise ValueError(
                 "time_unit and hash_block_tokens say how a trace is read; a generator makes none"
             )
+        if self.generator is not None and self.resample_s is not None:
+            raise ValueError("resample_s draws from a trace; a generator makes other requests for each seed")
         if sum(rate is not None for rate in rates) > 1:
             raise ValueError("give at most one of rate_scale, request_rate, request_rate_per_gpu, load")
         if self.load_of is not None and self.load is None:

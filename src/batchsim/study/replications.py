@@ -187,7 +187,8 @@ class Replications:
 #: What is said where `Replications.is_fixed`.
 FIXED = (
     "replications of this run cannot differ: the trace stays the same and nothing else in it is random; one "
-    "run was made, whose interval, where it has one, is from batch means within it"
+    "run was made, whose interval, where it has one, is from batch means within it. With "
+    "workload.resample_s they are of blocks of the trace"
 )
 
 

@@ -19,6 +19,7 @@ from batchsim.workload.transform import (
     even_out,
     filter_rows,
     peak_to_mean,
+    resample,
     rescale_time,
     rescale_to_rate,
     split_at,
@@ -78,7 +79,7 @@ def prepare(
     num_gpus
         Turns ``request_rate_per_gpu`` into a rate, and ``num_requests_per_gpu`` into a number.
     rng
-        For generators and tenants; a trace draws nothing.
+        For generators, blocks and tenants; a trace draws nothing.
     workload
         Used instead of the trace or generator that ``config`` names.
     training_fraction
@@ -106,6 +107,8 @@ def prepare(
         if workload is None:
             workload = load_trace(config.trace or embedded_trace(), reading_of(config))
         training, evaluated = split_training(_select(workload, config), training_fraction)
+        if config.resample_s is not None:
+            evaluated = resample(evaluated, config.resample_s, rng, config.num_requests)
         if config.num_requests is not None:
             _check_enough(len(evaluated), config.num_requests, workload.source.name, len(training))
             evaluated = evaluated.take(slice(0, config.num_requests))

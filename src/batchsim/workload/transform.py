@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
+from batchsim.workload.prefixes import id_column
 from batchsim.workload.request import Workload
 
 #: Windows that are evened out: as long, or longer where fewer requests than this would come in one.
@@ -57,6 +60,62 @@ def window(workload: Workload, start_s: float, end_s: float) -> Workload:
         )
     inside = workload.take(slice(first, last))
     return inside.with_arrivals(inside.arrival_s - start_s)
+
+
+def resample(
+    workload: Workload, block_s: float, rng: np.random.Generator, num_requests: int | None = None
+) -> Workload:
+    """Put blocks of so many seconds, each from a random place of a trace, one after the other.
+
+    The circular block bootstrap (Politis and Romano, 1992): what hangs together for less than a block stays
+    together, and each request is as likely as any other. There are as many seconds as in the trace, or as
+    many as ``num_requests`` take. A session ends with its block.
+
+    Raises
+    ------
+    ConfigError
+        If the trace does not last for two blocks, or its prompts have prefix ids: a copy of a request would
+        find what the request left in the caches.
+    """
+    name, num = workload.source.name, len(workload)
+    span_s = float(workload.arrival_s[-1] - workload.arrival_s[0])
+    if not block_s <= span_s / 2:
+        raise ConfigError(
+            f"workload.resample_s is {block_s:g}, but the requests of {name} come within {span_s:g} s; at "
+            "most half of that is needed"
+        )
+    if (column := id_column(workload.extra)) is not None:
+        raise ConfigError(
+            f"workload.resample_s puts copies of requests beside each other, and {name} has prefix ids "
+            f"({column}): a copy would find what the request left in the caches; leave it out"
+        )
+    length_s = span_s * num / (num - 1)  # the last gap is as long as the others are on average
+    twice_s = np.concatenate([workload.arrival_s, workload.arrival_s + length_s])  # a block may go round
+    starts_s, ends = np.empty(0), np.zeros((2, 0), dtype=np.int64)
+    while (
+        len(starts_s) * block_s < length_s if num_requests is None else np.diff(ends.T).sum() < num_requests
+    ):
+        more = rng.random(math.ceil(length_s / block_s)) * length_s
+        starts_s = np.concatenate([starts_s, workload.arrival_s[0] + more])
+        ends = np.searchsorted(twice_s, [starts_s, starts_s + block_s])
+    block = np.repeat(np.arange(len(starts_s)), ends[1] - ends[0])
+    row = np.concatenate([np.arange(*pair) for pair in ends.T])
+    arrivals_s = block * block_s + twice_s[row] - starts_s[block]
+    num_made = int(np.searchsorted(arrivals_s, length_s)) if num_requests is None else num_requests
+    made = workload.take(row[:num_made] % num).with_arrivals(arrivals_s[:num_made])
+    notice = f"{name}: blocks of {block_s:g} s from random places, one after the other, instead of the trace"
+    source = replace(workload.source, notices=(*workload.source.notices, notice))
+    extra = {**made.extra, **_sessions_of_blocks(made, block[:num_made])}
+    return replace(made, request_id=np.arange(num_made, dtype=np.int64), extra=extra, source=source)
+
+
+def _sessions_of_blocks(made: Workload, block: NDArray[np.int64]) -> dict[str, NDArray[np.object_]]:
+    if "session_id" not in made.extra:
+        return {}
+    has_session = ~pd.isna(np.asarray(made.extra["session_id"], dtype=object))
+    known = zip(block.tolist(), made.extra["session_id"], has_session, strict=True)
+    named = [f"{number}:{one}" if is_one else one for number, one, is_one in known]
+    return {"session_id": np.array(named, dtype=object)}
 
 
 def rescale_time(workload: Workload, factor: float) -> Workload:
