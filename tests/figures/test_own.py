@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from matplotlib.collections import PolyCollection
 
 from batchsim import ConfigError
 from batchsim.cli import main
@@ -17,6 +18,7 @@ from batchsim.figures.own import COURSES, REQUEST_TIMES, draw_own
 from batchsim.figures.plots import check_figure
 from batchsim.figures.results import SweepResults, read_sweep
 from batchsim.study.plan import plan
+from batchsim.study.sweep import run_sweep
 from tests.figures.swept import results
 
 RATE = "workload.request_rate_per_gpu"
@@ -209,3 +211,41 @@ def test_the_documentation_names_every_kind_and_what_each_can_draw() -> None:
     kinds = [kind.model_fields["kind"].annotation.__args__[0] for kind in OwnFigure.__args__]
 
     assert [name for name in (*kinds, *REQUEST_TIMES, *COURSES) if f"`{name}`" not in page] == []
+
+
+def test_replications_are_one_line_with_a_band(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        """
+        name = "often"
+        save = "tables"
+        replications = 3
+        figure = {kind = "cdf", x = ["e2e_s"]}
+        base.workload.num_requests = 30
+        base.metrics.warmup = 0.0
+        base.workload.generator.kind = "poisson"
+        base.workload.generator.rate_per_s = 1.0
+        base.workload.generator.prompt = {kind = "fixed", tokens = 10}
+        base.workload.generator.output = {kind = "uniform", low = 1, high = 90}
+        grid.policy.preset = ["static_fifo", "vllm_v1"]
+        """,
+        encoding="utf-8",
+    )
+    run_sweep(file, tmp_path)
+    swept = read_sweep(tmp_path / "often")
+
+    figure, table = drawn(swept, kind="cdf", x=["e2e_s"])
+
+    axes = figure.axes[0]
+    assert len(axes.lines) == 2
+    assert len([one for one in axes.collections if isinstance(one, PolyCollection)]) == 2
+    last = table.groupby("policy").last()
+    assert last["value"].tolist() == [1.0, 1.0]
+    assert (table["num_runs"] == 3).all()
+    of_each = [
+        (swept.tables(run_id)["requests"].eval("finish_s - arrival_s") <= table["at"].iloc[9]).mean()
+        for run_id in swept.runs.query("policy == 'static_fifo'")["run_id"]
+    ]
+    assert table["value"].iloc[9] == pytest.approx(np.mean(of_each))
+    half_width = 4.302653 * np.std(of_each, ddof=1) / 3**0.5
+    assert table["value_ci95"].iloc[9] == pytest.approx(half_width)

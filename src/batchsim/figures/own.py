@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import Drawing, Panel, over, panels_of
 from batchsim.figures.style import SMALLEST, legend_handles, looks_of
 from batchsim.metrics.requests import TIMES
+from batchsim.metrics.statistics import t_intervals
 from batchsim.records import FINISHED
 
 Tables = Mapping[str, pd.DataFrame]
@@ -68,13 +70,14 @@ def caption_of(spec: OwnFigure) -> str:
         case Cdf():
             return (
                 f"Share of the finished requests, after the warm-up, whose {_list(spec.x)} is at most so "
-                f"long; a line for each {spec.hue} and seed."
+                f"long; a line for each {spec.hue} and seed, or the mean of replications with its interval."
             )
         case Heatmap():
             return f"{spec.value} over {spec.x} and {spec.y}. {', '.join(_MARKS)}."
         case OverTime():
             return (
-                f"{_list(spec.y)} over the time of the run, a line for each {spec.hue} and seed. Waiting: "
+                f"{_list(spec.y)} over the time of the run, a line for each {spec.hue} and seed, "
+                "or the mean of replications with its interval. Waiting: "
                 "arrived and not yet scheduled for the first time; running: scheduled and not finished."
             )
 
@@ -139,7 +142,7 @@ def _cdf(spec: Cdf, results: SweepResults) -> Drawing:
         finished = requests[requests["status"] == FINISHED]
         return {name: _quantiles(REQUEST_TIMES[name](finished).dropna()) for name in spec.x}
 
-    figure, table, panels = _by_run(results, spec.hue, spec.x, distributions)
+    figure, table, panels = _by_run(results, spec.hue, spec.x, distributions, before=0.0)
     for part, name, axes in panels:
         axes.set(ylim=(0, 1.02), ylabel="Requests")
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
@@ -160,7 +163,7 @@ def _over_time(spec: OverTime, results: SweepResults) -> Drawing:
     def courses(run: Mapping[Any, Any], tables: Tables) -> Mapping[str, pd.DataFrame]:
         return {name: COURSES[name](tables) for name in spec.y}
 
-    figure, table, panels = _by_run(results, spec.hue, spec.y, courses)
+    figure, table, panels = _by_run(results, spec.hue, spec.y, courses, before=math.nan)
     for _, name, axes in panels:
         axes.set(xlabel="Time (s)", ylabel=_COURSE_LABELS[name], ylim=(0, None))
     return figure, table
@@ -201,8 +204,13 @@ def _by_run(
     hue: str,
     names: Sequence[str],
     lines_of: Callable[[Mapping[Any, Any], Tables], Mapping[str, pd.DataFrame]],
+    *,
+    before: float,
 ) -> tuple[Figure, pd.DataFrame, list[Panel]]:
-    """Draw a line per run in a panel for each name; the table has the points, with what varies in front."""
+    """Draw a line per run in a panel for each name; the table has the points, with what varies in front.
+
+    Replications have one line, their mean, and a band. ``before`` is the value up to a line's first point.
+    """
     facets = results.facets(hue)
     front = list(dict.fromkeys([*facets, hue, "seed", "run_id"]))
     parts = []
@@ -211,14 +219,20 @@ def _by_run(
         same_run = {key: run[key] for key in front}
         parts += [points.assign(what=name, **same_run) for name, points in lines.items()]
     table = pd.concat(parts, ignore_index=True)[[*front, "what", "at", "value"]]
+    if is_replicated := "replication" in results.runs:
+        table = _means(table, [*facets, hue, "what"], before)
     there = results.there_are(names, [name for name in names if (table["what"] == name).any()])
     looks = {name: look._replace(marker="") for name, look in looks_of(results.runs, hue).items()}
     figure, panels = panels_of(
         results, table, facets, there, handles=legend_handles(looks, results.runs, {}, has_markers=False)
     )
     for part, name, axes in panels:
-        for (value, _), line in part[part["what"] == name].groupby([hue, "run_id"], sort=False):
+        drawn = part[part["what"] == name].groupby([hue] if is_replicated else [hue, "run_id"], sort=False)
+        for (value, *_), line in drawn:
             look = looks[str(value)]
+            if is_replicated:
+                low, high = line["value"] - line["value_ci95"], line["value"] + line["value_ci95"]
+                axes.fill_between(line["at"], low, high, step="post", color=look.color, alpha=0.2, lw=0)
             axes.step(
                 line["at"],
                 line["value"],
@@ -228,6 +242,22 @@ def _by_run(
                 lw=look.line_width / 1.4,
             )
     return figure, table, panels
+
+
+def _means(table: pd.DataFrame, by: Sequence[str], before: float) -> pd.DataFrame:
+    """Average lines of steps that differ in the seed alone, at evenly many of all their points."""
+    parts = []
+    for values, part in table.groupby(list(by), sort=False, dropna=False):
+        steps = [run.sort_values("at", kind="stable") for _, run in part.groupby("run_id", sort=False)]
+        points = np.unique(part["at"])
+        at = points[np.linspace(0, len(points) - 1, min(len(points), _MOST_POINTS)).astype(np.intp)]
+        lines = [
+            np.append(before, run["value"])[np.searchsorted(run["at"], at, side="right")] for run in steps
+        ]
+        mean, half_width = t_intervals(np.array(lines).T)
+        told = {"at": at, "value": mean, "value_ci95": half_width, "num_runs": len(steps)}
+        parts.append(pd.DataFrame({**dict(zip(by, values, strict=True)), **told}))
+    return pd.concat(parts, ignore_index=True).dropna(subset=["value"])
 
 
 def _list(names: Sequence[str]) -> str:
