@@ -1,14 +1,17 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 
 from batchsim import ConfigError
-from batchsim.figures.mechanisms import prediction_error, saturated_throughput
+from batchsim.config.figure import THROUGHPUT
+from batchsim.figures.mechanisms import controller_trajectory, prediction_error, saturated_throughput
 from batchsim.figures.plots import FIGURES, find_plot
-from batchsim.figures.results import SweepResults
+from batchsim.figures.results import SweepResults, read_sweep
 from batchsim.figures.save import render
 from batchsim.figures.schedulers import is_undominated, latency_throughput, over, scaling, slo_pareto
 from batchsim.figures.style import PALETTE, conditions, look, looks_of
@@ -453,4 +456,31 @@ def test_intervals_over_replications_are_a_band_and_a_point_alone_has_a_bar() ->
     assert {round(end[place], 3) for end in ends for place in (2, 3)} <= ys  # at 2, both runs are equal
     (bars,) = (one for one in drawn if isinstance(one, LineCollection))
     assert len(bars.get_segments()) == 1
-    assert any("over 2 replications (Student's t)" in text.get_text() for text in figure.texts)
+    told = [" ".join(text.get_text().split()) for text in figure.texts]
+    assert any("over 2 replications (Student's t)" in text for text in told)
+
+
+def test_points_of_a_frontier_have_bars_both_ways() -> None:
+    swept = results(
+        {RATE: [1.0, 2.0]},
+        **{RATE: [1.0, 1.0, 2.0, 2.0], "policy": ["a"] * 4, "replication": [0, 1] * 2},
+        slo_attainment=[0.9, 1.0, 0.7, 0.8],
+        whole_run_request_throughput_per_s=[1.0, 1.1, 1.9, 2.0],
+    )
+
+    figure, table = slo_pareto(swept)
+
+    bars = [one for one in figure.axes[0].collections if isinstance(one, LineCollection)]
+    lengths = [abs(np.diff(one.get_segments()[0], axis=0)).max() for one in bars]
+    half_widths = [table.loc[0, f"{one}_ci95"] for one in (THROUGHPUT, "slo_attainment")]
+    assert sorted(lengths) == pytest.approx(sorted(2 * one for one in half_widths))
+
+
+def test_a_trajectory_is_that_of_the_first_replication(two_sweeps: Path) -> None:
+    swept = read_sweep(two_sweeps / "courses")
+    runs = swept.runs[swept.runs["policy"] == "dynamic_no_bins"].assign(replication=[0, 1])
+
+    _, table = controller_trajectory(replace(swept, runs=runs))
+
+    first = swept.tables(str(runs["run_id"].iloc[0]))["controllers"]
+    assert table["time_s"].tolist() == first["time_s"].tolist()

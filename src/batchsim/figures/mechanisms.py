@@ -145,9 +145,10 @@ def _marks(table: pd.DataFrame) -> list[Artist]:
 
 def controller_trajectory(results: SweepResults) -> Drawing:
     """What an SLO controller allowed over time, and what it had measured."""
-    table = pd.concat(
-        [_decisions(results, run) for run in results.runs.to_dict("records")], ignore_index=True
-    )
+    runs = results.runs
+    if "replication" in runs:  # the course of one run; that of several has no mean
+        runs = runs[runs["replication"] == 0]
+    table = pd.concat([_decisions(results, run) for run in runs.to_dict("records")], ignore_index=True)
     if table.empty:
         raise ConfigError(f"{results.folder}: no controller decided anything in these runs")
     cases = list(table["case"].unique())

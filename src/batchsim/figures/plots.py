@@ -101,7 +101,7 @@ FIGURES: Mapping[str, Plot] = {
         "Above, the batch size that the latency controller allows after each batch; below, the "
         "time per token that it measured, and the target it steers to. Where measured times stay "
         "below the target, the allowance rises to its limit and something else bounds the "
-        "batches: memory, or too few requests waiting.",
+        "batches: memory, or too few requests waiting. Of replications, the first is shown.",
         (needs.keeps_tables, needs.runs_to_completion, needs.has_controller),
     ),
     "continuous_vs_static": Plot(

@@ -93,6 +93,10 @@ def slo_pareto(results: SweepResults) -> Drawing:
             )  # fmt: skip
         best = points[points["on_frontier"]].sort_values(THROUGHPUT)
         axes.plot(best[THROUGHPUT], best[ATTAINMENT], lw=look.line_width, color=color)
+        axes.errorbar(
+            best[THROUGHPUT], best[ATTAINMENT], best[f"{ATTAINMENT}_ci95"], best[f"{THROUGHPUT}_ci95"],
+            fmt="none", color=color, lw=0.7,
+        )  # fmt: skip
         for state, chosen in best.groupby(_state_of(best)):
             axes.scatter(
                 chosen[THROUGHPUT], chosen[ATTAINMENT], s=size**2, marker=marker, lw=0.8, zorder=3,
