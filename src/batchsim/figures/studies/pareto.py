@@ -44,14 +44,16 @@ def plot_fronts(table: pd.DataFrame, share: float, wanted: str) -> Figure:
     width = mpl.rcParams["figure.figsize"][0]
     columns = max(1, int(width / _NAME))
     title = textwrap.wrap(_finding(table), int(_LETTERS * width))
-    subtitle = textwrap.wrap(f"Wanted: {wanted}. Hollow: misses. Bars: 95 % t intervals.", int(17 * width))
+    subtitle = textwrap.wrap(
+        f"Wanted: {wanted}. Hollow: misses. Bars: 95 % intervals, paired.", int(17 * width)
+    )
     top_of_legend = _EDGE + _TITLE * len(title) + _LEGEND * len(subtitle) + 0.03
     head = top_of_legend + _LEGEND * -(-len(handles) // columns) + _EDGE
     height = head + _PANELS
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - head / height))
     cost, speed = figure.subplots(1, 2)
-    _draw(cost, ran, _Panel("usd_per_hour", "attained", "on_cost_front", "steps-post"), looks)
+    _draw(cost, ran, _Panel("usd_per_hour", "attained_alike", "on_cost_front", "steps-post"), looks)
     cost.axhline(share, color=".3", ls=":", lw=1)
     cost.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     cost.set(xlabel="Cost (USD/hour)", ylabel="Good requests", ylim=(-0.04, 1.04))
@@ -75,12 +77,9 @@ def _draw(axes: Axes, ran: pd.DataFrame, panel: _Panel, looks: Mapping[str, Look
     axes.plot(front[panel.x], front[panel.y], color=".55", lw=1.5, zorder=1, drawstyle=panel.drawstyle)
     for name, part in ran.groupby("series", sort=False):
         look = looks[str(name)]
-        if panel.y == "attained":
-            ends = [
-                part["attained"] - part["attained_ci95_low"],
-                part["attained_ci95_high"] - part["attained"],
-            ]
-            axes.errorbar(part[panel.x], part[panel.y], ends, fmt="none", color=look.color, lw=0.8, alpha=0.6)
+        if panel.y == "attained_alike":
+            low, high = _ends(part)
+            axes.vlines(part[panel.x], low, high, color=look.color, lw=0.8, alpha=0.6)
         seems = part["margin"] >= 0
         for rows, face in ((part[seems], look.color), (part[~seems], "white")):
             axes.plot(
@@ -91,6 +90,14 @@ def _draw(axes: Axes, ran: pd.DataFrame, panel: _Panel, looks: Mapping[str, Look
     axes.plot(
         best[panel.x], best[panel.y], ls="", marker="o", ms=11, mew=1.4, color="k", mfc="none", zorder=4
     )
+
+
+def _ends(part: pd.DataFrame) -> tuple[pd.Series[float], pd.Series[float]]:
+    """Ends of the interval of the difference from the best, where there is one, else of the share itself."""
+    reach, attained = part["attained_less_best_ci95"], part["attained_alike"]
+    low = (attained - reach).fillna(part["attained_ci95_low"])
+    high = (attained + reach).fillna(part["attained_ci95_high"])
+    return low.clip(0, 1), high.clip(0, 1)
 
 
 def _handle(name: str, look: Look) -> Line2D:

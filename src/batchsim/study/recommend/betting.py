@@ -7,7 +7,7 @@ values but that they lie between 0 and 1: a replication in twenty that goes badl
 ten was, fools no one, as it does an interval by Student's t.
 
 The method is that of Waudby-Smith and Ramdas (Estimating means of bounded random variables by betting, JRSS B
-2024), with values that are drawn without replacement in their section 5. The money is shared out over a few
+2024), which also treats values that are drawn without replacement. The money is shared out over a few
 stakes, each of which is the same share of all that can be staked all the time.
 """
 

@@ -158,14 +158,21 @@ class Recommendation:
     def table(self) -> pd.DataFrame:
         """One row a configuration: how far it got, what it attained and costs, and why it was dropped.
 
-        Tokens per second are of the replications that all had which were run: others may hold more work.
+        ``attained_alike`` is what it would have attained on the replications of the best: the share of that
+        one and the difference on those that both had. Tokens per second are of the replications that all had
+        which were run. Other replications may hold more work, and would put one in a better light.
         """
         num_common = min((one.num_replications for one in self.standings if one.num_replications), default=0)
         rows = [self._row(one, num_common) for one in self.standings]
         table = pd.DataFrame(rows)
-        table["on_cost_front"] = front(table["usd_per_hour"], -table["attained"])
+        table["on_cost_front"] = front(table["usd_per_hour"], -table["attained_alike"])
         table["on_speed_front"] = front(-table["tokens_per_gpu_s"], -table["tokens_per_user_s"])
         return table
+
+    def _attained_alike(self, one: Standing, difference: Interval | None) -> float:
+        if self.best is None or difference is None:
+            return one.attained.mean
+        return min(max(self.best.attained.mean + difference.mean, 0.0), 1.0)
 
     def _row(self, one: Standing, num_common: int) -> dict[str, Any]:
         evidence = None if one.runner is None or not one.num_replications else one.runner.evidence
@@ -184,6 +191,7 @@ class Recommendation:
             "attained": one.attained.mean,
             "attained_ci95_low": one.attained.low,
             "attained_ci95_high": one.attained.high,
+            "attained_alike": self._attained_alike(one, difference),
             "attained_less_best": math.nan if difference is None else difference.mean,
             "attained_less_best_ci95": math.nan if difference is None else difference.half_width,
             **{f"within_{name}": within.get(name, math.nan) for name in ("e2e", "ttft", "tpot")},
