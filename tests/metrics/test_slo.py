@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from batchsim.config import SloConfig
-from batchsim.metrics.slo import limited_statistics
+from batchsim.errors import ConfigError
+from batchsim.metrics.slo import judged_scores, limited_statistics
 from batchsim.records import FINISHED, REFUSED
 from tests.metrics.worlds import request_table
 
@@ -52,3 +53,14 @@ def test_what_cannot_be_told_is_none() -> None:
     assert limited_statistics(answered([1.0]), by_ttft)["slo_met"] is None
     assert limited_statistics(answered([]), by_ttft)["slo_met"] is None
     assert limited_statistics(answered([1.0]), SloConfig(e2e_ms=1.0)) == {"slo_met": None}
+
+
+def test_a_limit_on_a_time_that_nobody_tells_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="a limit on TTFT cannot be judged: the latency model does not tell"
+    ):
+        judged_scores(answered(TIMES_S), SloConfig(ttft_ms=100.0), 0.9)
+
+    assert judged_scores(answered(TIMES_S), SloConfig(e2e_ms=50_000.0), 0.9)["good"].mean() == pytest.approx(
+        -0.4
+    )

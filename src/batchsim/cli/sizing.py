@@ -225,7 +225,7 @@ def limits_in_words(config: RunConfig, share: float) -> str:
     """What is wanted: the share within the limits per request, and those on statistics."""
     per_request = [f"{name} <= {limit:,.7g} ms" for name, limit in config.slo.told_ms.items()]
     of_many = [f"{name} <= {limit_s * 1000:,.7g} ms" for name, limit_s in config.slo.statistics_s.items()]
-    first = [f"{share:.0%} of the requests within {', '.join(per_request)}"] if per_request else []
+    first = [f"{100 * share:.4g}% of the requests within {', '.join(per_request)}"] if per_request else []
     return " and ".join(first + of_many)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from batchsim.config import SloConfig
+from batchsim.errors import ConfigError
 from batchsim.metrics.requests import TIMES
 from batchsim.metrics.system import is_good, known
 from batchsim.metrics.weighted import Floats
@@ -48,6 +49,24 @@ def requirement_scores(requests: Columns[Any], slo: SloConfig, share: float) -> 
         else:
             within = finished & ~(values_s > limit_s)
             scores[name] = within.astype(np.float64) - float(statistic[1:]) / 100
+    return scores
+
+
+def judged_scores(requests: Columns[Any], slo: SloConfig, share: float) -> dict[str, Floats]:
+    """Score by all requirements, as `requirement_scores`.
+
+    Raises
+    ------
+    ConfigError
+        If a limit per request cannot be judged: a run whose latency model does not tell when first tokens
+        come.
+    """
+    scores = requirement_scores(requests, slo, share)
+    if slo.told_ms and "good" not in scores:
+        raise ConfigError(
+            f"a limit on {', '.join(slo.told_ms)} cannot be judged: the latency model does not tell when "
+            "first tokens come; one on E2E can"
+        )
     return scores
 
 

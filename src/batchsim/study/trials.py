@@ -11,7 +11,7 @@ import numpy as np
 from batchsim.config import RunConfig, WorkloadConfig
 from batchsim.errors import ConfigError
 from batchsim.metrics.requests import e2e_s
-from batchsim.metrics.slo import requirement_scores
+from batchsim.metrics.slo import judged_scores
 from batchsim.metrics.statistics import t_interval
 from batchsim.policies import presets
 from batchsim.streams import stream
@@ -210,7 +210,7 @@ class Trials:
         result = simulate(config, requests.workload, latency=self._latency)
         summary = result.summary
         covered = result.requests.iloc[int(summary["num_warmup"]) :]
-        scores = requirement_scores(covered, config.slo, self._share)
+        scores = judged_scores(covered, config.slo, self._share)
         binding = min(scores, key=lambda name: scores[name].mean())
         num_parts = max(1, min(self._num_parts, len(covered) // _SMALLEST_PART))
         by_part = [float(part.mean()) for part in np.array_split(scores[binding], num_parts)]

@@ -76,6 +76,12 @@ def test_what_is_too_close_stays_open_and_a_dearer_one_is_made_sure() -> None:
     assert len(found[1.0].evidence) == 200
 
 
+def test_what_seemed_too_dear_beside_one_that_stays_undecided_is_run_after_all() -> None:
+    found = World({1.0: 0.91, 5.0: 0.9999}, spread=5000.0).race(most=100)
+
+    assert states(found) == {1.0: "open", 5.0: "attains"}
+
+
 def test_nothing_attains_where_all_miss() -> None:
     found = World({1.0: 0.1, 2.0: 0.2, 4.0: 0.3, 8.0: 0.4}).race()
 

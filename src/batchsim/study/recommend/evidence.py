@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batchsim.metrics.requests import TIMES
-from batchsim.metrics.slo import requirement_scores
+from batchsim.metrics.slo import judged_scores
 from batchsim.metrics.statistics import Interval, t_interval
 from batchsim.metrics.weighted import Floats
 from batchsim.study.recommend.betting import is_above, is_below
@@ -60,7 +60,7 @@ def measure(draw: Draw, share: float) -> Outcome:
     result = simulate(draw.config, draw.workload)
     summary = result.summary
     covered = result.requests.iloc[int(summary["num_warmup"]) :]
-    scores = requirement_scores(covered, draw.config.slo, share)
+    scores = judged_scores(covered, draw.config.slo, share)
     values = {name: _value(name, float(of.mean()), share) for name, of in scores.items()}
     values[QUEUE] = Value(float(summary["verdict"] != "saturated"), _MOST)
     names = {"all": "slo_attainment", **{name: f"slo_attainment_{name}" for name in TIMES}}

@@ -106,7 +106,7 @@ def race(
     """
     errors = Errors.of(confidence, len(candidates))
     runners = [Runner(one, Evidence(draws.population)) for one in candidates]
-    while chosen := _unseen(runners) or _contested(runners, draws.most):
+    while chosen := _unseen(runners, draws.most) or _contested(runners, draws.most):
         if on_look is not None:
             on_look(_words(chosen, runners))
         _advance(chosen, draws, runs)
@@ -134,13 +134,13 @@ def _by_cost_and_merit(one: Runner) -> tuple[float | bool, ...]:
     return (one.usd_per_hour, one.state != "attains", -len(evidence), *merit)
 
 
-def _unseen(runners: Sequence[Runner]) -> list[Runner]:
+def _unseen(runners: Sequence[Runner], most: int) -> list[Runner]:
     """Those within reach that were never run: of them, all that cost least."""
     unseen = [one for one in runners if one.state == "open" and not len(one.evidence)]
-    hopeful = [one.usd_per_hour for one in runners if one.seems_to_attain]
-    most_usd = REACH * min(hopeful, default=float("inf"))
-    cheapest = [one for one in unseen if one.usd_per_hour == unseen[0].usd_per_hour]
-    return cheapest if cheapest and cheapest[0].usd_per_hour <= most_usd else []
+    first = leader(runners, most)
+    if not unseen or (first is not None and unseen[0].usd_per_hour > REACH * first.usd_per_hour):
+        return []
+    return [one for one in unseen if one.usd_per_hour == unseen[0].usd_per_hour]
 
 
 def _contested(runners: Sequence[Runner], most: int) -> list[Runner]:

@@ -128,7 +128,7 @@ class Recommendation:
             outcomes = self.best.runner.evidence.outcomes
             if sum(one.verdict == "transient" for one in outcomes) > len(outcomes) / 2:
                 said.append(
-                    f"whether its queue would go on growing cannot be told in replications of "
+                    "whether its queue would go on growing cannot be told in replications of "
                     f"{self.num_requests:,} requests; more of them (workload.num_requests) tell"
                 )
         return said
@@ -346,6 +346,6 @@ def failing(one: Runner, share: float) -> str:
     good = within.pop("all")
     metric = min(within, key=lambda metric: within[metric])
     return (
-        f"{good:.1%} of the requests are good, {share:.0%} are wanted; {within[metric]:.1%} are within the "
-        f"limit on {metric.upper()}"
+        f"{good:.1%} of the requests are good, {100 * share:.4g}% are wanted; {within[metric]:.1%} are "
+        f"within the limit on {metric.upper()}"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -29,8 +31,18 @@ def running(share: float, jobs: int) -> Iterator[Runs]:
     if jobs < 2:
         yield lambda draws: list(map(act, draws))
         return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _leave_ctrl_c)
+    try:
         yield lambda draws: list(pool.map(act, draws, chunksize=max(1, len(draws) // (8 * jobs))))
+    except BrokenProcessPool as error:
+        raise BatchsimError("a process died while it simulated (out of memory?)") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_ctrl_c() -> None:
+    """Let the parent alone tell of it, and end the processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _attempt(draw: Draw, share: float) -> Outcome | str:
