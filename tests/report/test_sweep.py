@@ -151,6 +151,7 @@ def test_what_there_is_no_room_for_goes_step_by_step(swept: Path) -> None:
     assert pages[0][1] == []
     assert pages[-1][1] == [
         "distributions of latencies",
+        "names of runs",
         "columns of the results but 8 metrics (results.csv has them)",
     ]
     assert pages[-1][0]["sweeps"][0]["sketches"] == {}

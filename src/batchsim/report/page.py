@@ -19,12 +19,12 @@ from batchsim.report.coding import LEAST_S, STEP, steps, thinned
 from batchsim.report.sweep import Sketches, describe
 from batchsim.results.sketches import PROBABILITIES
 
-_ALL = 10_000
+_ALL, _FEW = 10_000, 8
 #: Bytes that a page stays below.
 MOST_BYTES = 6_000_000
 
 #: How many quantiles of a distribution are on the page, and how many metrics, as room allows.
-_ROOM = ((96, _ALL), (64, _ALL), (40, _ALL), (24, _ALL), (24, 32), (12, 32), (0, 32), (0, 16), (0, 8))
+_ROOM = ((96, _ALL), (64, _ALL), (40, _ALL), (24, _ALL), (24, 32), (12, 32), (0, 32), (0, 16), (0, _FEW))
 _SCRIPTS = ("data.js", "charts.js", "sections.js", "closeup.js", "table.js", "page.js")
 #: Close-ups of a page with many sweeps, all together.
 _MOST_CLOSEUPS = 24
@@ -114,6 +114,8 @@ def _contents(
         left_out = []
         if not points:
             left_out.append("distributions of latencies")
+        if most <= _FEW:
+            left_out.append("names of runs")
         if most < _ALL:
             left_out.append(f"columns of the results but {most} metrics (results.csv has them)")
         yield (
@@ -147,6 +149,8 @@ def _coded(sketches: Sketches, places: Sequence[int]) -> dict[str, Any]:
 def _lean(sweep: Mapping[str, Any], most: int) -> dict[str, Any]:
     """A sweep with its first metrics alone."""
     dropped = {name for metric in sweep["metrics"][most:] for name in (metric["key"], *metric["interval"])}
+    if most <= _FEW:
+        dropped |= {"run_id", "verdict_reason"}
     columns = {name: values for name, values in sweep["columns"].items() if name not in dropped}
     return {**sweep, "columns": columns, "metrics": sweep["metrics"][:most]}
 

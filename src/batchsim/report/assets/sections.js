@@ -54,13 +54,17 @@ function provenance(sweep) {
   return { node, update: (rows) => map.replaceChildren(stateMap(sweep, rows)) };
 }
 
+// Of the map, columns and rows.
+const [MOST_STEPS, MOST_LINES] = [60, 200];
+
 // A sign for each run: lines down, the load across.
 function stateMap(sweep, rows) {
   const x = sweep.x;
   const steps = x ? [...new Set(rows.map((row) => sweep.at(x, row)))].sort((a, b) => a - b) : [null];
   const lines = sweep.linesOver(rows, x, null);
+  if (steps.length > MOST_STEPS) return element("p", { class: "quiet" }, `${shown(steps.length)} values of ${sweep.label(x)} are too many for a map; the table below says it of each run.`);
   const head = element("tr", {}, element("th", {}, x ? `${sweep.label(x)} →` : ""), ...(x ? steps.map((step) => element("th", {}, shown(step))) : [element("th", {}, "")]));
-  const body = lines.slice(0, 200).map((line) => {
+  const body = lines.slice(0, MOST_LINES).map((line) => {
     const cells = steps.map((step) => {
       const here = x ? line.rows.filter((row) => sweep.at(x, row) === step) : line.rows;
       if (!here.length) return element("td", {}, "");
@@ -77,6 +81,7 @@ function stateMap(sweep, rows) {
     key.append(element("span", {}, element("b", { class: `state-${state}` }, mark), words));
   }
   key.append(element("span", {}, element("b", { class: "outside" }, "●"), "outside the latency model's range"));
+  if (lines.length > MOST_LINES) key.append(element("span", {}, `and ${shown(lines.length - MOST_LINES)} lines more`));
   return element("div", {}, element("table", { class: "map" }, element("thead", {}, head), element("tbody", {}, ...body)), key);
 }
 

@@ -4,7 +4,7 @@ const ROWS_AT_FIRST = 100;
 
 function runTable(sweep) {
   const few = [...new Set([...sweep.keys.map((key) => key.key), "state", ...sweep.metrics.filter((metric) => metric.main).slice(0, 14).map((metric) => metric.key)])];
-  const all = [...new Set(["run_id", ...few, ...Object.keys(sweep.columns)])];
+  const all = [...new Set(["run_id", ...few, ...Object.keys(sweep.columns)])].filter((name) => name in sweep.columns);
   const state = { sort: null, isDown: false, withAll: false, num: ROWS_AT_FIRST };
   const place = element("div", { class: "scroll", tabindex: "0" });
   const more = element("button", { type: "button", onclick: () => ((state.num = Infinity), update(latest)) }, "Show all rows");
