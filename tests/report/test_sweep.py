@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from batchsim.cli import main
 from batchsim.errors import ConfigError
 from batchsim.figures.results import read_sweep
-from batchsim.report import write_page
+from batchsim.report import closeup, write_page
 from batchsim.report.metrics import better, label, metrics_of
 from batchsim.report.page import _contents, _json
-from batchsim.report.sweep import describe
+from batchsim.report.sweep import _looks, describe
 from batchsim.study.sweep import run_sweep
 
 
@@ -114,6 +114,23 @@ def test_close_ups_of_what_is_gone_say_so(swept: Path, tmp_path: Path) -> None:
     assert seen["closeups"] == []
     assert all("gone.csv" in one for one in seen["closeups_not"])
     assert len(seen["closeups_not"]) == 2
+
+
+def test_long_runs_are_not_simulated_for_a_picture(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closeup, "_MOST_REQUESTS", 300)
+
+    seen = describe(read_sweep(swept), most_closeups=2)[0]
+
+    assert seen["closeups"] == []
+    assert "400 requests, too many to simulate" in seen["closeups_not"][0]
+
+
+def test_more_lines_than_colours_are_told_apart_by_dots() -> None:
+    runs = pd.DataFrame({"case": [f"case {number}" for number in range(12)]})
+
+    looks = _looks(runs, "case")
+
+    assert len({(look["color"], look["dash"]) for look in looks.values()}) == 12
 
 
 def test_a_run_that_is_simulated_again_says_so(described: dict[str, Any]) -> None:

@@ -28,13 +28,17 @@ _MS = 1e-3
 
 def closeups(results: SweepResults, lines: str, x: str | None, most: int) -> tuple[list[Any], list[str]]:
     """Look closely at a run of each line; return what was seen, and why of some there is nothing to see."""
-    seen, why_not = [], []
-    for run in _chosen(results.runs, lines, x, most):
+    seen: list[Any] = []
+    why_not: list[str] = []
+    for run in _chosen(results, lines, x):
+        if len(seen) == most:
+            break
         name = f"{run[lines]}" + (f", {label(x)} {run[x]:g}" if x is not None else "")
         try:
             tables, is_again = _tables(results, run)
-        except BatchsimError as fault:
-            why_not.append(f"{name}: {fault}")
+        except Exception as fault:  # a policy from outside may raise anything, and the page goes on
+            said = str(fault) if isinstance(fault, BatchsimError) else f"{type(fault).__name__}: {fault}"
+            why_not.append(f"{name}: {said}")
             continue
         if tables is None:
             why_not.append(f"{name}: {run['num_requests']:,} requests, too many to simulate for a picture")
@@ -51,15 +55,21 @@ def closeups(results: SweepResults, lines: str, x: str | None, most: int) -> tup
     return seen, why_not
 
 
-def _chosen(runs: pd.DataFrame, lines: str, x: str | None, most: int) -> list[dict[str, Any]]:
-    """Of each line the run at the highest load that it sustains; the lowest, if it sustains none."""
+def _chosen(results: SweepResults, lines: str, x: str | None) -> list[dict[str, Any]]:
+    """Of each line the run at the highest load that it sustains; the lowest, if it sustains none.
+
+    Runs that are there to be looked at, or short enough to be simulated for it, come first.
+    """
+    runs = results.runs.assign(state=states(results.runs))
+    is_short = (runs["num_requests"] <= _MOST_REQUESTS) | (results.sweep.save == "tables")
     chosen = []
-    for _, part in runs.assign(state=states(runs)).groupby(lines, sort=False, dropna=False):
-        ordered = part.sort_values(x, kind="stable") if x is not None else part
+    for _, part in runs.groupby(lines, sort=False, dropna=False):
+        there = part[is_short[part.index]] if is_short[part.index].any() else part
+        ordered = there.sort_values(x, kind="stable") if x is not None else there
         stable = ordered[ordered["state"] == "stable"]
         row = stable.iloc[-1] if len(stable) else ordered.iloc[0]
         chosen.append({str(key): value for key, value in row.to_dict().items()})
-    return chosen[:most]
+    return chosen
 
 
 def _tables(results: SweepResults, run: Mapping[str, Any]) -> tuple[Mapping[str, pd.DataFrame] | None, bool]:

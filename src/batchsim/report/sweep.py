@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
+from batchsim.config import flat
 from batchsim.errors import ConfigError
 from batchsim.figures.results import SweepResults, outside_range, states, with_throughput_per_gpu
 from batchsim.figures.style import looks_of
@@ -91,15 +92,16 @@ def _derived(runs: pd.DataFrame) -> pd.DataFrame:
 
 def keys_of(results: SweepResults, runs: pd.DataFrame) -> list[str]:
     """List what tells the runs apart, without those that say what another has said."""
-    cases = (key for case in results.sweep.cases for key in case if key != "label")
-    names = dict.fromkeys(["case", "policy", *results.sweep.grid, *cases, "num_gpus", *REPEATS])
+    axes = results.sweep.axes
+    cases = (key for case in results.sweep.cases for key in flat(case) if key != "label")
+    names = dict.fromkeys(["case", "policy", *axes, *cases, "num_gpus", *REPEATS])
     kept: list[str] = []
     seen: list[Any] = []
     for name in names:
         if name not in runs or runs[name].nunique(dropna=False) < 2:
             continue
         codes = tuple(pd.factorize(runs[name], use_na_sentinel=False)[0])
-        is_of_case = name not in ("policy", *results.sweep.grid) and "case" in kept
+        is_of_case = name not in ("policy", *axes) and "case" in kept
         if codes not in seen and not (is_of_case and _follows(runs, name, "case")):
             kept.append(name)
             seen.append(codes)
@@ -164,14 +166,14 @@ def _limits(results: SweepResults) -> dict[str, float]:
 
 
 def _looks(runs: pd.DataFrame, lines: str) -> dict[str, Any]:
-    return {
-        name: {
-            "color": to_hex(look.color),
-            "symbol": _SYMBOLS[look.marker],
-            "dash": "solid" if look.dashes == "-" else "dash",
-        }
-        for name, look in looks_of(runs, lines).items()
-    }
+    looks: dict[str, Any] = {}
+    for name, look in looks_of(runs, lines).items():
+        color, dash = to_hex(look.color), "solid" if look.dashes == "-" else "dash"
+        # Of more lines than colours, those that come round again.
+        if (color, dash) in {(other["color"], other["dash"]) for other in looks.values()}:
+            dash = "dot"
+        looks[name] = {"color": color, "symbol": _SYMBOLS[look.marker], "dash": dash}
+    return looks
 
 
 def _told(keys: Iterable[str], metrics: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -99,7 +99,8 @@ class Sweep {
     return this.groups(rows, [this.lines, ...others]).map((one) => {
       const [line, ...rest] = one.values;
       const place = names.indexOf(JSON.stringify(rest));
-      const more = rest.map((value, i) => `${this.label(others[i])} ${shown(value)}`).join(", ");
+      const said = others.map((key, i) => [key, rest[i]]).filter(([, value]) => value !== null && value !== "");
+      const more = said.map(([key, value]) => `${this.label(key)} ${shown(value)}`).join(", ");
       return { line, more, place, rows: one.rows, name: more ? `${shown(line)}, ${more}` : shown(line) };
     });
   }

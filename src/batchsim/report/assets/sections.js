@@ -231,6 +231,7 @@ function pareto(sweep) {
 
 function settingsOf(sweep, row) {
   return sweep.settings
+    .filter((key) => ![null, ""].includes(sweep.at(key.key, row)))
     .map((key) => (["case", "policy", sweep.lines].includes(key.key) ? shown(sweep.at(key.key, row)) : `${key.label} ${shown(sweep.at(key.key, row))}`))
     .join(", ");
 }

@@ -1,6 +1,6 @@
 // All runs that the filters leave, as a table to sort and to take along.
 
-const ROWS_AT_FIRST = 100;
+const ROWS_AT_FIRST = 30;
 
 function runTable(sweep) {
   const few = [...new Set([...sweep.keys.map((key) => key.key), "state", ...sweep.metrics.filter((metric) => metric.main).slice(0, 14).map((metric) => metric.key)])];
