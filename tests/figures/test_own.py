@@ -90,11 +90,35 @@ def test_a_distribution_is_that_of_the_finished_requests_after_the_warm_up(two_s
 
     run = swept.runs.iloc[0]
     requests = swept.tables(run["run_id"])["requests"].iloc[int(run["num_warmup"]) :]
-    expected = np.sort(requests["finish_s"] - requests["arrival_s"])
+    times_s = requests["finish_s"] - requests["arrival_s"]
     of_run = table[(table["run_id"] == run["run_id"]) & (table["what"] == "e2e_s")]
+    assert of_run["at"].tolist() == pytest.approx(np.quantile(times_s, of_run["value"]).tolist(), rel=1e-5)
+    assert of_run["value"].iloc[[0, -1]].tolist() == [0, 1]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["E2E (s)", "Queueing (s)"] * 2
+
+
+def test_a_distribution_is_drawn_from_requests_where_no_quantiles_were_kept(swept: Path) -> None:
+    for file in (swept / "courses").glob("runs/*/sketches.parquet"):
+        file.unlink()
+    results = read_sweep(swept / "courses")
+
+    _, table = drawn(results, kind="cdf", x=["e2e_s"])
+
+    run = results.runs.iloc[0]
+    requests = results.tables(run["run_id"])["requests"].iloc[int(run["num_warmup"]) :]
+    expected = np.sort(requests["finish_s"] - requests["arrival_s"])
+    of_run = table[table["run_id"] == run["run_id"]]
     assert of_run["at"].tolist() == pytest.approx(expected.tolist())
     assert of_run["value"].tolist() == pytest.approx(np.arange(1, len(expected) + 1) / len(expected))
-    assert [axes.get_xlabel() for axes in figure.axes] == ["E2E (s)", "Queueing (s)"] * 2
+
+
+def test_a_distribution_needs_no_tables(swept: Path) -> None:
+    for file in (swept / "courses").glob("runs/*/requests.parquet"):
+        file.unlink()
+
+    _, table = drawn(read_sweep(swept / "courses"), kind="cdf", x=["ttft_s"])
+
+    assert table["run_id"].nunique() == 4
 
 
 def test_waiting_and_running_over_time_are_those_in_the_records(two_sweeps: Path) -> None:
@@ -156,10 +180,10 @@ def test_a_kind_or_key_that_does_not_exist_is_refused_on_loading(figure: object,
         sweep(figure)
 
 
-@pytest.mark.parametrize("figure", [{"kind": "cdf", "x": ["e2e_s"]}, {"kind": "over_time", "y": ["running"]}])
-def test_what_is_drawn_from_tables_asks_for_them_before_the_first_run(figure: object) -> None:
+def test_what_is_drawn_from_tables_asks_for_them_before_the_first_run() -> None:
     with pytest.raises(ConfigError, match='set save = "tables"'):
-        sweep(figure, save="summary")
+        sweep({"kind": "over_time", "y": ["running"]}, save="summary")
+    assert sweep({"kind": "cdf", "x": ["e2e_s"]}, save="summary")
 
 
 def test_every_metric_of_the_results_may_be_drawn(two_sweeps: Path) -> None:

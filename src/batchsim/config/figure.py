@@ -57,26 +57,26 @@ class Heatmap(Section):
     value: str = Field(description="a column of results.csv")
 
 
-class _OfTables(Section):
-    needs_tables: ClassVar[bool] = True
+class Cdf(Section):
+    """Distributions of times of requests, a panel each."""
 
-    hue: _Hue = "policy"
-
-
-class Cdf(_OfTables):
-    """Distributions of times of requests, a panel each; needs the tables of the runs."""
+    needs_tables: ClassVar[bool] = False
 
     kind: Literal["cdf"]
     x: Annotated[Names, AfterValidator(partial(_known, REQUEST_TIMES))] = Field(
         description=", ".join(REQUEST_TIMES)
     )
+    hue: _Hue = "policy"
 
 
-class OverTime(_OfTables):
+class OverTime(Section):
     """What went on in the runs, over time, a panel each; needs their tables."""
+
+    needs_tables: ClassVar[bool] = True
 
     kind: Literal["over_time"]
     y: Annotated[Names, AfterValidator(partial(_known, COURSES))] = Field(description=", ".join(COURSES))
+    hue: _Hue = "policy"
 
 
 OwnFigure = Lines | Cdf | Heatmap | OverTime

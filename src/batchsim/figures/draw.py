@@ -9,7 +9,7 @@ from pathlib import Path
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.plots import find_plot
 from batchsim.figures.results import outside_range, read_sweep, sweep_folders
-from batchsim.figures.save import render
+from batchsim.figures.save import render, sidecar, sidecar_text
 from batchsim.figures.style import look
 from batchsim.files import reason, write_whole
 from batchsim.files.tables import csv_text
@@ -35,8 +35,8 @@ def draw_figures(
     Returns
     -------
     list of Path
-        ``<name>.pdf``, ``.png`` and ``.csv`` (the table behind the plot) in each sweep's folder; none of a
-        sweep without a figure.
+        ``<name>.pdf``, ``.png``, ``.csv`` (the table behind the plot) and ``.figure.json`` (its caption, and
+        how it was made: `save.sidecar`) in each sweep's folder; none of a sweep without a figure.
 
     Raises
     ------
@@ -68,14 +68,16 @@ def _draw(folder: Path, width: str) -> list[Path]:
             if results.share:  # a part of the grid must not be taken for all of it
                 figure.text(0.995, 0.005, results.share, ha="right", va="bottom", color="tab:red")
                 table = table.assign(share=results.share)
-            contents = {**render(figure), "csv": csv_text(table).encode()}
+            parts = {**render(figure), "csv": csv_text(table).encode()}
+            contents = {f"{results.sweep.name}.{kind}": content for kind, content in parts.items()}
+            described = sidecar(results, figure, table, plot.caption, width, is_of_tables=plot.is_of_tables)
+            contents[f"{results.sweep.name}.figure.json"] = sidecar_text(described, contents)
         except BatchsimError:
             raise
         except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page
             raise ConfigError(
                 f"{results.file}: cannot be drawn ({type(error).__name__}: {reason(error)})"
             ) from error
-    files = [folder / f"{results.sweep.name}.{kind}" for kind in contents]
-    for file, content in zip(files, contents.values(), strict=True):
-        write_whole(file, content)
-    return files
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in contents]

@@ -67,6 +67,7 @@ def canvas(
     panel = max(_LOWEST_PANEL, min(panel, (_PAGE - head - foot) / num_rows))
     height = panel * num_rows + head + foot
     figure = Figure(figsize=(width, height))
+    figure.set_label(finding or shown)
     figure.set_layout_engine("constrained", rect=(0, foot / height, 1, 1 - (head + foot) / height))
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     figure.align_ylabels(axes)

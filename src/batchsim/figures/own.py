@@ -137,8 +137,11 @@ def _mark(point: pd.Series[Any]) -> str:
 
 
 def _cdf(spec: Cdf, results: SweepResults) -> Drawing:
-    def distributions(run: Mapping[Any, Any], tables: Tables) -> Mapping[str, pd.DataFrame]:
-        requests = tables["requests"].iloc[int(run.get("num_warmup", 0)) :]
+    def distributions(run: Mapping[Any, Any]) -> Mapping[str, pd.DataFrame]:
+        kept = results.distributions(str(run["run_id"]))
+        if kept is not None:
+            return {name: kept[name] for name in spec.x if name in kept}
+        requests = results.tables(str(run["run_id"]))["requests"].iloc[int(run.get("num_warmup", 0)) :]
         finished = requests[requests["status"] == FINISHED]
         return {name: _quantiles(REQUEST_TIMES[name](finished).dropna()) for name in spec.x}
 
@@ -160,7 +163,8 @@ def _quantiles(values: pd.Series[float]) -> pd.DataFrame:
 
 
 def _over_time(spec: OverTime, results: SweepResults) -> Drawing:
-    def courses(run: Mapping[Any, Any], tables: Tables) -> Mapping[str, pd.DataFrame]:
+    def courses(run: Mapping[Any, Any]) -> Mapping[str, pd.DataFrame]:
+        tables = results.tables(str(run["run_id"]))
         return {name: COURSES[name](tables) for name in spec.y}
 
     figure, table, panels = _by_run(results, spec.hue, spec.y, courses, before=math.nan)
@@ -203,7 +207,7 @@ def _by_run(
     results: SweepResults,
     hue: str,
     names: Sequence[str],
-    lines_of: Callable[[Mapping[Any, Any], Tables], Mapping[str, pd.DataFrame]],
+    lines_of: Callable[[Mapping[Any, Any]], Mapping[str, pd.DataFrame]],
     *,
     before: float,
 ) -> tuple[Figure, pd.DataFrame, list[Panel]]:
@@ -215,7 +219,7 @@ def _by_run(
     front = list(dict.fromkeys([*facets, hue, "seed", "run_id"]))
     parts = []
     for run in results.runs.to_dict("records"):
-        lines = lines_of(run, results.tables(str(run["run_id"])))
+        lines = lines_of(run)
         same_run = {key: run[key] for key in front}
         parts += [points.assign(what=name, **same_run) for name, points in lines.items()]
     table = pd.concat(parts, ignore_index=True)[[*front, "what", "at", "value"]]

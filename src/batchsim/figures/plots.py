@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from batchsim.config import SweepConfig
+from batchsim.config.figure import Cdf, OverTime
 from batchsim.errors import ConfigError, nearest
 from batchsim.figures import clusters, engines, mechanisms, needs, own, schedulers
 from batchsim.figures.needs import Need, measured, readable, several, varied
@@ -25,6 +26,12 @@ class Plot(NamedTuple):
     draw: Callable[[SweepResults], tuple[Figure, pd.DataFrame]]
     caption: str
     needs: Sequence[Need] = ()
+    is_of_requests: bool = False
+
+    @property
+    def is_of_tables(self) -> bool:
+        """Whether it takes more than the table of the runs: what was kept of their requests."""
+        return self.is_of_requests or needs.keeps_tables in self.needs
 
 
 def _over(x: str, lines: str = "policy") -> Sequence[Need]:
@@ -241,7 +248,8 @@ def find_plot(results: SweepResults) -> Plot | None:
         return None
     if isinstance(figure, str):
         return _shipped(figure, results.folder / "sweep.json")
-    return Plot(partial(own.draw_own, figure), own.caption_of(figure))
+    is_of_requests = isinstance(figure, Cdf | OverTime)
+    return Plot(partial(own.draw_own, figure), own.caption_of(figure), is_of_requests=is_of_requests)
 
 
 def _shipped(name: str, where: str | Path) -> Plot:

@@ -18,7 +18,7 @@ from batchsim.errors import ConfigError
 from batchsim.files import read_json, reason
 from batchsim.files.tables import check_numbers, read_csv_text
 from batchsim.metrics.statistics import t_interval
-from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, load_run
+from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, load_run, read_sketches
 
 #: What every figure says of its runs, or finds them by.
 _CONDITIONS = (
@@ -117,11 +117,24 @@ class SweepResults:
     def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
         """Records of one run; `ConfigError` if the sweep did not keep them, or not whole."""
         folder = self.folder / "runs" / run_id
+        if not (folder / "requests.parquet").exists():
+            raise ConfigError(
+                f"{folder / 'requests.parquet'}: is not there, from which the figure is drawn; run the sweep "
+                'with save = "tables", and keep its folder runs'
+            )
         tables = load_run(folder)[2]
         for name, table in tables.items():
             if missing := [column for column in _COLUMNS[name] if column not in table]:
                 raise ConfigError(f"{folder / name}.parquet: has no column {missing[0]}")
         return tables
+
+    def distributions(self, run_id: str) -> dict[str, pd.DataFrame] | None:
+        """Quantiles of one run by time, columns ``at`` and ``value``; None where none are kept."""
+        sketches = read_sketches(self.folder / "runs" / run_id)
+        if sketches is None or sketches.empty:
+            return None
+        named = sketches.rename(columns={"value": "at", "probability": "value"})
+        return {str(name): part[["at", "value"]] for name, part in named.groupby("metric", observed=True)}
 
 
 def facets_of(sweep: SweepConfig, runs: pd.DataFrame, used: Sequence[str]) -> list[str]:

@@ -1,14 +1,27 @@
-"""Figures as files, without dates, so that the same results make the same files."""
+"""Figures as files, without dates, so that the same results make the same files.
+
+Beside each stands what it takes to use it in a paper, and to make it again: caption, command, versions, seeds
+and hashes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import shlex
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
 
-from batchsim.files import write_whole
+from batchsim._version import __version__
+from batchsim.figures.results import SweepResults
+from batchsim.figures.style import WIDTHS, conditions
+from batchsim.files import json_text, read_json, write_whole
 
 _METADATA: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "ModDate": None},
@@ -34,3 +47,60 @@ def save(figure: Figure, path_stem: str | Path) -> Path:
     for suffix, content in render(figure).items():
         write_whole(stem.with_name(f"{stem.name}.{suffix}"), content)
     return stem.with_name(f"{stem.name}.png")
+
+
+def sidecar(
+    results: SweepResults,
+    figure: Figure,
+    table: pd.DataFrame,
+    caption: str,
+    width: str,
+    *,
+    is_of_tables: bool,
+) -> dict[str, Any]:
+    """Say of a figure what is in it and how it was made, JSON-ready.
+
+    Parameters
+    ----------
+    table
+        What is drawn.
+    caption
+        How to read it.
+    is_of_tables
+        Whether it is drawn from the tables of the runs, too.
+    """
+    runs = results.runs
+    told = read_json(results.folder / "sweep.json")
+    dataset = results.folder / "dataset.parquet"
+    files = [results.file, results.folder / "sweep.json", *([dataset] if dataset.exists() else [])]
+    given = ["batchsim", "figures", str(results.folder), results.sweep.name, "--width", width]
+    return {
+        "name": results.sweep.name,
+        "title": str(figure.get_label()),
+        "caption": f"{caption} {conditions(results, table)}",
+        "command": shlex.join(given),
+        "width_inches": WIDTHS[width],
+        "height_inches": round(float(figure.get_figheight()), 4),
+        "drawn_from": "results.csv and what the runs keep of their requests"
+        if is_of_tables
+        else "results.csv",
+        "sweep": {
+            "title": results.sweep.title,
+            **{name: told.get(name) for name in ("file", "sha256", "is_full", "inputs")},
+            "num_runs": len(runs),
+            "seeds": sorted(set(runs["seed"].tolist())),
+            "num_replications": int(runs["replication"].nunique()) if "replication" in runs else 1,
+        },
+        "versions": {
+            "batchsim": __version__,
+            "batchsim of the runs": told.get("batchsim"),
+            **{name: version(name) for name in ("matplotlib", "seaborn", "numpy", "pandas")},
+        },
+        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+    }
+
+
+def sidecar_text(described: Mapping[str, Any], contents: Mapping[str, bytes]) -> bytes:
+    """Return the file, with the hashes of those it describes, by their names."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return json_text({**described, "sha256": {**described["sha256"], **hashes}}).encode()
