@@ -33,7 +33,7 @@ ERRORS := src/batchsim/latency/data/expected_errors.json
 PEERS_CSV := $(RESULTS)/fidelity-peers.csv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep sweep-full figures report data calibrate validate validate-vllm fidelity fidelity-hardware fidelity-peers roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
+.PHONY: help setup sweep sweep-full docs figures report data calibrate validate validate-vllm fidelity fidelity-hardware fidelity-peers roofline-error test test-oldest test-hardware test-calibration lint lint-calibration fuzz faults conformance bench bench-peers clean
 
 help:  ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,13 @@ sweep-full: $(VENV)/.installed  ## The paper's grid: 1,000 to 1 million requests
 
 report: $(VENV)/.installed  ## Make the page to explore from the results that are there
 	$(BIN)/batchsim report $(SMALL) -o $(SMALL)/report.html
+
+$(VENV)/.installed-docs: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.installed-docs  ## Build the documentation: docs/_build/index.html
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d docs/_build/.doctrees . docs/_build
 
 figures: $(VENV)/.installed  ## Draw the figures again from the results that are there
 	$(BIN)/batchsim figures $(SMALL)
@@ -226,5 +233,5 @@ bench-peers: $(VENV)/.installed-dev $(PEERS)/.installed  ## Speed, beside other 
 	$(BIN)/python tests/bench/peers.py --peers-python $(PEERS)/bin/python
 
 clean:  ## Remove the environment, caches and results
-	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(HARDWARE) $(HARDWARE)-peers $(RESULTS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEERS) $(CALIBRATION) $(CONFORMANCE) $(HARDWARE) $(HARDWARE)-peers $(RESULTS) docs/_build build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info calibration/src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -45,6 +45,7 @@ class Session:
         self.folder = folder
         self.faults: list[str] = []
         self._names: dict[str, object] = {"__name__": "__main__"}
+        self._unused: dict[str, str] = {}
         for name in ("calibration", "docs", "experiments", "workloads"):
             (folder / name).symlink_to(ROOT / name)
 
@@ -57,6 +58,10 @@ class Session:
                 self._run(block)
         except WrongPageError as fault:
             self.faults.append(f"{block.where}: {fault}")
+
+    def end(self) -> None:
+        """See to it that each file of the page was used by a command that came after it."""
+        self.faults += [f"{where}: nothing uses {name}" for name, where in self._unused.items()]
 
     def _check(self, block: Block) -> None:
         for marker, value in block.markers.items():
@@ -89,12 +94,13 @@ class Session:
     def _run(self, block: Block) -> None:
         if block.file_name:
             (self.folder / block.file_name).write_text(block.text, encoding="utf-8")
+            self._unused[block.file_name] = block.where
+            return
         match block.language:
             case "json":
                 json.loads(block.text)
             case "python":
-                if not block.file_name:
-                    expect(block.printed, self._python(block.text, block.where))
+                expect(block.printed, self._python(block.text, block.where))
             case "toml":
                 self._toml(block)
             case _:
@@ -103,7 +109,7 @@ class Session:
                     expect(shown or block.printed, self._command(line, shown, more))
 
     def _toml(self, block: Block) -> None:
-        name = block.file_name or "block.toml"
+        name = "block.toml"
         (self.folder / name).write_text(block.text, encoding="utf-8")
         is_sweep = bool(OF_SWEEPS & tomllib.loads(block.text).keys())
         line = f"batchsim sweep {name} -o sweeps --jobs 1" if is_sweep else f"batchsim run {name}"
@@ -119,6 +125,8 @@ class Session:
 
     def _command(self, line: str, shown: str, more: list[str]) -> str:
         """What a line of a shell prints, on stdout and stderr together."""
+        for name in [name for name in self._unused if re.search(rf"\b{Path(name).stem}\b", line)]:
+            del self._unused[name]
         words, target = redirected(shlex.split(line, comments=True))
         env: dict[str, str] = {}
         while words and (named := re.match(r"([A-Z_]+)=(.*)", words[0])):
@@ -131,7 +139,7 @@ class Session:
                 shutil.copy(*(self.folder / path for path in paths))
                 return ""
             case ["python", script, *arguments]:
-                return self._script(script, arguments)
+                return self.script(script, *arguments)
             case ["batchsim", *arguments]:
                 given = [*arguments, *accepted(arguments, more)]
                 with importing(
@@ -145,7 +153,8 @@ class Session:
                 return done.output
         raise WrongPageError(f"nobody knows how to run: {line}")
 
-    def _script(self, script: str, arguments: list[str]) -> str:
+    def script(self, script: str, *arguments: str) -> str:
+        """What a Python file prints."""
         printed = io.StringIO()
         with (
             importing(self.folder / Path(script).parent),
@@ -254,6 +263,8 @@ def check_command(line: str) -> None:
 @contextlib.contextmanager
 def importing(*folders: Path) -> Iterator[None]:
     """Find modules in these folders, and forget them afterwards."""
+    for file in (file for folder in folders for file in folder.glob("*.py")):
+        sys.modules.pop(file.stem, None)  # another page's, or another test's
     paths, before = list(sys.path), set(sys.modules)
     sys.path[:0] = map(str, folders)
     try:

@@ -18,6 +18,7 @@ def test_what_a_page_shows_runs_and_prints_what_it_shows(
 
     for block in blocks(page.read_text("utf-8"), page.name):
         session.run(block)
+    session.end()
 
     assert session.faults == [], "\n".join(session.faults)
 

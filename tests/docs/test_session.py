@@ -12,6 +12,7 @@ def faults(folder: Path, page: str) -> list[str]:
     session = Session(folder)
     for block in blocks(page, "page.md"):
         session.run(block)
+    session.end()
     return session.faults
 
 
@@ -39,6 +40,7 @@ RUN = "batchsim run --policy vllm_v1 --request-rate 2"
         ("```python\nimport batchsim\nbatchsim.simulte()\n```", "has no attribute 'simulte'"),
         ("```python\nprint(1 + 1)\n```\n```text\n3\n```", "not printed: 3"),
         ("```toml\n[workload]\nnum_request = 3\n```", "num_request"),
+        ("```toml\n# a.toml\nseed = 1\n```", "nothing uses a.toml"),
         ("```console\n$ batchsim hardware l4\nzebra\n```", "not printed: zebra"),
     ],
 )
