@@ -15,7 +15,7 @@ import numpy as np
 from batchsim.config import RunConfig, load_config
 from batchsim.metrics.statistics import Interval, t_interval
 from batchsim.streams import stream
-from batchsim.study.replications import replicate, replication_seed
+from batchsim.study.replications import Stopping, replicate, replication_seed
 from batchsim.study.run import simulate
 from batchsim.workload.load import prepare
 from tests.sim.worlds import PLENTY, LinearLatency
@@ -72,8 +72,15 @@ class SingleQueue(World):
 
     def interval(self, seed: int, num_replications: int) -> Interval:
         """As the simulator's, to rounding."""
+        return t_interval(self.means_s(seed, Stopping(num_replications)))
+
+    def means_s(self, seed: int, stopping: Stopping) -> list[float]:
+        """Of each replication, until there are enough."""
         config = load_config(self.of(self.num_requests))
-        return t_interval([self._mean_s(config, replication_seed(seed, k)) for k in range(num_replications)])
+        means_s = [self._mean_s(config, seed)]
+        while not stopping.is_done([means_s]):
+            means_s.append(self._mean_s(config, replication_seed(seed, len(means_s))))
+        return means_s
 
     def _mean_s(self, config: RunConfig, seed: int) -> float:
         _, requests = prepare(config.workload, 1, stream(seed, "workload"))
@@ -99,10 +106,11 @@ def single_queue(rho: float, num_requests: int) -> SingleQueue:
     return SingleQueue(f"M/M/1 at {rho:g}", config, num_requests, rho)
 
 
+QUEUES = (single_queue(0.5, 1000), single_queue(0.8, 8000), single_queue(0.9, 16_000))
+#: Queues that are replicated until an interval reaches no further than this share of its mean.
+PRECISE = ((QUEUES[0], 0.05), (QUEUES[0], 0.02), (QUEUES[1], 0.05), (QUEUES[2], 0.05))
 WORLDS = (
-    single_queue(0.5, 1000),
-    single_queue(0.8, 8000),
-    single_queue(0.9, 16_000),
+    *QUEUES,
     World(
         "multi_bin",
         {
@@ -131,6 +139,13 @@ def coverage(
     return Coverage.of(intervals, truth_s), centres.mean / truth_s - 1
 
 
+def precise(world: SingleQueue, precision: float, num_repetitions: int) -> tuple[Coverage, float]:
+    """How many of the intervals that were waited for hold the true mean, and the replications they took."""
+    stopping = Stopping(precision=precision, most=10_000)
+    runs = [world.means_s(repetition, stopping) for repetition in range(num_repetitions)]
+    return Coverage.of(list(map(t_interval, runs)), world.truth_s()), float(np.mean(list(map(len, runs))))
+
+
 def main(names: list[str]) -> None:
     """Print a row for each world, or those named."""
     print("| run | requests | replications | intervals that hold | bias of their centres |")
@@ -142,6 +157,15 @@ def main(names: list[str]) -> None:
                 f"| {world.name} | {world.num_requests:,} | {NUM_REPLICATIONS} | {covered} | {bias:+.1%} |",
                 flush=True,
             )
+    if names:
+        return
+    print("\n| run | requests | precision | replications, on average | intervals that hold |")
+    print("|---|---:|---:|---:|---:|")
+    for world, precision in PRECISE:
+        covered, num = precise(world, precision, NUM_REPETITIONS)
+        print(
+            f"| {world.name} | {world.num_requests:,} | {precision:.0%} | {num:.0f} | {covered} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -210,10 +210,10 @@ def _extrapolated(summary: Mapping[str, Any]) -> tuple[float, float, str]:
 
 def _headline(summary: Mapping[str, Any]) -> str:
     num_training = summary["num_training"]
-    after = f" after {num_training:,} set aside for training" if num_training else ""
+    after = f" after {num_training:,.0f} set aside for training" if num_training else ""
     return (
-        f"{summary['num_requests']:,} requests of {summary['workload']} ({summary['workload_kind']}){after}, "
-        f"{summary['cluster']}, latency "
+        f"{summary['num_requests']:,.0f} requests of {summary['workload']} ({summary['workload_kind']})"
+        f"{after}, {summary['cluster']}, latency "
         f"{summary['latency_model']} ({summary['latency_provenance']}), predictor {summary['predictor']}"
     )
 
@@ -239,9 +239,8 @@ def _covered(summary: Mapping[str, Any]) -> str:
     num = num_replications(summary)
     line = (
         f"latencies over {summary['num_covered']:,.0f} requests "
-        f"({summary['num_warmup']:,.0f} cut as warm-up, "
-        f"{summary['num_training']:,} set aside for training, {summary['num_dropped']:,} dropped by the "
-        f"reader); {_window(summary)}"
+        f"({summary['num_warmup']:,.0f} cut as warm-up, {summary['num_training']:,.0f} set aside for "
+        f"training, {summary['num_dropped']:,.0f} dropped by the reader); {_window(summary)}"
     )
     if num > 1:
         line = f"means over {num} replications, ± is their 95 % interval (Student's t); of each, {line}"

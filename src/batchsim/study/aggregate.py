@@ -13,12 +13,10 @@ from batchsim.metrics.statistics import ci95_keys, t_intervals
 
 #: What runs of one point of a sweep differ in.
 SEEDS = ("replication", "seed")
-#: Numbers of a summary that say what was asked, not what came of it.
-CONDITIONS = ("seed", "num_gpus", "num_requests", "num_training", "num_dropped")
-#: Numbers that say how a summary was taken: their means are told, without an interval.
-_HOW_TAKEN = (
-    "num_replicas", "num_warmup", "num_covered", "num_covered_finished", "warmup_rule", "window_start_s",
-    "window_end_s", "request_rate_per_s",
+#: Numbers of a summary that say what was asked and how it was taken: they have no interval.
+_CONDITIONS = (
+    "num_gpus", "num_replicas", "num_requests", "num_training", "num_dropped", "num_warmup", "num_covered",
+    "num_covered_finished", "warmup_rule", "window_start_s", "window_end_s", "request_rate_per_s", "seed",
 )  # fmt: skip
 
 
@@ -44,26 +42,21 @@ def over_replications(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first, num = summaries[0], len(summaries)
     if num == 1:
         return {**first, "num_replications": 1, **_counted(summaries)}
-    keys = [key for key in dict.fromkeys(key for one in summaries for key in one) if "_ci95_" not in key]
+    keys = dict.fromkeys(key for summary in summaries for key in summary if "_ci95_" not in key)
     columns = {key: [summary.get(key) for summary in summaries] for key in keys}
-    numbers = [key for key, values in columns.items() if all(map(_is_number, values))]
-    samples = np.array([columns[key] for key in numbers], dtype=np.float64)  # None is NaN
-    means, half_widths = t_intervals(samples) if numbers else (samples, samples)
-    known = dict(zip(numbers, zip(means.tolist(), half_widths.tolist(), strict=True), strict=True))
+    means = _means({key: values for key, values in columns.items() if all(map(_is_number, values))})
     merged: dict[str, Any] = {}
     for key, values in columns.items():
-        is_same = all(value == values[0] for value in values)
-        if key not in known:
-            is_claim = all(isinstance(value, bool) for value in values)
-            merged[key] = all(values) if is_claim else values[0] if is_same else None
-        elif _is_condition(key):
-            merged[key] = values[0]
+        if all(value == values[0] for value in values):
+            mean, half_width = values[0], math.nan
+        elif key in means:
+            mean, half_width = means[key]
         else:
-            mean, half_width = known[key]
-            merged[key] = values[0] if is_same else _known(mean)
-            if key not in _HOW_TAKEN:
-                ends = (math.nan, math.nan) if is_same else (mean - half_width, mean + half_width)
-                merged |= dict(zip(ci95_keys(key), map(_known, ends), strict=True))
+            mean, half_width = False if all(isinstance(one, bool) for one in values) else None, math.nan
+        merged[key] = _known(mean)
+        if key in means and mean is not None and _is_outcome(key):
+            ends = (mean - half_width, mean + half_width)
+            merged |= dict(zip(ci95_keys(key), map(_known, ends), strict=True))
     worst = max(summaries, key=lambda summary: _BADNESS.get(str(summary.get("verdict")), 0))
     return {
         **merged,
@@ -76,14 +69,20 @@ def over_replications(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _means(columns: Mapping[str, Sequence[Any]]) -> dict[str, tuple[float, float]]:
+    """Mean and half width of the interval of each; NaN where a value is missing."""
+    if not columns:
+        return {}
+    means, half_widths = t_intervals(np.array(list(columns.values()), dtype=np.float64))  # None is NaN
+    return dict(zip(columns, zip(means.tolist(), half_widths.tolist(), strict=True), strict=True))
+
+
 def outcomes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys of the numbers that came of the runs and may have an interval."""
     return [
         key
         for key in dict.fromkeys(key for summary in summaries for key in summary)
-        if "_ci95_" not in key
-        and not _is_condition(key)
-        and key not in _HOW_TAKEN
+        if _is_outcome(key)
         and all(_is_number(summary.get(key)) for summary in summaries)
         and any(summary.get(key) is not None for summary in summaries)
     ]
@@ -117,13 +116,13 @@ def _counted(summaries: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def _is_condition(key: str) -> bool:
-    return key in CONDITIONS or key.startswith("expected_error_")
+def _is_outcome(key: str) -> bool:
+    return "_ci95_" not in key and key not in _CONDITIONS and not key.startswith("expected_error_")
 
 
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
