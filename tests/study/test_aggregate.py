@@ -68,3 +68,21 @@ def test_rows_of_a_point_become_one() -> None:
     assert second | {**two, "e2e_mean_s": 1.0, "num_replications": 1} == second
     assert second["e2e_mean_ci95_low_s"] == 0.9  # of one run: its own
     assert not {"run_id", "replication"} & {*first, *second}
+
+
+def test_what_was_asked_and_what_nobody_has_claim_no_interval() -> None:
+    merged = over_replications(
+        [{**RUN, "num_requests": 10, "usd_total": None}, {**RUN, "num_requests": 13, "usd_total": None}]
+    )
+
+    assert merged["num_requests"] == 11.5  # of blocks of a trace there are not always as many
+    assert merged["usd_total"] is None
+    assert not {"num_requests_ci95_low", "usd_total_ci95_low"} & set(merged)
+
+
+def test_a_claim_holds_where_it_holds_in_all() -> None:
+    merged = over_replications(
+        [{**RUN, "slo_met": True, "other": True}, {**RUN, "slo_met": False, "other": True}]
+    )
+
+    assert (merged["slo_met"], merged["other"]) == (False, True)

@@ -77,6 +77,10 @@ def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: 
         seen = {"overwrite": place["overwrite"], "shard": part, "replications": num, **options}
         for path in experiments:
             _echo_plan(look(path, output_dir, **seen), place["jobs"])
+        if enough is not None and enough.precision is not None:
+            notice(
+                f"these come first; points that are not precise enough then go on, to {enough.most} runs each"
+            )
         return
     failed: list[BatchsimError] = []
     tasks: dict[str, TaskID] = {}
