@@ -68,7 +68,7 @@ def recommend(
     """
     from batchsim.config import load_config
     from batchsim.results.store import check_vacant
-    from batchsim.study.recommend.recommendation import recommend as search
+    from batchsim.study.recommend import recommend as search
 
     base = load_config(config_file, overrides(given))
     share = parse_share(attainment, "attainment")

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from batchsim.study.recommend.recommendation import Recommendation, recommend
+from batchsim.study.recommend import Recommendation, recommend
 
 BASE: dict[str, Any] = {
     "policy": {"preset": "vllm_v1"},

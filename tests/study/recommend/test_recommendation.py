@@ -4,9 +4,10 @@ import pytest
 
 from batchsim.config import load_config
 from batchsim.errors import ConfigError
+from batchsim.study.recommend import Recommendation, recommend
 from batchsim.study.recommend.candidates import make_candidates
 from batchsim.study.recommend.draws import Draws
-from batchsim.study.recommend.recommendation import Recommendation, front, recommend
+from batchsim.study.recommend.recommendation import front
 from batchsim.workload.request import Workload
 from tests.study.recommend.problem import BASE, ask
 
@@ -51,6 +52,8 @@ def test_parts_of_a_trace_are_the_same_for_all_and_each_is_drawn_once() -> None:
     assert parts[3].workload is not None
     assert (again.workload.request_id == parts[3].workload.request_id).all()
     assert again.config.seed == parts[3].config.seed
+    by_part = {int(one.workload.request_id[0]): one.config.seed for one in parts if one.workload is not None}
+    assert by_part[0] == base.seed  # that of the part, in whatever order they are taken
 
 
 def test_a_policy_that_learns_sees_the_same_start_of_the_trace_before_each_part() -> None:

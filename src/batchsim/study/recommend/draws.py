@@ -32,7 +32,7 @@ class Draws:
 
     A generator makes the requests of each anew, from its seed. A trace is paced as a whole and cut into
     consecutive parts, taken in an order drawn at random: the first few are then no morning of it, but a
-    sample.
+    sample. A part has its own seed, whenever it is taken.
 
     Attributes
     ----------
@@ -71,16 +71,16 @@ class Draws:
 
     def draw(self, config: RunConfig, k: int) -> Draw:
         """Replication k of a candidate."""
-        seeded = config.model_copy(update={"seed": replication_seed(config.seed, k)})
         given = config.workload
         if not self.are_parts:
             update = {"num_requests": self.num_requests}
-            return Draw(seeded.model_copy(update={"workload": given.model_copy(update=update)}), None)
-        start = self._num_training + int(self._order[k]) * self.num_requests
+            return Draw(_seeded(config, k, given.model_copy(update=update)), None)
+        part = int(self._order[k])
+        start = self._num_training + part * self.num_requests
         rows = np.r_[: self._num_training, start : start + self.num_requests]
         fraction = self._num_training / len(rows)
         alone = WorkloadConfig(training_fraction=fraction, tenants=given.tenants)
-        return Draw(seeded.model_copy(update={"workload": alone}), self._everything.take(rows))
+        return Draw(_seeded(config, part, alone), self._everything.take(rows))
 
     def _cut(self, config: RunConfig, most: int, workload: Workload | None) -> None:
         whole = config.workload.model_copy(update={"num_requests": None, "tenants": ()})
@@ -98,3 +98,7 @@ class Draws:
             )
         self._order = stream(config.seed, "parts").permutation(num_parts)
         self.most, self.population = min(most, num_parts), num_parts
+
+
+def _seeded(config: RunConfig, k: int, workload: WorkloadConfig) -> RunConfig:
+    return config.model_copy(update={"seed": replication_seed(config.seed, k), "workload": workload})
