@@ -8,6 +8,7 @@ from batchsim.study.recommend import Recommendation, recommend
 from batchsim.study.recommend.candidates import make_candidates
 from batchsim.study.recommend.draws import Draws
 from batchsim.study.recommend.recommendation import front
+from batchsim.study.run import simulate
 from batchsim.workload.request import Workload
 from tests.study.recommend.problem import BASE, ask
 
@@ -54,6 +55,18 @@ def test_parts_of_a_trace_are_the_same_for_all_and_each_is_drawn_once() -> None:
     assert again.config.seed == parts[3].config.seed
     by_part = {int(one.workload.request_id[0]): one.config.seed for one in parts if one.workload is not None}
     assert by_part[0] == base.seed  # that of the part, in whatever order they are taken
+
+
+def test_blocks_of_a_trace_are_drawn_anew_for_each() -> None:
+    base = load_config({"workload": {"num_requests": 100, "resample_s": 5.0}})
+    draws = Draws(base, 500, requests(1000))
+
+    arrivals = [simulate(*draws.draw(base, k)).requests["output_tokens"].to_numpy() for k in (0, 1, 0)]
+
+    assert (draws.most, draws.population) == (500, None)
+    assert len(arrivals[0]) == 100
+    assert (arrivals[0] == arrivals[2]).all()
+    assert (arrivals[0] != arrivals[1]).any()
 
 
 def test_a_policy_that_learns_sees_the_same_start_of_the_trace_before_each_part() -> None:

@@ -30,7 +30,8 @@ class Draw(NamedTuple):
 class Draws:
     """Replications of any candidate; the same number is the same requests and the same randomness for all.
 
-    A generator makes the requests of each anew, from its seed. A trace is paced as a whole and cut into
+    A generator makes the requests of each anew, from its seed; so are the blocks of a trace drawn that is
+    resampled (``workload.resample_s``). Any other trace is paced as a whole and cut into
     consecutive parts, taken in an order drawn at random: the first few are then no morning of it, but a
     sample. A part has its own seed, whenever it is taken.
 
@@ -43,7 +44,7 @@ class Draws:
     are_parts
         Whether they are parts of one trace.
     population
-        Parts that the trace has; None where a generator makes as many as one likes.
+        Parts that the trace has; None where there are as many replications as one likes.
     """
 
     def __init__(self, config: RunConfig, most: int, workload: Workload | None = None) -> None:
@@ -63,7 +64,8 @@ class Draws:
                 "workload.load and workload.num_requests_per_gpu; workload.request_rate gives a pace to all"
             )
         self.num_requests = given.num_requests or DEFAULT_NUM_REQUESTS
-        self.are_parts = workload is not None or given.generator is None
+        self.are_parts = given.resample_s is None and (workload is not None or given.generator is None)
+        self._workload = workload
         self.most = most
         self.population: int | None = None
         if self.are_parts:
@@ -74,7 +76,7 @@ class Draws:
         given = config.workload
         if not self.are_parts:
             update = {"num_requests": self.num_requests}
-            return Draw(_seeded(config, k, given.model_copy(update=update)), None)
+            return Draw(_seeded(config, k, given.model_copy(update=update)), self._workload)
         part = int(self._order[k])
         start = self._num_training + part * self.num_requests
         rows = np.r_[: self._num_training, start : start + self.num_requests]
