@@ -246,3 +246,23 @@ def test_limits_stand_in_the_distributions(opened: Browser) -> None:
     assert opened.run("document.getElementById('cdf-plot').layout.shapes[0].x0") == 20
     opened.choose("#cdf-metric", "ttft_s")
     assert opened.run("document.getElementById('cdf-plot').layout.shapes.length") == 0
+
+
+def test_the_line_of_the_front_promises_nothing_that_no_setting_gives(opened: Browser) -> None:
+    for ways in (("more", "less"), ("less", "less"), ("more", "more"), ("less", "more")):
+        opened.click("#pareto-all")  # on, or off
+        if not opened.run("document.getElementById('pareto-all').checked"):
+            opened.click("#pareto-all")
+        for at, way in zip((1, 3), ways, strict=True):
+            opened.run(
+                "(() => { const one = document.querySelectorAll('#pareto .controls select')"
+                f"[{at}]; one.value = '{way}'; one.dispatchEvent(new Event('change')); }})()"
+            )
+        line = opened.run("document.getElementById('pareto-plot').data[0]")
+        signs = [-1 if way == "more" else 1 for way in ways]
+        points = [(signs[0] * x, signs[1] * y) for x, y in zip(line["x"], line["y"], strict=True)]
+        corners = [(following[0], point[1]) for point, following in pairwise(points)]
+
+        assert line["line"]["shape"] == "hv"
+        for corner in corners:
+            assert any(point[0] <= corner[0] and point[1] <= corner[1] for point in points)

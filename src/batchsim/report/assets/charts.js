@@ -65,14 +65,14 @@ function draw(place, traces, layout) {
 }
 
 // An axis of numbers, settings or metrics: logarithmic where asked, per cent for shares.
-function numberAxis(title, { isLog = false, isShare = false, ticks = null, values = [], range = null } = {}) {
+function numberAxis(title, { isLog = false, isShare = false, ticks = null, values = [], range = null, fromZero = true } = {}) {
   const more = {};
   const there = isLog && !ticks ? logTicks(values.filter((value) => value > 0)) : ticks;
   if (isLog) more.type = "log";
-  if (isShare && !isLog) Object.assign(more, { tickformat: ".0%", rangemode: "tozero" });
+  if (isShare && !isLog) more.tickformat = fromZero ? ".0%" : ".3~%";
   if (there) Object.assign(more, { tickvals: there, ticktext: there.map((tick) => (isShare ? `${shown(100 * tick)} %` : shown(tick))) });
   if (range) more.range = isLog ? range.map(Math.log10) : range;
-  else if (!isLog) more.rangemode = "tozero";
+  else if (!isLog && fromZero) more.rangemode = "tozero";
   return axis(title, more);
 }
 
@@ -132,8 +132,11 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
   const lines = sweep.linesOver(rows, x, panel);
   const traces = [];
   const heights = [];
+  const names = [...new Set(lines.map((line) => line.line))];
   for (const line of lines) {
     const look = { ...sweep.look(line.line) };
+    // The later, the thinner: no line hides another that it lies on.
+    const breadth = names.length > 1 ? 1 - names.indexOf(line.line) / (names.length - 1) : 0.5;
     if (line.place > 0) look.dash = DASHES[line.place % DASHES.length];
     const points = sweep
       .groups(line.rows, x ? [x] : [sweep.lines])
@@ -151,8 +154,8 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
       name: plain(line.name),
       x: points.map((point) => (x ? point.x : plain(shown(point.x)))),
       y: points.map((point) => point.mean),
-      line: { color: tone(look.color), width: 2, dash: look.dash },
-      marker: markersOf(points, look),
+      line: { color: tone(look.color), width: 1.6 + 1.6 * breadth, dash: look.dash },
+      marker: markersOf(points, look, 6.5 + 4 * breadth),
       hoverinfo: "text",
       text,
       ...(x && banded.length > 1 ? {} : { error_y: bars(points, look) }),

@@ -199,9 +199,11 @@ function pareto(sweep) {
     const best = front(points.filter((point) => state.withAll || point.state === "stable"), way.x === "more", way.y === "more");
     const traces = [];
     if (best.length) {
+      // From the best in x on: as far as the next one's x at this y, and only then to its y, so that no
+      // corner promises what no setting gives.
       traces.push({
         type: "scatter", mode: "lines", hoverinfo: "skip", x: best.map((point) => point.x), y: best.map((point) => point.y),
-        line: { color: css("--quiet"), width: 1.5, dash: "dot", shape: way.x === "more" ? "vh" : "hv" },
+        line: { color: css("--quiet"), width: 1.5, dash: "dot", shape: "hv" },
       });
     }
     for (const line of sweep.groups(rows, [sweep.lines])) {
@@ -217,6 +219,7 @@ function pareto(sweep) {
       isLog: spreads(values, 30),
       values,
       isShare: ["share", "part"].includes(sweep.metric[metric].scale),
+      fromZero: false,
     });
     draw(plot, traces, {
       xaxis: axisOf(state.x, points.map((point) => point.x)),
@@ -314,7 +317,7 @@ function sensitivity(sweep) {
   const panels = wanted.filter((name) => name in sweep.metric).slice(0, 4);
   const load = sweep.settings.find((key) => key.load);
   const state = { x: start.key, at: load && load.values.length > 3 ? String(highestStable(sweep, load)) : "" };
-  const place = element("div", { class: "panels" });
+  const place = element("div", { class: "panels pairs" });
   const legendAt = element("div");
   let latest = [];
   const plots = panels.map(() => element("div", { class: "plot" }));
