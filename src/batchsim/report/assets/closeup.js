@@ -110,7 +110,7 @@ function drawControllers(place, key, one, limit) {
   const shapes = limit === null ? [] : [
     { type: "line", xref: "paper", x0: 0, x1: 1, yref: "y2", y0: limit, y1: limit, line: { color: css("--text"), width: 1.2, dash: "dash" } },
   ];
-  const names = one.controllers.map((course, i) => square(course.name, tone(palette[i % palette.length])));
+  const names = one.controllers.map((course, i) => square(course.t.length < course.of ? `${course.name} (${course.t.length} of ${shown(course.of)} decisions)` : course.name, tone(palette[i % palette.length])));
   const more = one.controllers[0].left > 0 ? [element("span", { class: "quiet" }, `and ${one.controllers[0].left} more`)] : [];
   key.replaceChildren(...names, ...more, ...(limit === null ? [] : [swatch("limit", css("--text"), "dash")]));
   draw(place, traces, {

@@ -20,6 +20,29 @@ function quantilesOf(steps) {
   return steps.map((step) => ((above += step), above === 0 ? 0 : PAGE.least * Math.exp(above * PAGE.step)));
 }
 
+// The share of all requests of several runs that take at most so long, each run counting as much: at values of
+// all, no more than a screen can show.
+function pooled(runs) {
+  const values = [...new Set(runs.flat())].sort((a, b) => a - b);
+  const every = Math.max(1, Math.floor(values.length / 300));
+  const kept = values.filter((_, i) => i % every === 0 || i === values.length - 1);
+  return kept.map((x) => ({ x, share: runs.reduce((sum, quantiles) => sum + shareUpTo(quantiles, x), 0) / runs.length }));
+}
+
+// Between two quantiles by a line; of several that are equal, the last.
+function shareUpTo(quantiles, x) {
+  let [low, high] = [0, quantiles.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (quantiles[middle] <= x) low = middle + 1;
+    else high = middle;
+  }
+  if (low === 0) return 0;
+  if (low === quantiles.length) return 1;
+  const [from, to] = [PAGE.probabilities[low - 1], PAGE.probabilities[low]];
+  return from + ((x - quantiles[low - 1]) / (quantiles[low] - quantiles[low - 1])) * (to - from);
+}
+
 function summed(deltas, unit) {
   let whole = 0;
   return deltas.map((delta) => (whole += delta) * unit);

@@ -254,7 +254,7 @@ function distributions(sweep) {
   const node = section(
     "distributions",
     "How times are distributed",
-    `From ${PAGE.probabilities.length} quantiles of each run, kept with it: requests after the warm-up that finished. Quantiles are averaged over seeds.`,
+    `From ${PAGE.probabilities.length} quantiles of each run, kept with it: requests after the warm-up that finished. Those of seeds and replications are put together.`,
     element(
       "div",
       { class: "controls" },
@@ -277,13 +277,12 @@ function distributions(sweep) {
       const quantiles = line.rows.map((row) => sweep.sketches[state.metric][row]).filter(Boolean).map(quantilesOf);
       if (!quantiles.length) continue;
       const look = sweep.look(line.line);
-      const values = PAGE.probabilities.map((_, i) => quantiles.reduce((sum, one) => sum + one[i], 0) / quantiles.length);
-      const kept = PAGE.probabilities.map((_, i) => i).filter((i) => values[i] > 0 && (!state.isTail || PAGE.probabilities[i] < 1));
-      widths.push(...kept.map((i) => values[i]));
-      const text = kept.map((i) => `<b>${plain(line.name)}</b><br>P${shown(100 * PAGE.probabilities[i])}: ${shown(values[i])} s`);
+      const points = pooled(quantiles).filter((point) => point.x > 0 && (!state.isTail || point.share < 1));
+      widths.push(...points.map((point) => point.x));
+      const text = points.map((point) => `<b>${plain(line.name)}</b><br>${shown(100 * point.share)} % take at most ${shown(point.x)} s`);
       traces.push({
         type: "scatter", mode: "lines", hoverinfo: "text", text, name: plain(line.name),
-        x: kept.map((i) => values[i]), y: kept.map((i) => (state.isTail ? 1 - PAGE.probabilities[i] : PAGE.probabilities[i])),
+        x: points.map((point) => point.x), y: points.map((point) => (state.isTail ? 1 - point.share : point.share)),
         line: { color: tone(look.color), width: 2, dash: line.place > 0 ? DASHES[line.place % DASHES.length] : look.dash },
       });
     }
