@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -39,6 +38,7 @@ _SYMBOLS = dict(
     )
 )
 _MOST_FAILURES = 20
+_MOST_SAID = 300  # letters of what a latency file says of itself
 
 Sketches = dict[str, list[Floats | None]]
 
@@ -264,10 +264,10 @@ def _workload(manifest: Mapping[str, Any]) -> str:
 
 def _latencies(manifest: Mapping[str, Any]) -> Iterable[str]:
     for given in manifest.get("latency", ()):
-        details = {key: value for key, value in given.get("details", {}).items() if key != "coefficients"}
-        said = json.dumps(details, ensure_ascii=False) if details else ""
-        more = f"; {said[:300]}{'...' if len(said) > 300 else ''}" if said else ""
-        yield f"{given.get('name', '')}: {given.get('provenance', '')}{more}"
+        plain = {key: value for key, value in given.get("details", {}).items() if not isinstance(value, dict)}
+        said = "".join(f"; {key}: {value}" for key, value in plain.items())
+        short = said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]}..."
+        yield f"{given.get('name', '')}: {given.get('provenance', '')}{short}"
 
 
 def _versions(manifest: Mapping[str, Any]) -> str:
