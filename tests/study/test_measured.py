@@ -51,6 +51,16 @@ def test_what_a_policy_learns_from_is_taken_from_the_measured_run_too(measured: 
     assert set(compared.differences["num_paired"]) == {compared.measured["num_covered"]}
 
 
+def test_the_first_requests_of_both_sides_may_be_asked_for(measured: MeasuredRun) -> None:
+    compared = compare_measured(
+        {"workload": {"num_requests": 200}}, ["vllm_v1", "multi_bin"], measured, "mine"
+    )
+
+    assert compared.measured["num_requests"] == compared.results["multi_bin"].summary["num_requests"] == 200
+    assert compared.differences["e2e_difference_mean_s"].iloc[0] == pytest.approx(0, abs=1e-5)
+    assert set(compared.differences["num_paired"]) == {compared.measured["num_covered"]}
+
+
 def test_limits_hold_for_both_sides(measured: MeasuredRun) -> None:
     compared = compare_measured({"slo": {"e2e_ms": 400.0}}, ["vllm_v1"], measured, "mine")
 
@@ -80,7 +90,11 @@ def test_requests_are_paired_by_their_ids_whatever_their_order(measured: Measure
     [
         (None, [], r"policies are \(none\)"),
         (None, ["orca", "orca"], "policies are orca, orca"),
-        ({"workload": {"num_requests": 5}}, ["orca"], "workload: the requests are those that were measured"),
+        (
+            {"workload": {"rate_scale": 2.0}},
+            ["orca"],
+            "workload.rate_scale: the requests are those that were measured",
+        ),
         ({"clients": {"kind": "sessions"}}, ["orca"], "clients: the requests are those that were measured"),
     ],
 )

@@ -67,15 +67,19 @@ def compare_measured(
     if not policies or len(set(policies)) < len(policies):
         raise ConfigError(f"policies are {', '.join(policies) or '(none)'}; different ones are needed")
     config = load_config(config)
-    if own := [section for section in ("workload", "clients") if section in config.model_fields_set]:
-        raise ConfigError(f"{own[0]}: the requests are those that were measured; this cannot be set")
+    own = [f"workload.{key}" for key in config.workload.model_fields_set - {"num_requests"}]
+    if own or "clients" in config.model_fields_set:
+        raise ConfigError(
+            f"{min(own, default='clients')}: the requests are those that were measured; this cannot be set"
+        )
     workload = run.workload(name)
     results = {
         policy: simulate(one, workload, on_start=None if on_start is None else partial(on_start, policy))
         for policy, one in for_policies(config, policies).items()
     }
-    # Nothing was simulated of those that a policy learns from, which come first.
-    run = _after(run, max(int(result.summary["num_training"]) for result in results.values()))
+    # Nothing was simulated of those that a policy learns from, which come first, nor after so many as asked.
+    summaries = [result.summary for result in results.values()]
+    run = _part(run, *(max(int(one[key]) for one in summaries) for key in ("num_training", "num_requests")))
     summary = measured_summary(run, config.slo, name)
     num_warmup = max(one["num_warmup"] for one in (summary, *(each.summary for each in results.values())))
     results = {policy: result.with_warmup(num_warmup) for policy, result in results.items()}
@@ -83,9 +87,10 @@ def compare_measured(
     return MeasuredComparison(summary, results, _differences(name, run, results, num_warmup))
 
 
-def _after(run: MeasuredRun, num: int) -> MeasuredRun:
-    """Return a run without its first requests; the next arrives at 0."""
-    requests = run.requests.sort_values(["arrival_s", "request_id"], kind="stable").iloc[num:]
+def _part(run: MeasuredRun, num_before: int, num: int) -> MeasuredRun:
+    """Return so many requests of a run, without the first ones; the next arrives at 0."""
+    requests = run.requests.sort_values(["arrival_s", "request_id"], kind="stable")
+    requests = requests.iloc[num_before : num_before + num]
     start_s = requests["arrival_s"].iloc[0]
     times = {name: requests[name] - start_s for name in ("arrival_s", "first_token_s", "finish_s")}
     return replace(run, requests=requests.assign(**times))
