@@ -245,6 +245,25 @@ def test_a_run_without_tables_or_columns_is_refused(
     assert not (tmp_path / "file").exists()
 
 
+def test_tables_of_two_runs_are_no_run(runs: dict[str, SimulationResult], tmp_path: Path) -> None:
+    folder, other = runs["engine"].save(tmp_path / "run"), runs["little memory"].save(tmp_path / "other")
+    (folder / "iterations.parquet").write_bytes((other / "iterations.parquet").read_bytes())
+
+    with pytest.raises(ConfigError, match=r"request \d+: the table of iterations does not hold its tokens"):
+        export_run(folder, tmp_path / "file", "aiperf")
+
+
+def test_times_in_another_order_are_refused(runs: dict[str, SimulationResult], tmp_path: Path) -> None:
+    folder = runs["batches"].save(tmp_path / "run")
+    path = folder / "requests.parquet"
+    table = pd.read_parquet(path)
+    table.loc[2, "first_token_s"] = table.loc[2, "finish_s"] + 1
+    table.to_parquet(path)
+
+    with pytest.raises(ConfigError, match=r"requests\.parquet, row 3: request sent at .* are needed"):
+        export_run(folder, tmp_path / "file", "aiperf")
+
+
 def test_the_same_run_makes_the_same_bytes(runs: dict[str, SimulationResult], tmp_path: Path) -> None:
     runs["engine"].save(tmp_path / "run")
 

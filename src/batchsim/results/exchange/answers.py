@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from batchsim.errors import ConfigError
+from batchsim.files.tables import MOST_S
 from batchsim.metrics.tokens import answer_times_s
 from batchsim.records import FINISHED, arrays, has_status
 
 Nanoseconds = NDArray[np.int64]
+
+#: What the log of iterations and the table of requests may differ by, for rounding.
+_CLOCK_NS = 1000
 
 _REASONS = {
     "abandoned": "given up before its first token",
@@ -62,7 +68,13 @@ class Answers:
 
 
 def answers_of(tables: Mapping[str, pd.DataFrame], refusals: Mapping[str, str]) -> Answers:
-    """Make them of the tables of a run and the reasons of its refusals, by request id."""
+    """Make them of the tables of a run and the reasons of its refusals, by request id.
+
+    Raises
+    ------
+    ConfigError
+        If the tokens of a request are not where it finished.
+    """
     requests = tables["requests"]
     columns = arrays(requests)
     is_finished = has_status(columns, FINISHED)
@@ -71,6 +83,7 @@ def answers_of(tables: Mapping[str, pd.DataFrame], refusals: Mapping[str, str]) 
     if "iterations" in tables:
         times = answer_times_s(columns, arrays(tables["iterations"]), arrays(tables["preemptions"]))
         pieces = [_ns(times_s) for times_s in times]
+        _check_pieces(pieces, columns, is_finished)
     else:
         ends = zip(is_finished.tolist(), _ns(first_s), _ns(finish_s), np.isfinite(first_s), strict=True)
         pieces = [
@@ -86,9 +99,42 @@ def answers_of(tables: Mapping[str, pd.DataFrame], refusals: Mapping[str, str]) 
     )
 
 
+def _check_pieces(
+    pieces: Sequence[Nanoseconds], requests: Mapping[str, Any], is_finished: NDArray[np.bool_]
+) -> None:
+    ends = zip(pieces, _ns(requests["arrival_s"]), _ns(requests["finish_s"]), strict=True)
+    for row, (pieces_ns, sent_ns, finish_ns) in enumerate(ends):
+        if is_finished[row] and not (
+            len(pieces_ns) and pieces_ns[0] >= sent_ns and abs(pieces_ns[-1] - finish_ns) < _CLOCK_NS
+        ):
+            raise ConfigError(
+                f"request {requests['request_id'][row]}: the table of iterations does not hold its tokens, "
+                "from its arrival to its finish; the tables of one run are needed"
+            )
+
+
+def check_times(requests: pd.DataFrame, where: str | Path) -> None:
+    """Raise `ConfigError` about the first request whose times are none, or not in their order."""
+    sent_s, first_s, finish_s = (
+        requests[name].to_numpy() for name in ("arrival_s", "first_token_s", "finish_s")
+    )
+    needed = has_status(arrays(requests), FINISHED)
+    first_s = np.where(np.isnan(first_s), sent_s, first_s)
+    with np.errstate(invalid="ignore"):
+        is_good = (sent_s >= 0) & (sent_s <= MOST_S)
+        is_good &= ~needed | ((first_s >= sent_s) & (finish_s >= first_s) & (finish_s <= MOST_S))
+    if not is_good.all():
+        row = int(np.argmin(is_good))
+        raise ConfigError(
+            f"{where}, row {row + 1}: request sent at {sent_s[row]:g} s, first token at {first_s[row]:g} s, "
+            f"finished at {finish_s[row]:g} s; times in this order, from 0 to {MOST_S:g} s, are needed"
+        )
+
+
 def _ns(times_s: ArrayLike) -> Nanoseconds:
     """Whole nanoseconds; what is no time, whatever."""
-    rounded: Nanoseconds = np.rint(np.nan_to_num(np.asarray(times_s, np.float64)) * 1e9).astype(np.int64)
+    known_s = np.clip(np.nan_to_num(np.asarray(times_s, np.float64)), -MOST_S, MOST_S)
+    rounded: Nanoseconds = np.rint(known_s * 1e9).astype(np.int64)
     return rounded
 
 

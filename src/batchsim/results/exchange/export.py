@@ -11,7 +11,7 @@ import pandas as pd
 from batchsim.errors import ConfigError, nearest
 from batchsim.files import write_whole
 from batchsim.results.exchange.aiperf import aiperf_text
-from batchsim.results.exchange.answers import Answers, answers_of
+from batchsim.results.exchange.answers import Answers, answers_of, check_times
 from batchsim.results.exchange.vllm_bench import vllm_bench_text
 from batchsim.results.store import ITERATION_TABLES, TABLES, load_run
 
@@ -58,4 +58,5 @@ def _load(directory: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, pd
     for name, columns in (ITERATION_TABLES if "iterations" in tables else TABLES).items():
         if missing := [column for column in columns if column not in tables[name]]:
             raise ConfigError(f"{directory / name}.parquet: has no column {missing[0]}")
+    check_times(tables["requests"], directory / "requests.parquet")
     return manifest, summary, tables

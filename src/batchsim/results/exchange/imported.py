@@ -24,6 +24,7 @@ from batchsim.records import (
     empty,
     table,
 )
+from batchsim.results.exchange.answers import check_times
 from batchsim.results.measured_tables import COLUMNS, MeasuredRun, read_measured
 from batchsim.results.sketches import sketch
 from batchsim.results.store import load_run, save_run
@@ -152,8 +153,9 @@ def _read_imported(directory: Path) -> MeasuredRun:
         )
     manifest, _, tables = load_run(directory)
     requests: pd.DataFrame = tables["requests"]
-    if missing := [name for name in COLUMNS if name not in requests]:
+    if missing := [name for name in (*COLUMNS, "status") if name not in requests]:
         raise ConfigError(f"{directory / 'requests.parquet'}: has no column {missing[0]}")
+    check_times(requests, directory / "requests.parquet")
     notices, num_left_out = manifest.get("notices"), manifest.get("num_left_out")
     return MeasuredRun(
         str(manifest.get("tool")),

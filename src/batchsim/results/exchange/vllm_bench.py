@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from batchsim.config import SloConfig
+from batchsim.config import flat, load_config
 from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
 from batchsim.metrics.system import is_good
 from batchsim.records import FINISHED, arrays, has_status, rows
@@ -68,7 +68,7 @@ def _head(manifest: Mapping[str, Any], summary: Mapping[str, Any], answers: Answ
     """What was run; ``backend`` and what vLLM would have from ``--metadata`` say that it is a simulation."""
     model = str(summary.get("latency_model"))
     rate_per_s = summary.get("request_rate_per_s")
-    clients = manifest.get("config", {}).get("clients", {})
+    told = flat(manifest)
     return {
         "date": _date(manifest.get("created")),
         "endpoint_type": "batchsim",
@@ -83,10 +83,10 @@ def _head(manifest: Mapping[str, Any], summary: Mapping[str, Any], answers: Answ
         "latency_provenance": summary.get("latency_provenance"),
         "workload": summary.get("workload"),
         "seed": summary.get("seed"),
-        "batchsim_version": manifest.get("versions", {}).get("batchsim"),
+        "batchsim_version": told.get("versions.batchsim"),
         "request_rate": "inf" if rate_per_s is None else rate_per_s,
         "burstiness": None,  # of a trace, nobody knows
-        "max_concurrency": clients.get("concurrency"),
+        "max_concurrency": told.get("config.clients.concurrency"),
     }
 
 
@@ -110,8 +110,9 @@ def _per_s(amount: float, duration_s: float) -> float:
 
 def _num_good(manifest: Mapping[str, Any], requests: Mapping[str, Any]) -> int | None:
     """Requests within their limits; None without limits, as without ``--goodput``."""
-    limits = SloConfig.model_validate(manifest.get("config", {}).get("slo", {}))
-    good = is_good(requests, limits)
+    told = {key: value for key, value in flat(manifest).items() if key.startswith("config.slo.")}
+    slo = load_config(None, {key.removeprefix("config."): value for key, value in told.items()}).slo
+    good = is_good(requests, slo)
     return None if good is None else int(np.count_nonzero(good))
 
 
