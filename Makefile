@@ -190,6 +190,7 @@ HARDWARE_TESTS := tests/latency/profiles/test_aiconfigurator.py tests/cli/test_h
 
 test-hardware: $(HARDWARE)/.installed  ## Run the tests that need aiconfigurator-core
 	$(HARDWARE)/bin/python -m pytest -p no:cacheprovider $(HARDWARE_TESTS)
+	$(HARDWARE)/bin/python -m pytest -p no:cacheprovider tests/docs/test_pages.py -k 'shows and (README or aiconfigurator)'
 
 FUZZ_EXAMPLES ?= 2000
 
