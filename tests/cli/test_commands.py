@@ -551,7 +551,7 @@ def test_a_run_that_was_repeated_is_replaced_by_one_that_was_not(generated: str,
 
 
 def test_a_precision_is_a_share_and_what_falls_short_is_said(generated: str) -> None:
-    options = ["--precision", "1%", "--max-replications", "3", "--replications", "2"]
+    options = ["--precision", "1%", "--max-replications", "3"]
 
     result = CliRunner().invoke(main, ["run", generated, *options, "--precision-of", "ttft_mean_s"])
 
@@ -617,3 +617,19 @@ def test_capacity_is_searched_for_in_each_replication(generated: str, tmp_path: 
     (found,) = json.loads((out / "capacity.json").read_text()).values()
     assert found["num_replications"] == len(found["replications"]) == 2
     assert set(pd.read_csv(out / "trials.csv")["replication"]) == {0, 1}
+
+
+def test_a_sweep_goes_on_until_its_points_are_precise(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    body = GENERATED.replace("[workload", "[base.workload")
+    file.write_text(f'name = "few"\n{body}[grid]\npolicy.preset = ["static_fifo"]\n', encoding="utf-8")
+    options = ["--replications", "2", "--precision", "30%", "--max-replications", "6", "-o", str(tmp_path)]
+
+    planned = CliRunner().invoke(main, ["sweep", str(file), *options, "--dry-run"])
+    done = CliRunner().invoke(main, ["sweep", str(file), *options])
+
+    assert planned.exit_code == done.exit_code == 0, planned.output + done.output
+    assert "these come first; points that are not precise enough then go on, to 6 runs each" in planned.stderr
+    (point,) = pd.read_csv(tmp_path / "few" / "aggregated.csv").to_dict("records")
+    is_precise = point["e2e_mean_ci95_high_s"] <= 1.3 * point["e2e_mean_s"]
+    assert is_precise or point["num_replications"] == 6

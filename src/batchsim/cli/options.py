@@ -136,8 +136,10 @@ def stopping(given: dict[str, Any]) -> Stopping | None:
                 raise ConfigError(f"--{name} {value}: says something of --precision; give that, too")
     if num is None and precision is None:
         return None
-    from batchsim.study.replications import Stopping
+    from batchsim.study.replications import DEFAULT_NUM, Stopping
 
+    if num is None and most is not None:
+        num = min(DEFAULT_NUM, most)
     told = {
         "num": num,
         "precision": None if precision is None else parse_share(precision, "precision"),
