@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from batchsim.metrics.statistics import t_interval
 from batchsim.study.recommend.betting import fewest, is_above, is_below
 
 
@@ -19,14 +20,16 @@ def test_what_is_far_below_is_known_from_a_few() -> None:
 def test_a_mean_at_the_threshold_is_rarely_taken_for_another() -> None:
     """A tenth of the replications is lost: the first few show nothing of it, which misleads Student's t."""
     rng = np.random.default_rng(1)
-    above = below = 0
+    above = below = above_by_t = 0
     for _ in range(400):
         values = np.where(rng.random(200) < 0.1, 0.0, 1.0)
         above += is_above(values, 0.9, 0.05)
         below += is_below(values, 0.9, 0.05)
+        above_by_t += any(t_interval(values[:num], 0.99).low >= 0.9 for num in (3, 6, 12, 24, 48, 96))
 
     assert above <= 0.05 * 400 + 10
     assert below <= 0.05 * 400 + 10
+    assert above_by_t > 0.5 * 400
 
 
 def test_a_mean_apart_from_the_threshold_is_found() -> None:
