@@ -76,6 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fault", choices=FAULTS, help="this one in every trial")
     parser.add_argument("--backend", choices=["processes", "dask"], default="processes")
     given = parser.parse_args()
     rng = random.Random(given.seed)
@@ -90,7 +91,7 @@ def main() -> int:
         alone_s = time.monotonic() - start_s
         identical = leftovers = survivors = 0
         for number in range(given.trials):
-            fault = FAULTS[number % len(FAULTS)]
+            fault = given.fault or FAULTS[number % len(FAULTS)]
             options = ["--overwrite"] if number // len(FAULTS) % 2 else []
             outcome = trial(
                 home, f"trial{number}", fault, alone_s, [*options, "--backend", given.backend], rng

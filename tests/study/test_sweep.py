@@ -405,6 +405,42 @@ def test_a_run_that_is_no_longer_whole_is_told_and_run_again(tmp_path: Path, fil
     pd.testing.assert_frame_equal(first, second)
 
 
+@pytest.mark.parametrize("file", ["results.csv", "dataset.parquet", "aggregated.csv", "tables.json"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["cut", "lost"])
+def test_a_table_that_is_no_longer_whole_is_written_anew_and_no_run_made(
+    tmp_path: Path, file: str, is_lost: bool
+) -> None:
+    path, states = sweep_file(tmp_path, SMALL.replace("[grid]", "[grid]\nseed = [0, 1]")), []
+    run_sweep(path, tmp_path)
+    damaged = tmp_path / "small" / file
+    before = damaged.read_bytes()
+    truncate(damaged, 0.5)
+    if is_lost:
+        damaged.unlink()
+
+    run_sweep(path, tmp_path, on_progress=states.append)
+
+    assert damaged.read_bytes() == before
+    assert len(states) == 1
+
+
+def test_tables_of_the_same_runs_are_left_and_those_of_others_replaced(tmp_path: Path) -> None:
+    path = sweep_file(tmp_path)
+    run_sweep(path, tmp_path)
+    tables = [tmp_path / "small" / name for name in ("results.csv", "dataset.parquet")]
+    written = [table.stat().st_mtime_ns for table in tables]
+
+    run_sweep(path, tmp_path)
+    left = [table.stat().st_mtime_ns for table in tables]
+    run_sweep(sweep_file(tmp_path, SMALL.replace("[base]", 'title = "Small"\n[base]')), tmp_path)
+    title = describe(tmp_path / "small")["sweep"]["title"]
+    run_sweep(sweep_file(tmp_path, SMALL.replace("[0.5, 2.0]", "[0.5]")), tmp_path)
+
+    assert left == written
+    assert title == "Small"
+    assert len(load_sweep(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"inputs": 3, "runs": []}'])
 def test_a_broken_description_of_the_sweep_is_written_anew(tmp_path: Path, content: str) -> None:
     path, states = sweep_file(tmp_path), []

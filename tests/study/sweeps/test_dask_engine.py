@@ -81,12 +81,12 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def contents(output: Path) -> dict[str, bytes]:
-    """All that a sweep leaves, but for the manifests, which say when each run was made."""
+    """What a sweep leaves, but for when each run was made, and how one failed."""
     folder = output / "small"
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != "manifest.json"
+        if file.is_file() and file.name not in ("manifest.json", "failure.json")
     }
 
 
@@ -97,33 +97,27 @@ def first_task(path: Path, directory: Path, **changes: object) -> Task:
 
 
 @needs_dask
-def test_a_cluster_of_this_machine_gives_the_same_bytes_though_a_worker_dies(
+def test_a_cluster_of_this_machine_gives_the_same_bytes_whatever_dies_in_it(
     path: Path, tmp_path: Path
 ) -> None:
-    run_sweep(path, tmp_path / "alone")
+    """One worker dies at a run, which another one does, and all die of a run, which fails alone."""
+    presets = [*["slow:slow"] * 3, "slow:deadly"]
+    deadly = f"zip = [{{policy.preset = {presets}, seed = [0, 1, 2, 3]}}]"
+    base = SWEEP.partition("[grid]")[0].replace('policy.preset = "slow:slow"', "")
+    path.write_text(f"{deadly}\n{base}", encoding="utf-8")
+    with pytest.raises(BatchsimError, match=r"1 of 4 runs failed.*slow:deadly"):
+        run_sweep(path, tmp_path / "alone", jobs=2)
     (tmp_path / "die_once").touch()
     notices: list[str] = []
 
-    run_sweep(path, tmp_path / "dask", backend="dask", on_notice=notices.append)
+    with pytest.raises(BatchsimError, match=r"1 of 4 runs failed.*slow:deadly.*its worker died, and so did"):
+        run_sweep(path, tmp_path / "dask", backend="dask", on_notice=notices.append)
 
     assert not (tmp_path / "die_once").exists()
     assert contents(tmp_path / "dask") == contents(tmp_path / "alone")
-    assert notices == []
-
-
-@needs_dask
-def test_a_run_that_every_worker_dies_of_fails_alone(path: Path, tmp_path: Path) -> None:
-    deadly = '[[cases]]\npolicy.preset = "slow:deadly"\n[[cases]]\npolicy.preset = "slow:slow"\n'
-    path.write_text(
-        SWEEP.replace('policy.preset = "slow:slow"', "").replace("[0, 1, 2, 3, 4, 5]", "[0]") + deadly
-    )
-
-    with pytest.raises(BatchsimError, match=r"1 of 2 runs failed.*slow:deadly.*its worker died, and so did"):
-        run_sweep(path, tmp_path / "dask", backend="dask")
-
-    assert len(list((tmp_path / "dask").rglob("summary.json"))) == 1
     (failure,) = (tmp_path / "dask").rglob("failure.json")
-    assert json.loads(failure.read_bytes())["varied"] == {"policy.preset": "slow:deadly", "seed": 0}
+    assert json.loads(failure.read_bytes())["varied"]["policy.preset"] == "slow:deadly"
+    assert notices == []
 
 
 class Cluster:
@@ -244,7 +238,7 @@ def test_a_worker_that_does_not_see_the_folder_sends_the_run_back(path: Path, tm
     marker.touch()
 
     saved = do_here(here, _Sent(marker, sys.path))
-    sent = do_here(there, _Sent(tmp_path / "nowhere", sys.path))
+    sent = do_here(there, _Sent(tmp_path / "nowhere" / "marker", sys.path))
     assert not there.directory.exists()
     settled = _settled(there, sent)
 

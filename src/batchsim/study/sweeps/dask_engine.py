@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -82,7 +82,7 @@ def run_on_dask(
         return
     left = {task.run.run_id: task._replace(directory=task.directory.absolute()) for task in tasks}
     with _marker(tasks[0].directory.parent.absolute()) as marker, _cluster(scheduler, num_workers) as found:
-        sent = _Sent(marker, [entry or os.getcwd() for entry in sys.path])  # noqa: PTH109 -- as Python reads it
+        sent = _Sent(marker, _own_path())
         while left:
             with _client(found) as client:
                 try:
@@ -101,12 +101,25 @@ def do_here(task: Task, sent: _Sent) -> Failure | _Files | None:
             _check_same(task.run)
         except ConfigError as error:
             return Failure(str(error))
-        if sent.marker.exists():
+        if _can_save_beside(sent.marker):
             return attempt_in_worker(task)
         with TemporaryDirectory() as folder:
             place = Path(folder) / task.directory.name
             failure = attempt_in_worker(task._replace(directory=place))
             return failure or {file.name: file.read_bytes() for file in place.iterdir()}
+
+
+def _can_save_beside(marker: Path) -> bool:
+    with suppress(OSError):  # of a folder that the worker's user may not look into
+        return marker.exists() and os.access(marker.parent, os.W_OK)
+    return False
+
+
+def _own_path() -> list[str]:
+    """Where this process finds modules, but for what is installed: a worker has that of its own."""
+    path = [Path(entry).absolute() for entry in sys.path]
+    installed = (sys.prefix, sys.base_prefix)
+    return [str(entry) for entry in path if not any(map(entry.is_relative_to, installed))]
 
 
 def _check_same(run: PlannedRun) -> None:

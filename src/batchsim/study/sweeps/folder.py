@@ -26,6 +26,9 @@ from batchsim.study.worker import Failure, Task
 
 Summaries = dict[str, dict[str, Any]]
 
+#: The tables of a sweep, and which runs they are of.
+_TABLES, _SIGNED = ("results.csv", DATASET, "aggregated.csv"), "tables.json"
+
 
 class SweepFolder:
     """What is there of a sweep: `sweep.json`, `results.csv`, and the runs.
@@ -113,8 +116,9 @@ class SweepFolder:
             remove_dead_partials(self.path / "runs")
 
     def collect(self, runs: Sequence[PlannedRun]) -> pd.DataFrame:
-        """Write both tables of all runs that are finished, whoever did them, and return ``results.csv``'s.
+        """Write the tables of all runs that are finished, whoever did them, and return ``results.csv``'s.
 
+        Those that are there of the same runs are left: to write them takes longer than to read the runs.
         Others may end at the same time and write as well: whoever writes last has seen the runs of all.
         """
         self._refuse_other(_object(self.path / "sweep.json"))  # that began at the same time
@@ -123,9 +127,15 @@ class SweepFolder:
             num_finished = len(self.finished)
             rows = _rows(runs, self.finished)
             results = _table(rows).assign(num_runs_planned=len(runs))
-            write_whole(self.path / "results.csv", csv_text(results))
-            self._write_dataset(runs, rows)
-            self._write_aggregated(runs, rows)
+            described = self._described(runs)
+            decided_by = [described, len(runs), [[row["run_id"], row["case"]] for row in rows]]
+            signature = hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
+            if not self._has_tables(signature):
+                write_whole(self.path / "results.csv", csv_text(results))
+                planned = [{**row, "num_runs_planned": len(runs)} for row in rows]
+                write_dataset(self.path / DATASET, self._sweep.name, planned, described)
+                self._write_aggregated(runs, rows)
+                self._sign_tables(signature)
             self._read_missing(runs)
             if len(self.finished) == num_finished:
                 return results
@@ -140,11 +150,27 @@ class SweepFolder:
         several = [summaries for summaries in points.values() if len(summaries) > 1]
         return sum(all(one == summaries[0] for one in summaries) for summaries in several), len(several)
 
-    def _write_dataset(self, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]]) -> None:
+    def _described(self, runs: Sequence[PlannedRun]) -> dict[str, Any]:
         contents = {(Path(name).name, digest) for run in runs for name, digest in run.inputs.items()}
-        described = {"is_full": self._is_full, "sweep": self._shown, "inputs": sorted(contents)}
-        planned = {"num_runs_planned": len(runs)}
-        write_dataset(self.path / DATASET, self._sweep.name, [{**row, **planned} for row in rows], described)
+        return {"is_full": self._is_full, "sweep": self._shown, "inputs": sorted(contents)}
+
+    def _has_tables(self, signature: str) -> bool:
+        """Whether the tables are whole, and those of the runs that a signature stands for."""
+        signed = _object(self.path / _SIGNED)
+        files = signed.get("files")
+        if signed.get("runs") != signature or not (isinstance(files, dict) and files.keys() <= set(_TABLES)):
+            return False
+        with suppress(OSError):
+            return self._hashes(files) == files
+        return False
+
+    def _sign_tables(self, signature: str) -> None:
+        names = [name for name in _TABLES if (self.path / name).exists()]
+        told = {"runs": signature, "files": self._hashes(names)}
+        write_whole(self.path / _SIGNED, json_text(told))
+
+    def _hashes(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: hashlib.sha256((self.path / name).read_bytes()).hexdigest() for name in names}
 
     def _write_aggregated(self, runs: Sequence[PlannedRun], rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a row per point where runs differ in the seed alone; no table of another time stays."""
