@@ -158,3 +158,19 @@ def test_without_duckdb_a_query_says_what_to_install(tmp_path: Path, monkeypatch
 
     with pytest.raises(BatchsimError, match=r"pip install 'batchsim\[query\]'"):
         query("select 1", dataset(tmp_path).parent)
+
+
+def test_a_value_that_changed_on_the_way_is_told(tmp_path: Path) -> None:
+    file = dataset(tmp_path, rows=[{"run_id": "a", "x": 0.1 + number / 7} for number in range(100)])
+    content, whole = file.read_bytes(), load_sweep(tmp_path)
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    num_told = 0
+
+    for place in range(4, footer, 5):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        try:
+            pd.testing.assert_frame_equal(load_sweep(tmp_path), whole)
+        except ConfigError:
+            num_told += 1
+
+    assert num_told > 20

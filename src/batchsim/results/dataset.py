@@ -54,7 +54,7 @@ def write_dataset(
     told = {"schema_version": SCHEMA_VERSION, "batchsim": __version__, "sweep_name": name, **described}
     table = pa.table(columns).replace_schema_metadata({"batchsim": json.dumps(told, allow_nan=False)})
     content = io.BytesIO()
-    pq.write_table(table, content, compression="zstd")
+    pq.write_table(table, content, compression="zstd", write_page_checksum=True)
     write_whole(path, content.getvalue())
 
 
@@ -152,7 +152,7 @@ def _read(file: Path) -> pa.Table:
 
     content = read_bytes(file, max_bytes=_MOST_BYTES)
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(content))
+        parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         if parquet.metadata.num_rows * len(parquet.schema_arrow) > _MOST_CELLS:
             raise ConfigError(f"{file}: more than {_MOST_CELLS:,} values; it is no dataset of a sweep")
         told = json.loads((parquet.schema_arrow.metadata or {}).get(b"batchsim", b"{}"))
