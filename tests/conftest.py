@@ -7,7 +7,10 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.load_profile("default")
 
 #: Tests that take long come first: of several processes, the one that starts a long test last ends last.
-_FIRST = ("tests/test_real_traces.py", "tests/study/test_sweep.py", "tests/theory/", "tests/invariants/")
+_FIRST = (
+    "tests/test_real_traces.py", "tests/study/test_sweep.py", "tests/docs/test_pages.py", "tests/theory/",
+    "tests/invariants/",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
