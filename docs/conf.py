@@ -39,7 +39,7 @@ html_theme = "furo"
 html_title = f"batchsim {release}"
 html_extra_path = ["site"]
 
-_LINK = re.compile(r"\]\((?!https?:)([\w./-]+)\.md(?:#[\w-]*)?\)")
+_LINK = re.compile(r"\[([^]]+)\]\((?!https?:)([\w./-]+)\.md\)")
 
 
 def _with_contents(app: Sphinx, name: str, source: list[str]) -> None:
@@ -48,8 +48,10 @@ def _with_contents(app: Sphinx, name: str, source: list[str]) -> None:
         return
     parts = re.split(r"^## (.*)\n", source[0], flags=re.MULTILINE)[1:]
     for heading, text in zip(parts[::2], parts[1::2], strict=True):
-        pages = dict.fromkeys(_LINK.findall(text))
-        entries = "\n".join(f"/{page[3:]}" if page.startswith("../") else page for page in pages)
+        entries = "\n".join(
+            f"{title[0].upper()}{title[1:]} <{page.replace('../', '/')}>"
+            for title, page in _LINK.findall(text)
+        )
         if entries:
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n{entries}\n```\n"
 

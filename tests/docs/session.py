@@ -32,6 +32,12 @@ SHELL = {"sh", "bash", "console"}
 #: Top-level keys that only sweep files have.
 OF_SWEEPS = {"base", "grid", "cases", "zip", "figure"}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+#: Options of the measuring package, which cannot be imported without torch.
+MEASURING = {
+    option
+    for path in (ROOT / "calibration" / "src").rglob("*_command.py")
+    for option in re.findall(r'"(--[a-z][a-z-]*)', path.read_text("utf-8"))
+}
 
 
 class WrongPageError(Exception):
@@ -251,13 +257,19 @@ def check_command(line: str) -> None:
         missing = [word for word in arguments if "=" not in word and word not in TARGETS]
         if missing:
             raise WrongPageError(f"no such target of make: {missing}")
+    if program == "batchsim-calibrate":
+        _refuse(line, arguments, MEASURING)
     if program == "batchsim" and arguments:
         command = found(arguments)
         if command is None:
             raise WrongPageError(f"no such command: {line}")
-        unknown = {word.split("=")[0] for word in arguments if word.startswith("--")} - options(command)
-        if unknown:
-            raise WrongPageError(f"no such options: {sorted(unknown)} in {line}")
+        _refuse(line, arguments, options(command))
+
+
+def _refuse(line: str, arguments: list[str], known: set[str]) -> None:
+    unknown = {word.split("=")[0] for word in arguments if word.startswith("--")} - known
+    if unknown:
+        raise WrongPageError(f"no such options: {sorted(unknown)} in {line}")
 
 
 @contextlib.contextmanager

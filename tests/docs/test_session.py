@@ -30,6 +30,7 @@ RUN = "batchsim run --policy vllm_v1 --request-rate 2"
         ("```sh\nbatchsim runn\n```", "no such command"),
         (f"```sh\n{RUN} --num-request 9\n```", "no such options"),
         (f"<!-- not run: takes hours -->\n```sh\n{RUN} --nonesuch\n```", "no such options"),
+        ("<!-- not run: needs vLLM -->\n```sh\nbatchsim-calibrate vllm a --nope\n```", "no such options"),
         ("<!-- not run: takes hours -->\n```sh\nmake sweeep\n```", "no such target"),
         ("```sh\nmake sweep\n```", "nobody knows how to run"),
         ("<!-- skip: takes hours -->\n```sh\nmake sweep\n```", "no such comment"),
