@@ -3,11 +3,16 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from batchsim.cli import main
+from batchsim.cli.interchange import export
+from batchsim.cli.traces import convert
+from batchsim.results.exchange.export import FORMS
 from batchsim.results.measured_tables import read_measured
+from batchsim.workload.writers.foreign import FOREIGN
 from tests.results.test_measured_tables import SGLANG, written
 
 TRACE = "arrival_s,prompt_tokens,output_tokens\n" + "".join(
@@ -119,3 +124,13 @@ def test_a_folder_that_is_taken_is_refused_before_anything_is_read(run_dir: Path
 
     assert refused.exit_code == 2
     assert "holds a run already" in refused.stderr
+
+
+def test_the_options_name_all_forms_that_can_be_written() -> None:
+    def choices(command: click.Command) -> list[str]:
+        (option,) = [one for one in command.params if one.name == "form"]
+        assert isinstance(option.type, click.Choice)
+        return list(option.type.choices)
+
+    assert choices(export) == list(FORMS)
+    assert choices(convert) == ["batchsim", *FOREIGN]
