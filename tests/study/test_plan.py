@@ -240,6 +240,14 @@ def test_what_is_given_besides_wins_over_every_axis(tmp_path: Path) -> None:
     assert {(run.config.policy.num_bins, run.config.policy.batch_size) for run in runs} == {(8, 3)}
 
 
+def test_a_zip_all_of_which_is_given_leaves_one_point(tmp_path: Path) -> None:
+    zipped = "[[zip]]\ncluster.num_gpus = [1, 4]\npolicy.batch_size = [8, 2]\n"
+
+    given = {"cluster.num_gpus": 2, "policy.batch_size": 3}
+
+    assert points(tmp_path, zipped, overrides=given) == [()]
+
+
 def test_full_puts_its_axes_in_place_of_the_small_ones(tmp_path: Path) -> None:
     when = "{has = {policy.preset = 'multi_bin'}, grid = {policy.num_bins = [8]}}"
     full = f"[full]\nreplications = 2\nwhen = [{when}]\n"

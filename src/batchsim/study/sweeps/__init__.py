@@ -1,1 +1,1 @@
-"""What a sweep needs besides its plan and its folder: axes, an estimate of its time, clusters to run on."""
+"""What a sweep needs besides its plan: axes, its folder, an estimate of its time, clusters to run on."""

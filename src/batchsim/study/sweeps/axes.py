@@ -40,7 +40,7 @@ def points(sweep: SweepConfig) -> Iterator[Point]:
     labels = [str(case.pop("label", "")) for case in cases]
     _check_keys(sweep, cases)
     axes = [[{key: value} for value in values] for key, values in sweep.grid.items()]
-    axes += [_together(lists) for lists in sweep.zip]
+    axes += [_together(lists) for lists in sweep.zip if lists]  # none is left where all its keys are given
     for case, label in zip(cases, labels, strict=True):
         for parts in product(*axes):
             chosen = dict(case)
