@@ -274,19 +274,17 @@ def _refuse(line: str, arguments: list[str], known: set[str]) -> None:
 
 @contextlib.contextmanager
 def importing(*folders: Path) -> Iterator[None]:
-    """Find modules in these folders, and forget them afterwards."""
-    for file in (file for folder in folders for file in folder.glob("*.py")):
-        sys.modules.pop(file.stem, None)  # another page's, or another test's
-    paths, before = list(sys.path), set(sys.modules)
+    """Find modules in these folders; other modules of their names are put aside meanwhile."""
+    names = {file.stem for folder in folders for file in folder.glob("*.py")}
+    paths, others = list(sys.path), {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
     sys.path[:0] = map(str, folders)
     try:
         yield
     finally:
         sys.path[:] = paths
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file and any(Path(file).is_relative_to(folder) for folder in folders):
-                del sys.modules[name]
+        for name in names & sys.modules.keys():
+            del sys.modules[name]
+        sys.modules.update(others)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """That faults of a page are found, on small pages with one each."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -95,3 +97,24 @@ def test_a_block_whose_module_is_missing_is_left_out(tmp_path: Path) -> None:
     page = "<!-- needs: no_such_module -->\n```sh\nbatchsim run --trace a.csv\n```"
 
     assert faults(tmp_path, page) == []
+
+
+def test_modules_of_other_tests_are_left_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = ModuleType("mine")
+    monkeypatch.setitem(sys.modules, "mine", mine)
+    page = """
+```python
+# mine.py
+from batchsim.policies import FixedSize, Fifo, Greedy, Preset
+plain = Preset(Fifo(), FixedSize(4), Greedy(), paper="none")
+```
+
+```sh
+PYTHONPATH=. batchsim run --policy mine:plain --num-requests 20 --request-rate 0.1
+```
+"""
+
+    assert faults(tmp_path, page) == []
+    assert sys.modules["mine"] is mine
