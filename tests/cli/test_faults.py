@@ -18,7 +18,7 @@ from batchsim.files import sibling
 def batchsim(*args: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable.encode(), b"-m", b"batchsim", *map(os.fsencode, args)]
     return subprocess.run(
-        command, check=False, capture_output=True, timeout=60, env={**os.environ, **environment}
+        command, check=False, capture_output=True, timeout=300, env={**os.environ, **environment}
     )
 
 
@@ -90,7 +90,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     os.close(reader)
     try:
         command = [sys.executable, "-m", "batchsim", "policies"]
-        result = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+        result = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, timeout=300)
     finally:
         os.close(writer)
 
@@ -128,7 +128,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_what_a_killed_run_left_goes_with_the_next_command_that_writes_beside_it(
     command: str, tmp_path: Path
 ) -> None:
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], check=False, timeout=300)
     living = sibling(tmp_path / "living")
     living.mkdir()
     file = tmp_path / "few.toml"

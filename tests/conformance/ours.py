@@ -18,7 +18,7 @@ from batchsim.sim.running import RunningSet
 from batchsim.sim.step import NextIteration
 from batchsim.workload.request import Workload
 from tests.conformance.environment import is_v0
-from tests.conformance.workloads import Case, most_iterations, prompt_ids, prompt_tokens
+from tests.conformance.workloads import Case, prompt_ids, prompt_tokens
 
 
 def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
@@ -42,16 +42,13 @@ def run(case: Case, version: str, *, is_exact: bool = True) -> dict[str, Any]:
     workload = make_workload(case)
     policy = presets.build(policy_config(settings, version))
     rows: list[list[Any]] = []
-    logged = partial(LoggedReplica, rows=rows, most_rows=most_iterations(case))
+    logged = partial(LoggedReplica, rows=rows)
     with (
         patch.object(simulation, "Replica", logged),
         patch.object(spans, "RunningSet", LoggedRunningSet),
         patch.object(spans, "NextIteration", LoggedStep),
     ):
-        try:
-            records = simulation.run_replicas(workload, workload.output_tokens, [policy], [engine])
-        except EndlessError:
-            return {"rows": rows, "first_token_s": [], "finish_s": []}
+        records = simulation.run_replicas(workload, workload.output_tokens, [policy], [engine])
     assert not records.refusals, records.refusals
     requests = records.requests.set_index("request_id")
     return {
@@ -138,23 +135,17 @@ class LoggedStep(NextIteration):
         super().preempt(request, swap=swap)
 
 
-class EndlessError(Exception):
-    """There are more iterations than are looked at."""
-
-
 class LoggedReplica(Replica):
     """Writes down each iteration as it ends."""
 
     _running: LoggedRunningSet
     _step: LoggedStep
 
-    def __init__(self, *args: Any, rows: list[list[Any]], most_rows: int) -> None:
+    def __init__(self, *args: Any, rows: list[list[Any]]) -> None:
         super().__init__(*args)
-        self._rows, self._most_rows = rows, most_rows
+        self._rows = rows
 
     def _settle(self, now_s: float) -> None:
-        if len(self._rows) == self._most_rows:
-            raise EndlessError
         step, running = self._step, self._running
         self._rows.append(
             [self._start_s, sorted(self._tokens()), sorted(step.preempted), self._free_blocks()]

@@ -18,7 +18,7 @@ Case = dict[str, Any]
 FIXED_S = 2.0**-7
 PER_TOKEN_S = 2.0**-20
 
-#: Who preempts whom may go on for ever, in vLLM as here.
+#: Who preempts whom may go on for ever in vLLM.
 ITERATIONS_PER_TOKEN = 20
 
 ENGINE: Mapping[str, Any] = {

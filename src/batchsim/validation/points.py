@@ -130,6 +130,8 @@ def predict_rows(table: pd.DataFrame, predict: Callable[[Row], tuple[Row, list[T
             for time in times:
                 if not math.isfinite(time.measured_s):
                     leave_out("a time that is not there", time.metric)
+                if not math.isfinite(time.predicted_s):
+                    leave_out("a time that its requests do not have", time.metric)  # TPOT, of one token
                 if time.measured_s < time.least_s:
                     leave_out("faster than the data sheet allows", f"{what['framework']} on {what['gpu']}")
         except Unpredictable as why:

@@ -181,6 +181,7 @@ def test_zero_and_nothing_say_that_nothing_is_parallel(tmp_path: Path) -> None:
         ({**MIXTURE, "precision": "bf16"}, "quantisation without a spec", "bf16 on h200"),
         ({"isl": 10**6}, "not even one request fits the memory", "llama-3.1-8b on h100"),
         ({"silicon_tpot_ms": 4.4}, "faster than the data sheet allows", "vllm on h100"),
+        ({"osl": 1}, "a time that its requests do not have", "TPOT"),
     ],
 )
 def test_a_loop_without_a_prediction_is_counted_with_the_reason(
