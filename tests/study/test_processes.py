@@ -66,13 +66,20 @@ def has_loaded(pid: int, library: str) -> bool:
         return False
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background is deaf to it, and so would be all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes have no list of their children")
 @pytest.mark.parametrize("instant", ["started", "importing", "running"])
 def test_workers_leave_ctrl_c_to_their_parent_at_any_time(tmp_path: Path, instant: str) -> None:
     (tmp_path / "sweep.toml").write_text(SWEEP, encoding="utf-8")
     (tmp_path / "sleeper.py").write_text(SLEEPER, encoding="utf-8")
     command = [sys.executable, "-m", "batchsim", "sweep", "sweep.toml", "-o", "out", "--jobs", "2"]
-    parent = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+    parent = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_ctrl_c
+    )
 
     def are_running() -> bool:
         return len(list(tmp_path.glob("*.pid"))) == 2
