@@ -198,3 +198,18 @@ def test_a_name_that_begins_with_an_underscore_stays_in_the_legend_though_it_is_
         figure, _ = canvas(over_rates(), 1, 1, over_rates().runs, handles=handles)
 
     assert figure.legends[0].get_texts()[0].get_text().startswith(" _private")
+
+
+@pytest.mark.parametrize(("num_rows", "fits"), [(8, True), (36, False)])
+def test_panels_are_high_enough_to_read_whether_a_page_holds_them_all_or_not(
+    num_rows: int, fits: bool
+) -> None:
+    with look("two"):
+        figure, rows = canvas(over_rates(), num_rows, 2, over_rates().runs)
+        for axes in (one for row in rows for one in row):
+            axes.set(xlabel="Bins", ylabel="E2E mean (s)")
+        figure.draw_without_rendering()
+
+    inches = min(one.get_window_extent().height for row in rows for one in row) / figure.dpi
+    assert inches > 0.4
+    assert (figure.get_figheight() <= 9.0) == fits

@@ -23,6 +23,7 @@ from batchsim.figures.style import SMALLEST, conditions
 # Inches of a line of the title, of the legend and of the small print, of a panel, and of an edge.
 _TITLE, _LEGEND, _PRINT, _PANEL, _EDGE = 0.17, 0.17, 0.12, 1.8, 0.07
 _LOW_PANEL, _LOWEST_PANEL = 1.0, 0.6
+_PANEL_OF_A_SCROLL = 1.3  # where no page holds them all, low ones would be no help
 _PAGE = 9.0  # of text, at most
 _NARROWEST = 2.0  # of a panel
 _TITLE_SIZE, _LEGEND_SIZE = 9.0, 7.5  # points
@@ -64,7 +65,8 @@ def canvas(
     panel = _PANEL if width < 5 * num_columns else 1.5 * _PANEL
     if num_rows > 3 and num_columns == 1:
         panel = _LOW_PANEL
-    panel = max(_LOWEST_PANEL, min(panel, (_PAGE - head - foot) / num_rows))
+    of_a_page = (_PAGE - head - foot) / num_rows
+    panel = min(panel, of_a_page) if of_a_page >= _LOWEST_PANEL else _PANEL_OF_A_SCROLL
     height = panel * num_rows + head + foot
     figure = Figure(figsize=(width, height))
     figure.set_label(finding or shown)
