@@ -23,7 +23,7 @@ def _ends_s(arrivals: list[tuple[float, float]], max_transfers: int | None, rate
     for index, (at_s, num_bytes) in enumerate(arrivals):
         env.process(sender(index, at_s, num_bytes))
     env.run()
-    assert not link.backlog
+    assert link.is_idle
     return ends_s
 
 
@@ -97,7 +97,7 @@ def test_a_transfer_is_through_when_each_link_of_its_path_has_carried_it(
         for index, end_s in zip(mine, _reference_ends_s(arrivals, limit or np.inf), strict=True):
             expected[index] = max(expected[index], end_s)
     assert ends_s == pytest.approx(expected, rel=1e-9)
-    assert not any(link.backlog for link in links)
+    assert all(link.is_idle for link in links)
 
 
 def test_a_path_is_as_slow_as_its_slowest_link_and_counts_its_latency_once() -> None:

@@ -111,14 +111,9 @@ class Link:
         self.sole: Transfer | None = None
 
     @property
-    def backlog(self) -> int:
-        """Transfers under way or waiting."""
-        return len(self._under_way) + len(self._waiting) + (self.sole is not None)
-
-    @property
     def is_idle(self) -> bool:
-        """Whether it carries nothing, so that nothing waits either."""
-        return self.sole is None and not self._under_way
+        """Whether nothing is under way or waits."""
+        return self.sole is None and not self._under_way and not self._waiting
 
     def carry(self, transfer: Transfer) -> None:
         """Let a transfer pass; it is told when it is through."""
