@@ -92,7 +92,7 @@ class Engine:
         else:
             first_s, growth_s, num_linear = self.latency.decode_line(decode_seqs, context_tokens)
         if is_first and self.wake_s:
-            first_s, num_linear = first_s + self.wake_s, 1
+            first_s, num_linear = first_s + self.wake_s, 1.0
         launch_s = self.launch_s
         if not launch_s:
             return first_s, growth_s, num_linear, 0.0, 0.0

@@ -83,6 +83,8 @@ class Replica(Outlook):
     ) -> None:
         lends = outlet is not None
         super().__init__(env, replica_id, policy, engine, kv, true_output_tokens, recorder, lends=lends)
+        self.num_requests = 0
+        self.on_boundary = None
         self._outlet: Finisher = recorder
         if outlet is not None:
             self._outlet, self._step.on_begin = outlet, outlet.begin
@@ -218,7 +220,7 @@ class Replica(Outlook):
         waiting = self._waiting.clear(now_s)
         waiting += [one for one in self.inbox.take_all() if not one.triggered and one not in known]
         ran, waited = list[Request](), list[Request]()
-        for request, lost_tokens, decode_start_s in (*held, *((one, 0, nan) for one in waiting)):
+        for request, lost_tokens, decode_start_s in (*held, *[(one, 0, nan) for one in waiting]):
             (waited if request.is_waiting else ran).append(request)
             if not request.is_waiting:
                 request.most_computed_tokens = max(lost_tokens, request.most_computed_tokens)
@@ -363,7 +365,7 @@ class Replica(Outlook):
 
     def _report(self, finished: Sequence[Request]) -> None:
         """Tell the controllers what they can measure."""
-        decode_seqs = int(self._shape[1])
+        decode_seqs = self._shape[1]
         report = IterationReport(
             self._num,
             self._step.now_s - self._start_s,

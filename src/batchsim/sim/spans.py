@@ -119,7 +119,7 @@ class SpanRunner:
         self._num = 0
         self._num_grown = 0  # iterations of them whose blocks are taken already, because somebody looked
         self.observer: GrowthObserver | None = None
-        self._shape: Sequence[float] = ()
+        self._shape: tuple[int, int, int, int, float, int] = (0, 0, 0, 0, 0.0, 0)
         self._end = simpy.Event(env)
 
     def make_room(self, request: Request) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from batchsim.policies.base import WaitingRequest
 from batchsim.sim.kv_cache import KVCache
@@ -43,10 +43,8 @@ class Outlook(SpanRunner):
 
     __slots__ = ("num_requests", "on_boundary")
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.num_requests = 0
-        self.on_boundary: Callable[[], None] | None = None
+    num_requests: int
+    on_boundary: Callable[[], None] | None
 
     def accepts(self, request: Request) -> bool:
         """Whether the request can ever fit."""
