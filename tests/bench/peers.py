@@ -1,6 +1,6 @@
 """Speed of the iteration-level world beside other simulators of LLM serving, on the same trace and one core.
 
-    python tests/bench/peers.py [--peers-python .venv-peers/bin/python] [--requests 50000]
+    python tests/bench/peers.py [--peers-python .venv-peers/bin/python] [--compiled build/compiled]
 
 Every run is a process of its own, pinned to one core; CPU time is the process's, system time included. Peers
 are NVIDIA Dynamo's offline replay (Rust) and sched-sim (Python). All follow vLLM V1: running requests first,
@@ -244,15 +244,22 @@ def run_sched_sim(trace: Path, num_replicas: int) -> dict[str, Any]:
     }
 
 
-WORKERS = {"batchsim": run_batchsim, "Dynamo": run_dynamo, "sched-sim": run_sched_sim}
-OURS, *PEERS = WORKERS
+OURS = {"batchsim": run_batchsim, "compiled batchsim": run_batchsim}
+PEERS = {"Dynamo": run_dynamo, "sched-sim": run_sched_sim}
+WORKERS = OURS | PEERS
 
 
-def measure(name: str, python: str, trace: Path, num_replicas: int) -> dict[str, Any] | str:
+def measure(name: str, options: argparse.Namespace, trace: Path, num_replicas: int) -> dict[str, Any] | str:
     """Run a simulator in a process of its own; what it says, or one line on why there is nothing."""
+    python = options.peers_python if name in PEERS else sys.executable
     command = [python, __file__, "--worker", name, str(trace), str(num_replicas)]
+    environment = dict(os.environ)
+    if name.startswith("compiled"):
+        if not (options.compiled / ".built").exists():
+            return "make compiled has not been run"
+        environment["PYTHONPATH"] = str(options.compiled)
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if ended.returncode:
@@ -261,16 +268,16 @@ def measure(name: str, python: str, trace: Path, num_replicas: int) -> dict[str,
 
 
 def measure_all(
-    peers_python: str, trace: Path, num_replicas: int, repeats: int
+    options: argparse.Namespace, trace: Path, num_replicas: int
 ) -> dict[str, dict[str, Any] | str]:
     """The quickest run of each; they take turns, so that other load on the machine meets them all."""
     best: dict[str, dict[str, Any] | str] = {}
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         for name in WORKERS:
             known = best.get(name)
             if isinstance(known, str):
                 continue
-            row = measure(name, sys.executable if name == OURS else peers_python, trace, num_replicas)
+            row = measure(name, options, trace, num_replicas)
             if known is None or isinstance(row, str) or row["simulation_s"] < known["simulation_s"]:
                 best[name] = row
     return best
@@ -280,7 +287,7 @@ def show(load: Load, name: str, row: dict[str, Any]) -> None:
     """Print a line of the table."""
     num_requests, whole_s, simulation_s = row["num_requests"], row["whole_s"], row["simulation_s"]
     print(
-        f"{load.name:18} {name + ' ' + row['version']:22} {num_requests / simulation_s:12,.0f}"
+        f"{load.name:18} {name + ' ' + row['version']:23} {num_requests / simulation_s:12,.0f}"
         f" {num_requests / whole_s:12,.0f} {row['output_tokens'] / simulation_s:12,.0f}"
         f" {row['ttft_s'] * 1000:9.1f} {row['e2e_s']:9.3f} {load.rate_per_s * row['e2e_s']:8.1f}"
         + (f" {row['busy_fraction']:6.2f}" if "busy_fraction" in row else ""),
@@ -289,15 +296,20 @@ def show(load: Load, name: str, row: dict[str, Any]) -> None:
 
 
 def compare(load: Load, rows: dict[str, dict[str, Any]]) -> list[str]:
-    """Our speed over the fastest peer's, and how far apart the results are; empty if either is missing."""
+    """Our speeds over the fastest peer's, and how far apart the results are; empty if either is missing."""
     peers = {name: rows[name]["num_requests"] / rows[name]["simulation_s"] for name in PEERS if name in rows}
-    if not peers or OURS not in rows:
+    if not peers:
         return []
-    ours, fastest = rows[OURS], max(peers, key=peers.__getitem__)
-    # A peer's simulation ends with its summary, so ours counts with it.
-    ratio = ours["num_requests"] / ours["whole_s"] / peers[fastest]
-    apart = abs(ours["e2e_s"] / rows[fastest]["e2e_s"] - 1)
-    return [f"{load.name:18} {ratio:5.2f}x {fastest}; mean E2E apart by {apart:.1e}"]
+    fastest = max(peers, key=peers.__getitem__)
+    lines = []
+    for name in OURS:
+        if (ours := rows.get(name)) is None:
+            continue
+        # A peer's simulation ends with its summary, so ours counts with it.
+        ratio = ours["num_requests"] / ours["whole_s"] / peers[fastest]
+        apart = abs(ours["e2e_s"] / rows[fastest]["e2e_s"] - 1)
+        lines.append(f"{load.name:18} {name:17} {ratio:5.2f}x {fastest}; mean E2E apart by {apart:.1e}")
+    return lines
 
 
 def main() -> None:
@@ -306,6 +318,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--peers-python", default=".venv-peers/bin/python")
+    parser.add_argument(
+        "--compiled", type=Path, default=Path("build/compiled"), help="what make compiled built"
+    )
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--repeats", type=int, default=2, help="processes per figure; the quickest counts")
     parser.add_argument("--worker", nargs=3, metavar=("NAME", "TRACE", "REPLICAS"), help=argparse.SUPPRESS)
@@ -325,8 +340,8 @@ def main() -> None:
         f"{NUM_KV_BLOCKS} blocks of {BLOCK_SIZE}, {MAX_NUM_SEQS} sequences, {MAX_NUM_BATCHED_TOKENS} tokens\n"
     )
     print(
-        f"{'load':18} {'simulator':22} {'requests':>12} {'with in/out':>12} {'tokens':>12}"
-        f" {'TTFT ms':>9} {'E2E s':>9} {'running':>8} {'busy':>6}\n{'':41} {'per CPU s':>12}"
+        f"{'load':18} {'simulator':23} {'requests':>12} {'with in/out':>12} {'tokens':>12}"
+        f" {'TTFT ms':>9} {'E2E s':>9} {'running':>8} {'busy':>6}\n{'':42} {'per CPU s':>12}"
         f" {'per CPU s':>12} {'per CPU s':>12} {'mean':>9} {'mean':>9} {'mean':>8}"
     )
     ratios = []
@@ -334,7 +349,7 @@ def main() -> None:
         trace = Path(directory) / "trace.jsonl"
         for load in LOADS:
             write_trace(trace, options.requests, load)
-            rows = measure_all(options.peers_python, trace, load.num_replicas, options.repeats)
+            rows = measure_all(options, trace, load.num_replicas)
             for name, row in rows.items():
                 if isinstance(row, str):
                     print(f"{load.name:18} {name}: not measured ({row})", flush=True)
@@ -342,9 +357,7 @@ def main() -> None:
                     show(load, name, row)
             ratios += compare(load, {name: row for name, row in rows.items() if not isinstance(row, str)})
     if ratios:
-        print(
-            "\nbatchsim with preparation and summary, to the fastest peer without its reading, in requests/s:"
-        )
+        print("\nours with preparation and summary, to the fastest peer without its reading, in requests/s:")
         print("  " + "\n  ".join(ratios))
 
 
