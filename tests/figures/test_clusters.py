@@ -96,7 +96,7 @@ def test_what_comes_and_goes_is_held_against_a_fleet_that_attains_as_much() -> N
 class WithTenants(SweepResults):
     """Runs whose tables need not be on the disk."""
 
-    def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
+    def kept(self, what: str, run_id: str) -> pd.DataFrame:
         served = {"FIFO": [0.5, 0.5, 0.5], "FairShare": [0.4, 1.0, 0.8]}[run_id]
         tenants: dict[str, Any] = {
             "kind": ["tenant"] * 3 + ["slo_class"],
@@ -107,7 +107,7 @@ class WithTenants(SweepResults):
             "service_tokens": [*(100 * share for share in served), 0.0],
             "demand_tokens": [100.0] * 4,
         }
-        return {"tenants": pd.DataFrame(tenants)}
+        return pd.DataFrame(tenants)
 
 
 def test_the_one_who_sends_most_stands_beside_the_mean_of_the_others() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from batchsim.config import figure as figure_config
 from batchsim.config.figure import OwnFigure
 from batchsim.figures import draw_figures, write_report
 from batchsim.figures.needs import measured, plan_of
-from batchsim.figures.own import COURSES, REQUEST_TIMES, draw_own
+from batchsim.figures.own import COURSES, draw_own
 from batchsim.figures.plots import check_figure
 from batchsim.figures.results import SweepResults, read_sweep
+from batchsim.results.dataset import describe
+from batchsim.results.particulars import QUANTILES
+from batchsim.results.sketches import PROBABILITIES
+from batchsim.results.store import load_run
 from batchsim.study.plan import plan
 from batchsim.study.sweep import run_sweep
+from tests.figures.conftest import TWO_RATES
+from tests.figures.datasets import change
 from tests.figures.swept import results
 
 RATE = "workload.request_rate_per_gpu"
@@ -83,13 +90,17 @@ def test_a_heatmap_has_a_square_for_each_pair_and_marks_what_is_saturated() -> N
     assert table["e2e_p99_s"].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
+def records(swept: SweepResults, run_id: str) -> pd.DataFrame:
+    return load_run(swept.folder / "runs" / run_id)[2]["requests"]
+
+
 def test_a_distribution_is_that_of_the_finished_requests_after_the_warm_up(two_sweeps: Path) -> None:
     swept = read_sweep(two_sweeps / "courses")
 
     figure, table = drawn(swept, kind="cdf", x=["e2e_s", "queueing_s"])
 
     run = swept.runs.iloc[0]
-    requests = swept.tables(run["run_id"])["requests"].iloc[int(run["num_warmup"]) :]
+    requests = records(swept, run["run_id"]).iloc[int(run["num_warmup"]) :]
     times_s = requests["finish_s"] - requests["arrival_s"]
     of_run = table[(table["run_id"] == run["run_id"]) & (table["what"] == "e2e_s")]
     assert of_run["at"].tolist() == pytest.approx(np.quantile(times_s, of_run["value"]).tolist(), rel=1e-5)
@@ -97,26 +108,14 @@ def test_a_distribution_is_that_of_the_finished_requests_after_the_warm_up(two_s
     assert [axes.get_xlabel() for axes in figure.axes] == ["E2E (s)", "Queueing (s)"] * 2
 
 
-def test_a_distribution_is_drawn_from_requests_where_no_quantiles_were_kept(swept: Path) -> None:
-    for file in (swept / "courses").glob("runs/*/sketches.parquet"):
-        file.unlink()
-    results = read_sweep(swept / "courses")
+def test_a_distribution_needs_no_tables(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        TWO_RATES.format(name="few", figure='"scaling"').replace("tables", "summary"), encoding="utf-8"
+    )
+    run_sweep(file, tmp_path)
 
-    _, table = drawn(results, kind="cdf", x=["e2e_s"])
-
-    run = results.runs.iloc[0]
-    requests = results.tables(run["run_id"])["requests"].iloc[int(run["num_warmup"]) :]
-    expected = np.sort(requests["finish_s"] - requests["arrival_s"])
-    of_run = table[table["run_id"] == run["run_id"]]
-    assert of_run["at"].tolist() == pytest.approx(expected.tolist())
-    assert of_run["value"].tolist() == pytest.approx(np.arange(1, len(expected) + 1) / len(expected))
-
-
-def test_a_distribution_needs_no_tables(swept: Path) -> None:
-    for file in (swept / "courses").glob("runs/*/requests.parquet"):
-        file.unlink()
-
-    _, table = drawn(read_sweep(swept / "courses"), kind="cdf", x=["ttft_s"])
+    _, table = drawn(read_sweep(tmp_path / "few"), kind="cdf", x=["ttft_s"])
 
     assert table["run_id"].nunique() == 4
 
@@ -129,7 +128,7 @@ def test_waiting_and_running_over_time_are_those_in_the_records(two_sweeps: Path
     _, table = drawn(swept, kind="over_time", y=list(between))
 
     for run_id, of_run in table.groupby("run_id"):
-        requests = swept.tables(str(run_id))["requests"]
+        requests = records(swept, str(run_id))
         for what, (start, end) in between.items():
             points = of_run[of_run["what"] == what].iloc[::50]
             inside = [((requests[start] <= at) & (requests[end] > at)).sum() for at in points["at"]]
@@ -138,7 +137,7 @@ def test_waiting_and_running_over_time_are_those_in_the_records(two_sweeps: Path
 
 def test_runs_without_a_controller_leave_no_line_and_all_of_them_no_panel(two_sweeps: Path) -> None:
     swept = read_sweep(two_sweeps / "courses")
-    fixed = SweepResults(swept.folder, swept.sweep, swept.runs[swept.runs["policy"] == "static_fifo"])
+    fixed = replace(swept, runs=swept.runs[swept.runs["policy"] == "static_fifo"])
 
     _, table = drawn(swept, kind="over_time", y=["allowed"])
     with pytest.warns(UserWarning, match="no run has allowed; its panel is left out"):
@@ -211,22 +210,20 @@ def test_the_command_refuses_a_figure_before_the_first_run(tmp_path: Path) -> No
 
 
 def test_a_sweep_without_a_figure_has_its_table_on_the_page(swept: Path) -> None:
-    file = swept / "courses" / "sweep.json"
-    content = file.read_text(encoding="utf-8")
-    start, end = content.index('"figure"'), content.index('"save"')
-    file.write_text(content[:start] + content[end:], encoding="utf-8")
+    file = swept / "courses" / "dataset.parquet"
+    change(file, described={"sweep": describe(file.parent)["sweep"] | {"figure": None}})
 
     files = draw_figures(swept, ["courses"])
 
     page = write_report(swept).read_text(encoding="utf-8")
     assert files == []
-    assert "4 rows; all are in courses/results.csv" in page
+    assert "4 rows; all are in courses/dataset.parquet" in page
     assert page.count("<img") == 0
 
 
 def test_whatever_a_figure_may_name_can_be_drawn() -> None:
     assert set(COURSES) == set(figure_config.COURSES)
-    assert set(REQUEST_TIMES) == set(figure_config.REQUEST_TIMES)
+    assert set(QUANTILES) > set(figure_config.REQUEST_TIMES)
 
 
 def test_the_documentation_names_every_kind_and_what_each_can_draw() -> None:
@@ -234,7 +231,9 @@ def test_the_documentation_names_every_kind_and_what_each_can_draw() -> None:
 
     kinds = [kind.model_fields["kind"].annotation.__args__[0] for kind in OwnFigure.__args__]
 
-    assert [name for name in (*kinds, *REQUEST_TIMES, *COURSES) if f"`{name}`" not in page] == []
+    assert [
+        name for name in (*kinds, *figure_config.REQUEST_TIMES, *COURSES) if f"`{name}`" not in page
+    ] == []
 
 
 def test_replications_are_one_line_with_a_band(tmp_path: Path) -> None:
@@ -256,8 +255,6 @@ def test_replications_are_one_line_with_a_band(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     run_sweep(file, tmp_path)
-    for kept in (tmp_path / "often").glob("runs/*/sketches.parquet"):
-        kept.unlink()  # so that it is drawn from requests, which can be counted
     swept = read_sweep(tmp_path / "often")
 
     figure, table = drawn(swept, kind="cdf", x=["e2e_s"])
@@ -268,10 +265,11 @@ def test_replications_are_one_line_with_a_band(tmp_path: Path) -> None:
     last = table.groupby("policy").last()
     assert last["value"].tolist() == [1.0, 1.0]
     assert (table["num_runs"] == 3).all()
+    quantiles = swept.quantiles("e2e_s")
     of_each = [
-        (swept.tables(run_id)["requests"].eval("finish_s - arrival_s") <= table["at"].iloc[9]).mean()
+        np.append(0, PROBABILITIES)[np.searchsorted(quantiles[run_id], table["at"].iloc[99], "right")]
         for run_id in swept.runs.query("policy == 'static_fifo'")["run_id"]
     ]
-    assert table["value"].iloc[9] == pytest.approx(np.mean(of_each))
+    assert table["value"].iloc[99] == pytest.approx(np.mean(of_each))
     half_width = 4.302653 * np.std(of_each, ddof=1) / 3**0.5
-    assert table["value_ci95"].iloc[9] == pytest.approx(half_width)
+    assert table["value_ci95"].iloc[99] == pytest.approx(half_width)

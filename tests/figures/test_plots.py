@@ -17,6 +17,7 @@ from batchsim.figures.schedulers import is_undominated, latency_throughput, over
 from batchsim.figures.style import PALETTE, conditions, look, looks_of
 from batchsim.files.tables import csv_text
 from batchsim.metrics.verdict import judge
+from batchsim.results.store import load_run
 from batchsim.study.sweep import plan, read_sweep_file
 from tests.figures.swept import results
 
@@ -211,7 +212,9 @@ def test_an_unknown_figure_is_refused_with_the_nearest_names() -> None:
     swept = results({}, policy=["a"])
     misspelt = SweepResults(Path(), swept.sweep.model_copy(update={"figure": "scalling"}), swept.runs)
 
-    with pytest.raises(ConfigError, match=r"sweep.json: figure 'scalling' is unknown; did you mean scaling"):
+    with pytest.raises(
+        ConfigError, match=r"dataset.parquet: figure 'scalling' is unknown; did you mean scaling"
+    ):
         find_plot(misspelt)
 
 
@@ -482,5 +485,5 @@ def test_a_trajectory_is_that_of_the_first_replication(two_sweeps: Path) -> None
 
     _, table = controller_trajectory(replace(swept, runs=runs))
 
-    first = swept.tables(str(runs["run_id"].iloc[0]))["controllers"]
+    first = load_run(swept.folder / "runs" / str(runs["run_id"].iloc[0]))[2]["controllers"]
     assert table["time_s"].tolist() == first["time_s"].tolist()

@@ -1,5 +1,3 @@
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +5,7 @@ import pytest
 
 from batchsim import ConfigError
 from batchsim.figures.results import over_seeds, read_sweep, sweep_folders
-from batchsim.study.run import simulate
+from batchsim.results.dataset import write_dataset
 from tests.figures.swept import results
 
 RATE = "workload.request_rate_per_gpu"
@@ -58,41 +56,44 @@ def test_a_part_of_a_grid_is_told_by_its_table() -> None:
     assert (part.share, whole.share) == ("1 of 2 runs", "")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "null", '{"sweep": 3}', '{"sweep": {"name": "a"}}'])
-def test_a_description_that_is_damaged_is_one_line_in_our_words(tmp_path: Path, content: str) -> None:
-    (tmp_path / "sweep.json").write_text(content, encoding="utf-8")
-    (tmp_path / "results.csv").write_text("run_id,case\n", encoding="utf-8")
+@pytest.mark.parametrize("told", [None, [], 3, {"name": "a"}, {"figure": 3}])
+def test_a_description_that_is_damaged_is_one_line_in_our_words(tmp_path: Path, told: object) -> None:
+    write_dataset(tmp_path / "dataset.parquet", "a", [{"run_id": "one", "case": ""}], {"sweep": told})
 
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as raised:
         read_sweep(tmp_path)
 
-    assert "\n" not in str(told.value)
-    assert "http" not in str(told.value)
+    assert str(tmp_path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "http" not in str(raised.value)
 
 
-@pytest.mark.parametrize("content", ["", "run_id,case\n", "a,b\n1\n2,3,4,5\n", "\0", '"'])
-def test_a_table_that_is_damaged_is_one_line(tmp_path: Path, content: str) -> None:
-    tree = {"name": "a"}
-    (tmp_path / "sweep.json").write_text(json.dumps({"sweep": tree}), encoding="utf-8")
-    (tmp_path / "results.csv").write_text(content, encoding="utf-8")
+def test_a_sweep_that_has_begun_and_has_no_dataset_yet_says_so(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}", encoding="utf-8")
 
-    with pytest.raises(ConfigError) as told:
-        read_sweep(tmp_path)
+    (folder,) = sweep_folders(tmp_path)
 
-    assert str(tmp_path) in str(told.value)
-    assert str(told.value).isprintable()
+    with pytest.raises(ConfigError, match=r"dataset\.parquet: is not there; the sweep has not ended yet"):
+        read_sweep(folder)
 
 
-def test_tables_of_a_run_may_be_those_that_only_some_clusters_have(tmp_path: Path) -> None:
-    lengths = {"kind": "fixed", "tokens": 8}
-    generator = {"kind": "poisson", "rate_per_s": 1.0, "prompt": lengths, "output": lengths}
-    simulate(
-        {
-            "policy": {"preset": "vllm_v1"},
-            "cluster": {"num_gpus": 2, "num_prefill_replicas": 1},
-            "workload": {"num_requests": 3, "generator": generator},
-        }
-    ).save(tmp_path / "runs" / "one")
-    swept = replace(results({}, policy=["vllm_v1"]), folder=tmp_path)
+def test_nothing_is_the_same_in_all_columns(tmp_path: Path) -> None:
+    conditions = {name: "x" for name in results({}, policy=["a"]).runs if name != "seed"}
+    row = {
+        **conditions,
+        "run_id": "one",
+        "predictor": "oracle",
+        "seed": 0,
+        "num": 3,
+        "is_so": True,
+        "text": "a",
+    }
+    nothing = dict.fromkeys(("num", "is_so", "text"))
+    rows = [row, {**row, "run_id": "two", **nothing}]
+    write_dataset(tmp_path / "dataset.parquet", "a", rows, {"sweep": {"name": "a"}})
 
-    assert len(swept.tables("one")["transfers"]) == 3
+    runs = read_sweep(tmp_path).runs
+
+    assert runs[list(nothing)].isna().to_numpy().tolist() == [[False] * 3, [True] * 3]
+    assert not any(value is None for name in nothing for value in runs[name])
+    assert runs["num"].dtype == "float64"

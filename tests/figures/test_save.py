@@ -6,12 +6,14 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from batchsim import ConfigError
 from batchsim.cli import main
 from batchsim.figures import draw_figures
+from batchsim.figures.needs import keeps_tables
 from batchsim.figures.plots import FIGURES
 
 OF_TABLES = {"controller_trajectory", "fairness"}
@@ -30,13 +32,11 @@ def test_a_sidecar_says_how_to_read_it_and_how_it_was_made(drawn: Path) -> None:
     assert told["caption"].startswith(FIGURES["latency_throughput"].caption)
     assert "Workload: Poisson arrivals" in told["caption"]
     assert told["width_inches"] == 3.3
-    assert told["drawn_from"] == "results.csv"
+    assert told["drawn_from"] == "dataset.parquet"
     assert told["sweep"]["num_runs"] == 4
     assert told["sweep"]["seeds"] == [0]
-    assert told["sweep"]["file"].endswith("loads.toml")
+    assert told["sweep"]["file"] == "loads.toml"
     assert {"batchsim", "matplotlib", "numpy"} <= told["versions"].keys()
-    of_tables = json.loads((drawn / "courses" / "courses.figure.json").read_text(encoding="utf-8"))
-    assert "requests" in of_tables["drawn_from"]
 
 
 def test_its_hashes_are_those_of_the_files_beside_it(drawn: Path) -> None:
@@ -44,7 +44,7 @@ def test_its_hashes_are_those_of_the_files_beside_it(drawn: Path) -> None:
 
     hashes = json.loads((folder / "loads.figure.json").read_text(encoding="utf-8"))["sha256"]
 
-    assert {"results.csv", "sweep.json", "loads.pdf", "loads.png", "loads.csv"} <= hashes.keys()
+    assert {"dataset.parquet", "loads.pdf", "loads.png", "loads.csv"} <= hashes.keys()
     for name, digest in hashes.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
@@ -62,29 +62,15 @@ def test_its_command_draws_the_same_files_again(drawn: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.glob("loads.*")} == before
 
 
-def test_a_figure_is_drawn_from_the_table_of_the_runs_alone(drawn: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "loads"
-    folder.mkdir()
-    for name in ("sweep.json", "results.csv"):
-        shutil.copy(drawn / "loads" / name, folder)
-
-    draw_figures(folder, width="one")
-
-    for kind in ("pdf", "png", "csv"):
-        assert (folder / f"loads.{kind}").read_bytes() == (drawn / "loads" / f"loads.{kind}").read_bytes()
-
-
-def test_one_that_needs_tables_says_so(drawn: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "courses"
-    folder.mkdir()
-    for name in ("sweep.json", "results.csv"):
-        shutil.copy(drawn / "courses" / name, folder)
+def test_what_needs_tables_and_has_none_says_so(drawn: Path, tmp_path: Path) -> None:
+    dataset = shutil.copy(drawn / "courses" / "dataset.parquet", tmp_path)
+    pq.write_table(pq.read_table(dataset).drop_columns(["decisions", "courses"]), dataset)
 
     with pytest.raises(
         ConfigError, match='from which the figure is drawn; run the sweep with save = "tables"'
     ):
-        draw_figures(folder)
+        draw_figures(tmp_path)
 
 
 def test_those_that_need_tables_are_few() -> None:
-    assert {name for name, plot in FIGURES.items() if plot.is_of_tables} == OF_TABLES
+    assert {name for name, plot in FIGURES.items() if keeps_tables in plot.needs} == OF_TABLES

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from batchsim.cli import main
 from batchsim.latency.store import save_latency
+from batchsim.results.dataset import DATASET
 from batchsim.study.sweep import run_sweep
 from tests.fuzz.bounds import within_bounds
 from tests.fuzz.handmade import faults
@@ -159,11 +160,15 @@ def policy(folder: Path) -> Given:
 
 def swept(name: str) -> Reader:
     def reader(folder: Path) -> Given:
-        figure = '{kind = "cdf", x = ["e2e_s"]}\nsave = "tables"' if "parquet" in name else '"seed_variance"'
+        figure = '{kind = "over_time", y = ["waiting"]}\nsave = "tables"'
         text = SWEEP.replace(SWEEP.splitlines()[2], f"figure = {figure}")
-        run_sweep(written(folder / "sweep.toml", text), folder)
+        sweep = written(folder / "sweep.toml", text)
+        run_sweep(sweep, folder)
         file = next((folder / "few").rglob(name))
-        return Given(file, ["figures", str(folder)])
+        if name == DATASET:
+            return Given(file, ["figures", str(folder)])
+        (folder / "few" / DATASET).unlink()  # so that it is collected from the runs again
+        return Given(file, ["sweep", str(sweep), "-o", str(folder)])
 
     return reader
 
@@ -195,7 +200,14 @@ READERS: dict[str, Reader] = {
     "policy": policy,
     **{
         f"results {name}": swept(name)
-        for name in ("results.csv", "sweep.json", "manifest.json", "summary.json", "requests.parquet")
+        for name in (
+            DATASET,
+            "sweep.json",
+            "manifest.json",
+            "summary.json",
+            "requests.parquet",
+            "sketches.parquet",
+        )
     },
 }
 

@@ -1,17 +1,21 @@
 """What a page knows of a sweep: which keys tell runs apart, what is drawn over what, where it comes from."""
 
 import json
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from batchsim.cli import main
-from batchsim.errors import ConfigError
+from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.results import read_sweep
 from batchsim.report import closeup, write_page
 from batchsim.report.metrics import better, label, metrics_of
@@ -84,36 +88,45 @@ def test_where_it_comes_from_is_told(described: dict[str, Any]) -> None:
     assert facts["Seeds"] == "1, 2"
 
 
-def test_runs_that_failed_are_told(swept: Path, tmp_path: Path) -> None:
+def test_runs_that_failed_are_told(tmp_path: Path) -> None:
+    trace = "".join(f"{second},10,10\n" for second in range(70))
+    (tmp_path / "<b>.csv").write_text(f"arrival_s,prompt_tokens,output_tokens\n{trace}", encoding="utf-8")
+    with pytest.raises(BatchsimError, match="1 of 2 runs failed"):
+        sweep_of(tmp_path, 'workload.trace = "<b>.csv"\n[grid]\nworkload.num_requests = [60, 99]')
+
+    seen = describe(read_sweep(tmp_path / "results" / "own"), most_closeups=0)[0]
+
+    (told,) = seen["failures"]["told"]
+    assert (seen["failures"]["num"], seen["failures"]["planned"]) == (1, 2)
+    assert told["run"] == "workload.num_requests=99"
+    assert "<b>.csv" in told["why"]
+    assert seen["share"] == "1 of 2 runs"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [({"generator": None, "trace": "gone.csv"}, r"gone\.csv"), ({"num_requests": 50}, "has changed")],
+)
+def test_close_ups_of_what_is_gone_or_another_say_so(
+    swept: Path, tmp_path: Path, setting: dict[str, Any], told: str
+) -> None:
     folder = tmp_path / "bins"
-    shutil.copytree(swept, folder)
-    table = pd.read_csv(folder / "results.csv")
-    lost = table["run_id"].iloc[-1]
-    table.iloc[:-1].to_csv(folder / "results.csv", index=False)
-    shutil.rmtree(folder / "runs" / lost)
-    (folder / "runs" / lost).mkdir()
-    failure = {"failure": "no <memory>", "varied": {"seed": 2}}
-    (folder / "runs" / lost / "failure.json").write_text(json.dumps(failure), encoding="utf-8")
-
-    seen = describe(read_sweep(folder), most_closeups=0)[0]
-
-    assert seen["failures"] == {"num": 1, "planned": 24, "told": [{"run": "seed = 2", "why": "no <memory>"}]}
-    assert seen["share"] == "23 of 24 runs"
-
-
-def test_close_ups_of_what_is_gone_say_so(swept: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bins"
-    shutil.copytree(swept, folder)
-    for manifest in folder.glob("runs/*/manifest.json"):
-        tree = json.loads(manifest.read_text(encoding="utf-8"))
-        tree["config"]["workload"] |= {"generator": None, "trace": "gone.csv"}
-        manifest.write_text(json.dumps(tree), encoding="utf-8")
+    folder.mkdir()
+    table = pq.read_table(swept / "dataset.parquet")
+    origins = table["origin"].to_pylist()
+    for one in origins:
+        config = json.loads(one["config"])
+        config["workload"] |= setting
+        one["config"] = json.dumps(config)
+    place = table.schema.get_field_index("origin")
+    changed = table.set_column(place, "origin", pa.array(origins, table.schema.field("origin").type))
+    pq.write_table(changed, folder / "dataset.parquet")
 
     seen = describe(read_sweep(folder), most_closeups=2)[0]
 
     assert seen["closeups"] == []
-    assert all("gone.csv" in one for one in seen["closeups_not"])
     assert len(seen["closeups_not"]) == 2
+    assert all(re.search(told, one) for one in seen["closeups_not"])
 
 
 def test_long_runs_are_not_simulated_for_a_picture(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,24 +146,26 @@ def test_more_lines_than_colours_are_told_apart_by_dots() -> None:
     assert len({(look["color"], look["dash"]) for look in looks.values()}) == 12
 
 
-def test_a_run_that_is_simulated_again_says_so(described: dict[str, Any]) -> None:
+def test_a_close_up_shows_replicas_as_lanes(described: dict[str, Any]) -> None:
     (one,) = described["closeups"]
 
-    assert one["again"] is True
     assert one["lanes"] == one["replicas"] == 2
     assert described["limits"] == {"e2e_s": 20, "tpot_s": 0.015}
     assert sum(one["bars"]["s"]) <= 1000 * (one["t1"] - one["t0"]) + 1
     assert min(one["waiting"]["n"]) >= 0
 
 
-def test_kept_tables_are_used_as_they_are(tmp_path: Path) -> None:
-    file = tmp_path / "own.toml"
-    file.write_text('name = "own"\nsave = "tables"\n[base]\nworkload.num_requests = 60\n', encoding="utf-8")
-    run_sweep(file, tmp_path / "results")
+def test_kept_tables_show_what_the_run_shows_when_it_is_simulated_again(
+    swept: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = read_sweep(swept.parent / "one")
+    again = describe(replace(engine, folder=tmp_path), most_closeups=1)[0]["closeups"]
+    monkeypatch.setattr(closeup, "simulate", None)
 
-    seen = describe(read_sweep(tmp_path / "results" / "own"), most_closeups=1)[0]
+    kept = describe(engine, most_closeups=1)[0]["closeups"]
 
-    assert seen["closeups"][0]["again"] is False
+    assert len(kept) == 1
+    assert kept == again
 
 
 def test_no_text_leads_out_of_the_block_of_data() -> None:
@@ -169,7 +184,7 @@ def test_what_there_is_no_room_for_goes_step_by_step(swept: Path) -> None:
     assert pages[-1][1] == [
         "distributions of latencies",
         "names of runs",
-        "columns of the results but 8 metrics (results.csv has them)",
+        "columns of the results but 8 metrics (dataset.parquet has them)",
     ]
     assert pages[-1][0]["sweeps"][0]["sketches"] == {}
     assert "e2e_mean_s" in pages[-1][0]["sweeps"][0]["columns"]
@@ -234,6 +249,18 @@ def test_the_command_writes_the_same_page_again(swept: Path, tmp_path: Path) -> 
         assert result.stdout == f"{page}\n"
 
     assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_the_page_is_made_from_the_datasets_alone(swept: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed (extra [report])")
+    for name in ("bins", "one"):
+        (tmp_path / name).mkdir()
+        shutil.copy(swept.parent / name / "dataset.parquet", tmp_path / name)
+
+    write_page(swept.parent, tmp_path / "all.html", closeups=1)
+    write_page(tmp_path, tmp_path / "alone.html", closeups=1)
+
+    assert (tmp_path / "alone.html").read_bytes() == (tmp_path / "all.html").read_bytes()
 
 
 def test_no_results_are_told(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from batchsim import BatchsimError, ConfigError, load_sweep
-from batchsim.results.dataset import DATASET, describe, query, write_dataset
+from batchsim.results.dataset import DATASET, Dataset, describe, query, write_dataset
 
 needs_duckdb = pytest.mark.skipif(find_spec("duckdb") is None, reason="the extra [query] is not installed")
 
@@ -28,7 +27,7 @@ def dataset(folder: Path, name: str = "one", rows: list[dict[str, Any]] | None =
 
 
 def test_each_column_has_the_type_of_its_values(tmp_path: Path) -> None:
-    types = {field.name: field.type for field in pq.read_schema(dataset(tmp_path))}
+    types = {field.name: field.type for field in Dataset(dataset(tmp_path)).runs.schema}
 
     assert types == {
         "sweep": pa.string(), "run_id": pa.string(), "policy.preset": pa.string(), "num": pa.int64(),
@@ -70,7 +69,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
 def test_it_says_of_which_sweep_and_version_it_is(tmp_path: Path) -> None:
     told = describe(dataset(tmp_path).parent)
 
-    assert (told["schema_version"], told["sweep_name"], told["sweep"]) == (1, "one", {"grid": {}})
+    assert (told["schema_version"], told["sweep_name"], told["sweep"]) == (2, "one", {"grid": {}})
 
 
 def test_a_folder_of_sweeps_is_read_as_one_table(tmp_path: Path) -> None:

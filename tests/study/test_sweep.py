@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -422,6 +423,37 @@ def test_a_table_that_is_no_longer_whole_is_written_anew_and_no_run_made(
 
     assert damaged.read_bytes() == before
     assert len(states) == 1
+
+
+def test_a_table_of_a_run_that_cannot_be_collected_is_told_with_what_to_do(tmp_path: Path) -> None:
+    path = sweep_file(tmp_path, SMALL.replace("[base]", 'save = "tables"\n[base]'))
+    run_id = run_sweep(path, tmp_path)["run_id"][1]
+    garbled = tmp_path / "small" / "runs" / run_id / "requests.parquet"
+    garbled.write_bytes(bytes(garbled.stat().st_size))
+    (tmp_path / "small" / "dataset.parquet").unlink()
+
+    with pytest.raises(ConfigError, match=rf"{run_id}/requests\.parquet: .*; remove the folder of the run"):
+        run_sweep(path, tmp_path)
+    shutil.rmtree(garbled.parent)
+
+    assert len(run_sweep(path, tmp_path)) == 4
+
+
+def test_the_dataset_says_what_failed_and_what_was_planned(tmp_path: Path) -> None:
+    trace_file(tmp_path)
+    text = """
+        name = "failing"
+        base.workload.trace = "trace.csv"
+        grid.workload.num_requests = [10, 99, 98]
+    """
+
+    with pytest.raises(BatchsimError, match="2 of 3 runs failed"):
+        run_sweep(sweep_file(tmp_path, text), tmp_path)
+
+    told = describe(tmp_path / "failing")
+    assert (told["num_runs_planned"], told["num_failures"]) == (3, 2)
+    assert [one["run"] for one in told["failures"]] == [f"workload.num_requests={num}" for num in (99, 98)]
+    assert all("has only 30" in one["why"] for one in told["failures"])
 
 
 def test_tables_of_the_same_runs_are_left_and_those_of_others_replaced(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from batchsim.figures.findings import contrast, gain, within_slo_in_each
 from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import ATTAINMENT, RATE, Drawing, over, panels_of
 from batchsim.figures.style import SMALLEST, draw_line, legend_handles, looks_of
+from batchsim.results.particulars import TENANTS
 
 PROMPT = "workload.generator.prompt.mean"
 VIEW_AGE = "policy.routing.view_age_s"
@@ -141,7 +142,7 @@ def fairness(results: SweepResults) -> Drawing:
 
 def _by_tenant(results: SweepResults, run: dict[Any, Any]) -> pd.DataFrame:
     """A run as two: of the tenant that sent most, and of the others, each of whom counts as much."""
-    tenants = results.tables(str(run["run_id"]))["tenants"].query("kind == 'tenant'")
+    tenants = results.kept(TENANTS, str(run["run_id"])).query("kind == 'tenant'")
     is_greedy = tenants["num_requests"] == tenants["num_requests"].max()
     of_each = tenants.groupby(np.where(is_greedy, tenants["name"], OTHERS), sort=False)[
         ["ttft_mean_s", ATTAINMENT, "service_tokens", "demand_tokens"]

@@ -70,7 +70,7 @@ def _draw(folder: Path, width: str) -> list[Path]:
                 table = table.assign(share=results.share)
             parts = {**render(figure), "csv": csv_text(table).encode()}
             contents = {f"{results.sweep.name}.{kind}": content for kind, content in parts.items()}
-            described = sidecar(results, figure, table, plot.caption, width, is_of_tables=plot.is_of_tables)
+            described = sidecar(results, figure, table, plot.caption, width)
             contents[f"{results.sweep.name}.figure.json"] = sidecar_text(described, contents)
         except BatchsimError:
             raise

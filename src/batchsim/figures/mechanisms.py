@@ -24,6 +24,7 @@ from batchsim.figures.layout import canvas, num_columns
 from batchsim.figures.results import SweepResults, averages, over_seeds
 from batchsim.figures.schedulers import panels_of
 from batchsim.figures.style import PALETTE, SMALLEST, WIDTHS, color_of, face_of
+from batchsim.results.particulars import DECISIONS
 
 Drawing = tuple[Figure, pd.DataFrame]
 
@@ -193,13 +194,7 @@ def _steered(table: pd.DataFrame, target_ms: float | None) -> str:
 
 
 def _decisions(results: SweepResults, run: dict[Any, Any]) -> pd.DataFrame:
-    """All decisions of a run, with its case and policy in front and the size of the measured batch behind."""
-    tables = results.tables(run["run_id"])
-    decisions, batches = tables["controllers"], tables["batches"].drop_duplicates("finish_s")
-    sizes = batches.set_index("finish_s")["batch_size"]
-    named = decisions.assign(
-        case=run["case"] or run["policy"],
-        policy=run["policy"],
-        measured_batch_size=decisions["time_s"].map(sizes),
-    )
-    return named[["case", "policy", *decisions.columns, "measured_batch_size"]]
+    """All decisions of a run, with its case and policy in front."""
+    decided = results.kept(DECISIONS, str(run["run_id"]))
+    named = decided.assign(case=run["case"] or run["policy"], policy=run["policy"])
+    return named[["case", "policy", *decided.columns]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
-from numpy.typing import NDArray
 
 from batchsim.config.figure import Cdf, Heatmap, Lines, OverTime, OwnFigure
 from batchsim.figures.axes import label_of, set_axis
@@ -22,14 +21,9 @@ from batchsim.figures.needs import Need, has_controller, measured, readable, var
 from batchsim.figures.results import SweepResults, averages
 from batchsim.figures.schedulers import Drawing, Panel, over, panels_of
 from batchsim.figures.style import SMALLEST, legend_handles, looks_of
-from batchsim.metrics.requests import TIMES
 from batchsim.metrics.statistics import t_intervals
-from batchsim.records import FINISHED
-
-Tables = Mapping[str, pd.DataFrame]
-
-#: Times of requests that have a distribution to draw.
-REQUEST_TIMES = {f"{name}_s": time_s for name, time_s in TIMES.items()}
+from batchsim.results import particulars
+from batchsim.results.sketches import PROBABILITIES
 
 #: Points of a line in a distribution or over time: more than a page can show.
 _MOST_POINTS = 500
@@ -137,13 +131,15 @@ def _mark(point: pd.Series[Any]) -> str:
 
 
 def _cdf(spec: Cdf, results: SweepResults) -> Drawing:
+    quantiles = {name: results.quantiles(name) for name in spec.x}
+
     def distributions(run: Mapping[Any, Any]) -> Mapping[str, pd.DataFrame]:
-        kept = results.distributions(str(run["run_id"]))
-        if kept is not None:
-            return {name: kept[name] for name in spec.x if name in kept}
-        requests = results.tables(str(run["run_id"]))["requests"].iloc[int(run.get("num_warmup", 0)) :]
-        finished = requests[requests["status"] == FINISHED]
-        return {name: _quantiles(REQUEST_TIMES[name](finished).dropna()) for name in spec.x}
+        of_run = {name: of_runs.get(str(run["run_id"])) for name, of_runs in quantiles.items()}
+        return {
+            name: pd.DataFrame({"at": values, "value": PROBABILITIES})
+            for name, values in of_run.items()
+            if values is not None
+        }
 
     figure, table, panels = _by_run(results, spec.hue, spec.x, distributions, before=0.0)
     for part, name, axes in panels:
@@ -155,52 +151,38 @@ def _cdf(spec: Cdf, results: SweepResults) -> Drawing:
     return figure, table
 
 
-def _quantiles(values: pd.Series[float]) -> pd.DataFrame:
-    """The distribution at its order statistics, or at evenly spaced ones of many."""
-    ordered = np.sort(values.to_numpy(dtype=np.float64))
-    ranks = np.unique(np.linspace(1, len(ordered), min(len(ordered), _MOST_POINTS)).round().astype(int))
-    return pd.DataFrame({"at": ordered[ranks - 1], "value": ranks / max(len(ordered), 1)})
-
-
 def _over_time(spec: OverTime, results: SweepResults) -> Drawing:
     def courses(run: Mapping[Any, Any]) -> Mapping[str, pd.DataFrame]:
-        tables = results.tables(str(run["run_id"]))
-        return {name: COURSES[name](tables) for name in spec.y}
+        return {name: _course(results, name, str(run["run_id"])) for name in spec.y}
 
     figure, table, panels = _by_run(results, spec.hue, spec.y, courses, before=math.nan)
     for _, name, axes in panels:
-        axes.set(xlabel="Time (s)", ylabel=_COURSE_LABELS[name], ylim=(0, None))
+        axes.set(xlabel="Time (s)", ylabel=COURSES[name].label, ylim=(0, None))
     return figure, table
 
 
-def _requests_inside(tables: Tables, start: str, end: str) -> pd.DataFrame:
-    """How many requests are between two of their times, at evenly spaced instants."""
-    requests = tables["requests"]
-    ends_s: NDArray[np.float64] = np.sort(requests[end].fillna(requests["finish_s"]).dropna())
-    starts_s: NDArray[np.float64] = np.sort(requests[start].dropna())
-    at = np.linspace(0, float(requests["finish_s"].max()), _MOST_POINTS)
-    inside = np.searchsorted(starts_s, at, "right") - np.searchsorted(ends_s, at, "right")
-    return pd.DataFrame({"at": at, "value": inside})
+class _Course(NamedTuple):
+    """What is drawn over time: a column of what is kept of a run."""
 
-
-def _decisions(tables: Tables, column: str) -> pd.DataFrame:
-    decisions = tables["controllers"]
-    return pd.DataFrame({"at": decisions["time_s"], "value": decisions[column]})
+    label: str
+    what: str
+    at: str
+    value: str
 
 
 #: What can be drawn over time.
-COURSES: Mapping[str, Callable[[Tables], pd.DataFrame]] = {
-    "waiting": lambda tables: _requests_inside(tables, "arrival_s", "scheduled_s"),
-    "running": lambda tables: _requests_inside(tables, "scheduled_s", "finish_s"),
-    "allowed": lambda tables: _decisions(tables, "batch_size"),
-    "measured_s": lambda tables: _decisions(tables, "measured"),
+COURSES: Mapping[str, _Course] = {
+    "waiting": _Course("Waiting requests", particulars.COURSES, "at_s", "waiting"),
+    "running": _Course("Running requests", particulars.COURSES, "at_s", "running"),
+    "allowed": _Course("Allowed by the\ncontroller", particulars.DECISIONS, "time_s", "batch_size"),
+    "measured_s": _Course("Measured by the\ncontroller (s)", particulars.DECISIONS, "time_s", "measured"),
 }
-_COURSE_LABELS = {
-    "waiting": "Waiting requests",
-    "running": "Running requests",
-    "allowed": "Allowed by the\ncontroller",
-    "measured_s": "Measured by the\ncontroller (s)",
-}
+
+
+def _course(results: SweepResults, name: str, run_id: str) -> pd.DataFrame:
+    course = COURSES[name]
+    kept = results.kept(course.what, run_id)
+    return pd.DataFrame({"at": kept[course.at], "value": kept[course.value]})
 
 
 def _by_run(

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from batchsim.config import SweepConfig
-from batchsim.config.figure import Cdf, OverTime
 from batchsim.errors import ConfigError, nearest
 from batchsim.figures import clusters, engines, mechanisms, needs, own, schedulers
 from batchsim.figures.needs import Need, measured, readable, several, varied
@@ -26,12 +25,6 @@ class Plot(NamedTuple):
     draw: Callable[[SweepResults], tuple[Figure, pd.DataFrame]]
     caption: str
     needs: Sequence[Need] = ()
-    is_of_requests: bool = False
-
-    @property
-    def is_of_tables(self) -> bool:
-        """Whether it takes more than the table of the runs: what was kept of their requests."""
-        return self.is_of_requests or needs.keeps_tables in self.needs
 
 
 def _over(x: str, lines: str = "policy") -> Sequence[Need]:
@@ -247,9 +240,8 @@ def find_plot(results: SweepResults) -> Plot | None:
     if figure is None:
         return None
     if isinstance(figure, str):
-        return _shipped(figure, results.folder / "sweep.json")
-    is_of_requests = isinstance(figure, Cdf | OverTime)
-    return Plot(partial(own.draw_own, figure), own.caption_of(figure), is_of_requests=is_of_requests)
+        return _shipped(figure, results.file)
+    return Plot(partial(own.draw_own, figure), own.caption_of(figure))
 
 
 def _shipped(name: str, where: str | Path) -> Plot:

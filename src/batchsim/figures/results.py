@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from batchsim.config import SloConfig, SweepConfig, flat, validate
 from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
 from batchsim.errors import ConfigError
-from batchsim.files import read_json, reason
-from batchsim.files.tables import check_numbers, read_csv_text
 from batchsim.metrics.statistics import t_interval
-from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, load_run, read_sketches
+from batchsim.results.dataset import DATASET, Dataset
 
 #: What every figure says of its runs, or finds them by.
 _CONDITIONS = (
@@ -32,17 +31,8 @@ _PER_GPU = {
     OUTPUT_TOKENS: "output_throughput_tokens_per_s",
 }
 
-#: What is text in a summary, and what may be either text or a number; all else are numbers.
-TEXTS = (
-    *_CONDITIONS[:4], *_CONDITIONS[-4:], "world", "combination", "bin_edges", "cluster", "prices", "window",
-    "verdict", "verdict_reason", "warmup_rule", "expected_error", "intervals",
-)  # fmt: skip
-
 #: Share of a run's batches or iterations outside the range of the latency model that need not be told.
 _FEW_OUTSIDE = 0.01
-
-#: Of the tables of either world and of clusters, the columns that all have.
-_COLUMNS = {**CLUSTER_TABLES, **ITERATION_TABLES, **TABLES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,24 +42,32 @@ class SweepResults:
     Attributes
     ----------
     runs
-        ``results.csv``: a row per run, what was varied (dotted keys) and its summary.
+        A row per run, what was varied (dotted keys) and its summary.
+    dataset
+        Where they come from, with what is kept of each run besides; None for a table that was made up.
     """
 
     folder: Path
     sweep: SweepConfig
     runs: pd.DataFrame
+    dataset: Dataset | None = None
 
     @property
     def file(self) -> Path:
         """Where the runs come from."""
-        return self.folder / "results.csv"
+        return self.folder / DATASET
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """What the dataset says of itself."""
+        return {} if self.dataset is None else self.dataset.described
 
     @property
     def limits(self) -> SloConfig:
         """Limits that all runs have."""
         base = flat(self.sweep.base)
         given = {key.removeprefix("slo."): base[key] for key in base if key.startswith("slo.")}
-        return validate(SloConfig, given, str(self.folder / "sweep.json"))
+        return validate(SloConfig, given, str(self.file))
 
     @property
     def share(self) -> str:
@@ -114,27 +112,24 @@ class SweepResults:
                 warnings.warn(f"{self.file}: no run has {name}; its panel is left out", stacklevel=3)
         return there
 
-    def tables(self, run_id: str) -> dict[str, pd.DataFrame]:
-        """Records of one run; `ConfigError` if the sweep did not keep them, or not whole."""
-        folder = self.folder / "runs" / run_id
-        if not (folder / "requests.parquet").exists():
+    def kept(self, what: str, run_id: str) -> pd.DataFrame:
+        """What is kept of a run's tables (`particulars.KEPT`); `ConfigError` if the sweep kept none."""
+        table = None if self.dataset is None else self.dataset.kept(what, run_id)
+        if table is None:
             raise ConfigError(
-                f"{folder / 'requests.parquet'}: is not there, from which the figure is drawn; run the sweep "
-                'with save = "tables", and keep its folder runs'
+                f"{self.file}: keeps no {what} of the runs, from which the figure is drawn; run the sweep "
+                'with save = "tables"'
             )
-        tables = load_run(folder)[2]
-        for name, table in tables.items():
-            if missing := [column for column in _COLUMNS[name] if column not in table]:
-                raise ConfigError(f"{folder / name}.parquet: has no column {missing[0]}")
-        return tables
+        return table
 
-    def distributions(self, run_id: str) -> dict[str, pd.DataFrame] | None:
-        """Quantiles of one run by time, columns ``at`` and ``value``; None where none are kept."""
-        sketches = read_sketches(self.folder / "runs" / run_id)
-        if sketches is None or sketches.empty:
-            return None
-        named = sketches.rename(columns={"value": "at", "probability": "value"})
-        return {str(name): part[["at", "value"]] for name, part in named.groupby("metric", observed=True)}
+    @property
+    def origins(self) -> Mapping[str, Mapping[str, Any]]:
+        """Where each run comes from, by run id: parts of its manifest."""
+        return {} if self.dataset is None else self.dataset.origins()
+
+    def quantiles(self, metric: str) -> Mapping[str, NDArray[np.float32]]:
+        """Quantiles of a time of each run that has it, by run id, at `sketches.PROBABILITIES`."""
+        return {} if self.dataset is None else self.dataset.quantiles(metric)
 
 
 def facets_of(sweep: SweepConfig, runs: pd.DataFrame, used: Sequence[str]) -> list[str]:
@@ -157,8 +152,10 @@ def sweep_folders(results_dir: str | Path, names: Sequence[str] | None = None) -
         If there is none, or one named is not there.
     """
     results_dir = Path(results_dir)
-    files = sorted([*results_dir.glob("sweep.json"), *results_dir.glob("*/sweep.json")])
-    found = {file.parent.resolve().name: file.parent for file in files}
+    # The first is there as soon as a sweep has begun; pictures take the second alone.
+    patterns = [f"{below}{name}" for name in ("sweep.json", DATASET) for below in ("", "*/")]
+    folders = sorted({file.parent for pattern in patterns for file in results_dir.glob(pattern)})
+    found = {folder.resolve().name: folder for folder in folders}
     if not found:
         raise ConfigError(f"{results_dir}: no results of a sweep in it; `batchsim sweep` makes them")
     for name in names or ():
@@ -170,32 +167,22 @@ def sweep_folders(results_dir: str | Path, names: Sequence[str] | None = None) -
 
 
 def read_sweep(folder: Path) -> SweepResults:
-    """Read the results of one sweep; `ConfigError` with the file's name if they cannot be used."""
-    file = folder / "sweep.json"
-    try:
-        tree = read_json(file)["sweep"]
-    except (LookupError, TypeError) as error:
-        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from error
-    sweep = validate(SweepConfig, tree, str(file))
-    file = folder / "results.csv"
-    try:
-        runs = read_csv_text(file, dtype={"case": str, "run_id": str})
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{file}: is not there; the sweep has not ended yet, and the same command ends it"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from error
+    """Read the results of one sweep from its dataset; `ConfigError` if they cannot be used."""
+    file = folder / DATASET
+    if not file.exists():
+        raise ConfigError(f"{file}: is not there; the sweep has not ended yet, and the same command ends it")
+    dataset = Dataset(file)
+    sweep = validate(SweepConfig, dataset.described.get("sweep", {}), str(file))
+    runs = dataset.runs.drop_columns(["sweep"]).to_pandas()
     missing = [name for name in _CONDITIONS if name not in runs]
     if missing or runs.empty:
         what = f"has no column {missing[0]}" if missing else "has no runs"
         raise ConfigError(
             f"{file}: {what}; the sweep, run again, writes it anew from the runs that are there"
         )
-    for name in runs:
-        if name in _numeric_settings(sweep) or name not in (*TEXTS, *_settings(sweep)):
-            check_numbers(runs[name], np.float64, file, first_row=2)
-    return SweepResults(folder, sweep, runs.fillna({"case": ""}))
+    mixed = [str(name) for name in runs if runs[name].dtype == object]
+    runs[mixed] = runs[mixed].fillna(np.nan)  # nothing is the same everywhere
+    return SweepResults(folder, sweep, runs.fillna({"case": ""}), dataset)
 
 
 def _settings(sweep: SweepConfig) -> dict[str, list[Any]]:
@@ -203,14 +190,6 @@ def _settings(sweep: SweepConfig) -> dict[str, list[Any]]:
     cases = [flat(case) for case in sweep.cases]
     of_cases = {key: [case.get(key) for case in cases] for case in cases for key in case if key != "label"}
     return {**of_cases, **sweep.axes}
-
-
-def _numeric_settings(sweep: SweepConfig) -> list[str]:
-    return [
-        key
-        for key, values in _settings(sweep).items()
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    ]
 
 
 def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from batchsim._version import __version__
 from batchsim.figures.results import SweepResults
 from batchsim.figures.style import WIDTHS, conditions
-from batchsim.files import json_text, read_json, write_whole
+from batchsim.files import json_text, write_whole
 
 _METADATA: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "ModDate": None},
@@ -50,13 +50,7 @@ def save(figure: Figure, path_stem: str | Path) -> Path:
 
 
 def sidecar(
-    results: SweepResults,
-    figure: Figure,
-    table: pd.DataFrame,
-    caption: str,
-    width: str,
-    *,
-    is_of_tables: bool,
+    results: SweepResults, figure: Figure, table: pd.DataFrame, caption: str, width: str
 ) -> dict[str, Any]:
     """Say of a figure what is in it and how it was made, JSON-ready.
 
@@ -66,13 +60,9 @@ def sidecar(
         What is drawn.
     caption
         How to read it.
-    is_of_tables
-        Whether it is drawn from the tables of the runs, too.
     """
     runs = results.runs
-    told = read_json(results.folder / "sweep.json")
-    dataset = results.folder / "dataset.parquet"
-    files = [results.file, results.folder / "sweep.json", *([dataset] if dataset.exists() else [])]
+    told = results.described
     given = ["batchsim", "figures", str(results.folder), results.sweep.name, "--width", width]
     return {
         "name": results.sweep.name,
@@ -81,9 +71,7 @@ def sidecar(
         "command": shlex.join(given),
         "width_inches": WIDTHS[width],
         "height_inches": round(float(figure.get_figheight()), 4),
-        "drawn_from": "results.csv and what the runs keep of their requests"
-        if is_of_tables
-        else "results.csv",
+        "drawn_from": results.file.name,
         "sweep": {
             "title": results.sweep.title,
             **{name: told.get(name) for name in ("file", "sha256", "is_full", "inputs")},
@@ -96,7 +84,7 @@ def sidecar(
             "batchsim of the runs": told.get("batchsim"),
             **{name: version(name) for name in ("matplotlib", "seaborn", "numpy", "pandas")},
         },
-        "sha256": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files},
+        "sha256": {results.file.name: hashlib.sha256(results.file.read_bytes()).hexdigest()},
     }
 
 

@@ -43,12 +43,19 @@ def _finite(tree: Any) -> Any:
 
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file, UTF-8 where it is text, that appears whole or not at all; an old one is replaced."""
+    with replacing(path) as partial:
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what becomes a file, at once and whole, when the block ends well; as `write_whole`."""
     path = Path(path)
     partial = sibling(path)
     with cleanly(path, partial):
         _refuse_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        yield partial
         partial.replace(path)
 
 

@@ -1,6 +1,7 @@
 """A few runs closely: what each replica did in a short while, who waited, and what controllers decided.
 
-They come from the tables of a run, where these were kept; else a run that is short is simulated once more.
+They come from the tables of a run, where these lie in its folder; else a run that is short is simulated once
+more, if all that decides it is as it was: that is the same run, and makes the same picture.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from batchsim.errors import BatchsimError
+from batchsim.config import RunConfig
+from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.results import SweepResults, states
-from batchsim.files import read_json
 from batchsim.report.coding import deltas, short
 from batchsim.report.metrics import label
+from batchsim.results.store import load_run
 from batchsim.results.timeline import span_kinds
+from batchsim.study.identity import identify
 from batchsim.study.run import simulate
 
 #: Bars of a close-up, all replicas together, and of each; points of a course; lanes; controllers.
@@ -30,12 +33,13 @@ def closeups(results: SweepResults, lines: str, x: str | None, most: int) -> tup
     """Look closely at a run of each line; return what was seen, and why of some there is nothing to see."""
     seen: list[Any] = []
     why_not: list[str] = []
+    origins = results.origins
     for run in _chosen(results, lines, x):
         if len(seen) == most:
             break
         name = f"{run[lines]}" + (f", {label(x)} {run[x]:g}" if x is not None else "")
         try:
-            tables, is_again = _tables(results, run)
+            tables = _tables(results, run, origins)
         except Exception as fault:  # a policy from outside may raise anything, and the page goes on
             said = str(fault) if isinstance(fault, BatchsimError) else f"{type(fault).__name__}: {fault}"
             why_not.append(f"{name}: {said}")
@@ -47,7 +51,6 @@ def closeups(results: SweepResults, lines: str, x: str | None, most: int) -> tup
             {
                 "run": run["run_id"],
                 "name": name,
-                "again": is_again,
                 **_window(tables, int(run.get("num_replicas", 1))),
                 "controllers": _controllers(tables["controllers"]),
             }
@@ -72,14 +75,22 @@ def _chosen(results: SweepResults, lines: str, x: str | None) -> list[dict[str, 
     return chosen
 
 
-def _tables(results: SweepResults, run: Mapping[str, Any]) -> tuple[Mapping[str, pd.DataFrame] | None, bool]:
-    """The tables of a run, and whether it had to be simulated for them; None if it is too long for that."""
-    if results.sweep.save == "tables":
-        return results.tables(run["run_id"]), False
+def _tables(
+    results: SweepResults, run: Mapping[str, Any], origins: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, pd.DataFrame] | None:
+    """The tables of a run; None if they are not there, and it is too long to be simulated for them."""
+    run_id = str(run["run_id"])
+    folder = results.folder / "runs" / run_id
+    if (folder / "requests.parquet").exists():
+        return load_run(folder)[2]
     if run["num_requests"] > _MOST_REQUESTS:
-        return None, True
-    manifest = read_json(results.folder / "runs" / run["run_id"] / "manifest.json")
-    return simulate(manifest["config"]).tables, True
+        return None
+    config = RunConfig.model_validate(origins[run_id]["config"])
+    if identify(config).run_id != run_id:
+        raise ConfigError(
+            "cannot be simulated again: its trace, latency file or policy, or batchsim itself, has changed"
+        )
+    return simulate(config).tables
 
 
 def _window(tables: Mapping[str, pd.DataFrame], num_replicas: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def thinned(probabilities: NDArray[np.float64], most: int) -> list[int]:
     return [int(place) for place in np.unique(np.rint(places))]
 
 
-def steps(quantiles: Sequence[float] | NDArray[np.float64]) -> list[int]:
+def steps(quantiles: Sequence[float] | NDArray[np.floating[Any]]) -> list[int]:
     """Code ascending quantiles, seconds: how many steps above the one before; zero stands for none."""
     values = np.asarray(quantiles, dtype=np.float64)
     above = np.log(np.maximum(values, LEAST_S) / LEAST_S) / STEP

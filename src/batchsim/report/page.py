@@ -117,7 +117,7 @@ def _contents(
         if most <= _FEW:
             left_out.append("names of runs")
         if most < _ALL:
-            left_out.append(f"columns of the results but {most} metrics (results.csv has them)")
+            left_out.append(f"columns of the results but {most} metrics (dataset.parquet has them)")
         yield (
             {
                 "title": title,

@@ -5,25 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
+from numpy.typing import NDArray
 
 from batchsim.config import flat
-from batchsim.errors import ConfigError
 from batchsim.figures.results import SweepResults, outside_range, states, with_throughput_per_gpu
 from batchsim.figures.style import looks_of
-from batchsim.files import read_json
-from batchsim.metrics.weighted import Floats
 from batchsim.report.closeup import closeups
 from batchsim.report.coding import column
 from batchsim.report.metrics import label, metrics_of
-from batchsim.results.sketches import PROBABILITIES
-from batchsim.results.store import read_sketches
+from batchsim.results.particulars import QUANTILES
 
 #: Keys that say how much comes: what a load curve is drawn over.
 _LOADS = re.compile(r"workload\.(request_rate|request_rate_per_gpu|load|rate_scale|generator\..*rate.*)")
@@ -37,10 +32,9 @@ _SYMBOLS = dict(
         strict=True,
     )
 )
-_MOST_FAILURES = 20
 _MOST_SAID = 300  # letters of what a latency file says of itself
 
-Sketches = dict[str, list[Floats | None]]
+Sketches = dict[str, list[NDArray[np.float32] | None]]
 
 
 def describe(results: SweepResults, most_closeups: int) -> tuple[dict[str, Any], Sketches]:
@@ -52,7 +46,6 @@ def describe(results: SweepResults, most_closeups: int) -> tuple[dict[str, Any],
     seen, why_not = closeups(results, lines, x, most_closeups) if most_closeups else ([], [])
     metrics = metrics_of(runs, keys)
     shown = [name for name in map(str, runs) if name in _told(keys, metrics)]
-    sketches = _sketches(results.folder, runs["run_id"])
     described = {
         "name": results.sweep.name,
         "title": results.sweep.title or results.sweep.name,
@@ -66,12 +59,12 @@ def describe(results: SweepResults, most_closeups: int) -> tuple[dict[str, Any],
         "metrics": metrics,
         "limits": _limits(results),
         "outside": outside_range(results.runs),
-        "failures": _failures(results.folder, set(runs["run_id"])),
+        "failures": _failures(results),
         "facts": _facts(results, runs),
         "closeups": seen,
         "closeups_not": why_not,
     }
-    return described, sketches
+    return described, _sketches(results)
 
 
 def _derived(runs: pd.DataFrame) -> pd.DataFrame:
@@ -183,63 +176,39 @@ def _told(keys: Iterable[str], metrics: Iterable[Mapping[str, Any]]) -> set[str]
     return {*keys, *drawn, *conditions, *kinds}
 
 
-def _sketches(folder: Path, run_ids: pd.Series[str]) -> Sketches:
-    sketches: Sketches = {}
-    for row, run_id in enumerate(run_ids):
-        table = read_sketches(folder / "runs" / run_id)
-        if table is None:
-            continue
-        for metric, part in table.groupby("metric", observed=True, sort=False):
-            values = part["value"].to_numpy(np.float64)
-            if len(values) == len(PROBABILITIES):
-                sketches.setdefault(str(metric), [None] * len(run_ids))[row] = values
-    return sketches
+def _sketches(results: SweepResults) -> Sketches:
+    of_metrics = {metric: results.quantiles(metric) for metric in QUANTILES}
+    return {
+        metric: [of_runs.get(run_id) for run_id in results.runs["run_id"]]
+        for metric, of_runs in of_metrics.items()
+        if of_runs
+    }
 
 
-def _failures(folder: Path, finished: set[str]) -> dict[str, Any]:
+def _failures(results: SweepResults) -> dict[str, Any]:
     """Why runs of the plan are not there."""
-    planned = read_json(folder / "sweep.json").get("runs", {})
-    told = []
-    for run_id in planned.values():
-        file = folder / "runs" / str(run_id) / "failure.json"
-        if run_id not in finished and file.exists():
-            with suppress(ConfigError, LookupError, AttributeError, TypeError):
-                tree = read_json(file)
-                run = ", ".join(f"{key} = {value}" for key, value in tree["varied"].items())
-                told.append({"run": run, "why": str(tree["failure"])})
-    return {"num": len(told), "planned": len(planned), "told": told[:_MOST_FAILURES]}
+    told = results.described
+    return {"num": told["num_failures"], "planned": told["num_runs_planned"], "told": told["failures"]}
 
 
 def _facts(results: SweepResults, runs: pd.DataFrame) -> list[list[str]]:
     """Say where all comes from: a label and a sentence each."""
-    tree = read_json(results.folder / "sweep.json")
-    manifests = list(_manifests(results.folder, runs["run_id"]))
-    facts = [
-        ["Sweep file", f"{Path(str(tree.get('file', ''))).name} (sha256 {str(tree.get('sha256', ''))[:12]})"],
-        ["Grid", "the paper's (--full)" if tree.get("is_full") else "the small one"],
-        *_each("Trace", (_workload(manifest) for manifest in manifests)),
-        *_each("Latency model", (name for manifest in manifests for name in _latencies(manifest))),
+    told = results.described
+    origins = list(results.origins.values())
+    return [
+        ["Sweep file", f"{told['file']} (sha256 {told['sha256'][:12]})"],
+        ["Grid", "the paper's (--full)" if told["is_full"] else "the small one"],
+        *_each("Trace", (_workload(origin) for origin in origins)),
+        *_each("Latency model", (name for origin in origins for name in _latencies(origin))),
         *_each("How far times could be off", _texts(runs, "expected_error")),
         *_each("Cluster", _texts(runs, "cluster")),
         *_each("Prices", _texts(runs, "prices")),
         *_each("Predictor", _texts(runs, "predictor")),
         *_each("Window of rates", _texts(runs, "window")),
         ["Seeds", ", ".join(f"{seed:g}" for seed in sorted(runs["seed"].unique())[:20])],
-        *_each("Versions", (_versions(manifest) for manifest in manifests)),
-        *_each("Notice", (str(one) for manifest in manifests for one in manifest.get("notices", ()))),
+        *_each("Versions", (_versions(origin) for origin in origins)),
+        *_each("Notice", (str(one) for origin in origins for one in origin["notices"])),
     ]
-    made = sorted(str(manifest["created"])[:10] for manifest in manifests if "created" in manifest)
-    if made:
-        facts.append(["Simulated", made[0] if made[0] == made[-1] else f"{made[0]} to {made[-1]}"])
-    return facts
-
-
-def _manifests(folder: Path, run_ids: Iterable[str]) -> Iterable[Mapping[str, Any]]:
-    for run_id in run_ids:
-        with suppress(ConfigError):
-            tree = read_json(folder / "runs" / run_id / "manifest.json")
-            if isinstance(tree, dict):
-                yield tree
 
 
 def _each(what: str, texts: Iterable[str]) -> list[list[str]]:
@@ -255,20 +224,20 @@ def _texts(runs: pd.DataFrame, name: str) -> Iterable[str]:
     return runs[name].dropna().astype(str) if name in runs else ()
 
 
-def _workload(manifest: Mapping[str, Any]) -> str:
-    given = manifest.get("workload", {})
+def _workload(origin: Mapping[str, Any]) -> str:
+    given = origin["workload"]
     digest = f", sha256 {str(given['sha256'])[:12]}" if given.get("sha256") else ""
     notices = "".join(f"; {one}" for one in given.get("notices", ()))
     return f"{given.get('name', '')}: {given.get('kind', '')}{digest}{notices}"
 
 
-def _latencies(manifest: Mapping[str, Any]) -> Iterable[str]:
-    for given in manifest.get("latency", ()):
+def _latencies(origin: Mapping[str, Any]) -> Iterable[str]:
+    for given in origin["latency"]:
         plain = {key: value for key, value in given.get("details", {}).items() if not isinstance(value, dict)}
         said = "".join(f"; {key}: {value}" for key, value in plain.items())
         short = said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]}..."
         yield f"{given.get('name', '')}: {given.get('provenance', '')}{short}"
 
 
-def _versions(manifest: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
+def _versions(origin: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in origin["versions"].items())

