@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -45,8 +46,32 @@ def test_the_cheapest_is_printed_with_what_separates_it_and_drawn(tmp_path: Path
     assert table["reason"][4].startswith("no price of l4 is known")
     assert table["on_cost_front"].sum() >= 1
     assert {path.name for path in out.iterdir()} == {
-        "candidates.csv", "recommendation.json", "pareto.pdf", "pareto.png",
+        "candidates.csv", "recommendation.json", "pareto.pdf", "pareto.png", "pareto.figure.json",
     }  # fmt: skip
+    pictures = {path.name: path.read_bytes() for path in out.glob("pareto.*")}
+    told = json.loads(pictures["pareto.figure.json"])
+    assert told["title"].startswith("vllm_v1 on l40s, num_gpus 1 is the cheapest that attains")
+    assert "Wanted: 60% of the requests within E2E <= 700 ms, 90 % sure." in told["caption"]
+    assert told["searched_with"].startswith("batchsim recommend --set ")
+    assert shlex.split(told["searched_with"])[-2:] == ["-o", str(out)]
+    for name in pictures:
+        (out / name).unlink()
+
+    again = CliRunner().invoke(main, shlex.split(told["command"])[1:])
+
+    assert again.exit_code == 0, again.output
+    assert {path.name: path.read_bytes() for path in out.glob("pareto.*")} == pictures
+
+
+def test_a_recommendation_has_one_figure_and_damaged_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "recommendation.json").write_text('{"share": 0.9, "wanted": ""}', encoding="utf-8")
+    (tmp_path / "candidates.csv").write_text("name,policy\na,b\n", encoding="utf-8")
+
+    results = [CliRunner().invoke(main, ["figures", str(tmp_path), *names]) for names in (["front"], [])]
+
+    assert [result.exit_code for result in results] == [2, 2]
+    assert "there is the figure pareto alone" in results[0].stderr
+    assert "candidates.csv: cannot be drawn" in results[1].stderr
 
 
 def test_json_is_the_same_in_two_processes() -> None:

@@ -1,14 +1,28 @@
-"""A group of commands that knows what a mistyped one was meant to be."""
+"""A group of commands that knows what a mistyped one was meant to be, and what was given."""
 
 from __future__ import annotations
+
+import shlex
 
 import click
 
 from batchsim.errors import nearest
 
+_GIVEN = "batchsim.given"
+
+
+def given_command() -> str:
+    """The command that runs, as it was given."""
+    return str(click.get_current_context().meta[_GIVEN])
+
 
 class Group(click.Group):
     """Suggests the nearest command, as all our messages about names do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what was given, for `given_command`."""
+        ctx.meta.setdefault(_GIVEN, shlex.join(["batchsim", *args]))
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchsim.cli.groups import given_command
 from batchsim.cli.options import overrides, parse_share, parse_value, run_options
 from batchsim.cli.output import echo_json, echo_table, hardware_told, notice, plain, stderr, warn
 from batchsim.cli.sizing import limits_in_words
@@ -126,16 +127,14 @@ def _listed(given: Sequence[str]) -> list[str]:
 
 
 def _write(directory: Path, found: Recommendation, wanted: str) -> None:
-    from batchsim.figures.save import save
-    from batchsim.figures.studies.pareto import plot_fronts
-    from batchsim.figures.style import look
+    from batchsim.figures.studies.pareto import CANDIDATES, RECOMMENDATION, draw_fronts
     from batchsim.files import json_text, write_whole
     from batchsim.files.tables import csv_text
 
-    write_whole(directory / "recommendation.json", json_text(_as_json(found, wanted)))
-    write_whole(directory / "candidates.csv", csv_text(found.table()))
-    with look():
-        save(plot_fronts(found.table(), found.share, wanted), directory / "pareto")
+    told = {"command": given_command(), **_as_json(found, wanted)}
+    write_whole(directory / RECOMMENDATION, json_text(told))
+    write_whole(directory / CANDIDATES, csv_text(found.table()))
+    draw_fronts(directory)
     click.echo(f"written: {directory}", err=True)
 
 

@@ -210,10 +210,20 @@ def _cell(value: object) -> str:
     "--width", type=click.Choice(["one", "two"]), default="two", show_default=True, help="Columns of a paper."
 )
 def figures(results_dir: Path, names: tuple[str, ...], width: str) -> None:
-    """Draw the figures of a sweep again (all, or those named), and a page that shows them."""
+    """Draw the figures of a sweep again (all, or those named), and a page that shows them.
+
+    Of what `recommend` left in a folder, the Pareto fronts.
+    """
     from batchsim.figures.draw import draw_figures
     from batchsim.figures.report import write_report
+    from batchsim.figures.studies.pareto import PARETO, RECOMMENDATION, draw_fronts
 
+    if (results_dir / RECOMMENDATION).exists():
+        if set(names) - {PARETO}:
+            raise ConfigError(f"{results_dir}: of a recommendation there is the figure {PARETO} alone")
+        for path in draw_fronts(results_dir, width):
+            click.echo(str(path))
+        return
     faults: list[BatchsimError] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -79,13 +79,15 @@ def sidecar(
             "seeds": sorted(set(runs["seed"].tolist())),
             "num_replications": int(runs["replication"].nunique()) if "replication" in runs else 1,
         },
-        "versions": {
-            "batchsim": __version__,
-            "batchsim of the runs": told.get("batchsim"),
-            **{name: version(name) for name in ("matplotlib", "seaborn", "numpy", "pandas")},
-        },
+        "versions": {"batchsim of the runs": told.get("batchsim"), **versions()},
         "sha256": {results.file.name: hashlib.sha256(results.file.read_bytes()).hexdigest()},
     }
+
+
+def versions() -> dict[str, str]:
+    """What draws, and in which version."""
+    drawing = ("matplotlib", "seaborn", "numpy", "pandas")
+    return {"batchsim": __version__, **{name: version(name) for name in drawing}}
 
 
 def sidecar_text(described: Mapping[str, Any], contents: Mapping[str, bytes]) -> bytes:

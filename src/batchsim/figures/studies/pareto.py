@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 import textwrap
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
@@ -13,7 +16,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from batchsim.figures.style import Look, looks_of
+from batchsim.errors import BatchsimError, ConfigError
+from batchsim.figures.save import render, sidecar_text, versions
+from batchsim.figures.style import WIDTHS, Look, look, looks_of
+from batchsim.files import read_json, reason, write_whole
+from batchsim.files.tables import read_csv_text
+
+#: What a search leaves in its folder, and the figure that is drawn from it.
+RECOMMENDATION, CANDIDATES, PARETO = "recommendation.json", "candidates.csv", "pareto"
+_CAPTION = (
+    "What a search for the cheapest configuration saw. Each point is a configuration that was run: filled "
+    "where it attains or seems to, hollow where it misses, with a ring around the one that is recommended; a "
+    "grey line joins those that no other beats in both respects. Left: cost against the share of good "
+    "requests (dotted: what is wanted), as it would be on the replications of the recommended one, with 95 % "
+    "intervals of the difference from it (Student's t). Right: output tokens per second of a GPU against "
+    "those of a request, on the replications that all had."
+)
 
 # Inches of the panels, of a line of the legend and of the title, and of an edge; letters of a title per inch.
 _PANELS, _LEGEND, _TITLE, _EDGE, _LETTERS = 2.4, 0.17, 0.17, 0.07, 12.5
@@ -28,6 +46,60 @@ class _Panel(NamedTuple):
     y: str
     is_on_front: str
     drawstyle: str
+
+
+def draw_fronts(folder: str | Path, width: str = "two") -> list[Path]:
+    """Draw the Pareto fronts of a search from the files in its folder; return the figure's files.
+
+    These are ``pareto.pdf``, ``.png`` and ``.figure.json``: its caption, and the commands that draw it and
+    that searched.
+
+    Raises
+    ------
+    ConfigError
+        If what the search left cannot be read.
+    """
+    folder = Path(folder)
+    file = folder / CANDIDATES
+    told = read_json(folder / RECOMMENDATION)
+    try:
+        with look(width):
+            figure = plot_fronts(read_csv_text(file), told["share"], told["wanted"])
+            contents = {f"{PARETO}.{kind}": content for kind, content in render(figure).items()}
+            described = _described(folder, told, figure, width)
+    except BatchsimError:
+        raise
+    except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page
+        raise ConfigError(f"{file}: cannot be drawn ({type(error).__name__}: {reason(error)})") from error
+    contents[f"{PARETO}.figure.json"] = sidecar_text(described, contents)
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def _described(folder: Path, told: Mapping[str, Any], figure: Figure, width: str) -> dict[str, Any]:
+    """What is in the figure and how it was made, as `save.sidecar`."""
+    conditions = [
+        f"Wanted: {told['wanted']}, {100 * told['confidence']:.4g} % sure.",
+        f"{told['num_candidates']:,} configurations, {told['num_simulations']:,} replications of "
+        f"{told['num_requests']:,} requests.",
+        *(f"{one[0].upper()}{one[1:]}." for one in told["stands_on"]),
+    ]
+    return {
+        "name": PARETO,
+        "title": figure.texts[0].get_text().replace("\n", " "),
+        "caption": f"{_CAPTION} {' '.join(conditions)}",
+        "command": shlex.join(["batchsim", "figures", str(folder), PARETO, "--width", width]),
+        "searched_with": told["command"],
+        "width_inches": WIDTHS[width],
+        "height_inches": round(float(figure.get_figheight()), 4),
+        "drawn_from": f"{CANDIDATES} and {RECOMMENDATION}",
+        "versions": versions(),
+        "sha256": {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in (CANDIDATES, RECOMMENDATION)
+        },
+    }
 
 
 def plot_fronts(table: pd.DataFrame, share: float, wanted: str) -> Figure:
