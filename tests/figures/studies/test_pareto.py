@@ -44,6 +44,21 @@ def test_fronts_join_what_no_other_beats_and_a_ring_marks_the_best() -> None:
     assert title == "a on h100, num_gpus 2 is the cheapest that attains: 12.00 USD/hour, 96.0% good"
 
 
+def test_in_one_column_the_panels_stand_one_below_the_other_and_nothing_is_cut() -> None:
+    with look("one"):
+        figure = plot_fronts(table(), 0.9, "")
+        figure.draw_without_rendering()
+
+    cost, speed = figure.axes
+    width = figure.get_figwidth() * figure.dpi
+    assert cost.get_position().y0 > speed.get_position().y1
+    for axes, most in ((cost, 12.0), (speed, 45.0)):
+        box = axes.xaxis.label.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= width
+        assert axes.get_xlim()[1] > 1.05 * most
+    assert speed.get_ylim()[1] > 1.05 * 900.0
+
+
 def test_a_point_that_misses_is_hollow() -> None:
     with look():
         figure = plot_fronts(table(), 0.9, "")

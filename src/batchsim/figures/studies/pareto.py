@@ -27,9 +27,9 @@ RECOMMENDATION, CANDIDATES, PARETO = "recommendation.json", "candidates.csv", "p
 _CAPTION = (
     "What a search for the cheapest configuration saw. Each point is a configuration that was run: filled "
     "where it attains or seems to, hollow where it misses, with a ring around the one that is recommended; a "
-    "grey line joins those that no other beats in both respects. Left: cost against the share of good "
+    "grey line joins those that no other beats in both respects. {}: cost against the share of good "
     "requests (dotted: what is wanted), as it would be on the replications of the recommended one, with 95 % "
-    "intervals of the difference from it (Student's t). Right: output tokens per second of a GPU against "
+    "intervals of the difference from it (Student's t). {}: output tokens per second of a GPU against "
     "those of a request, on the replications that all had."
 )
 
@@ -37,6 +37,10 @@ _CAPTION = (
 _PANELS, _LEGEND, _TITLE, _EDGE, _LETTERS = 2.4, 0.17, 0.17, 0.07, 12.5
 #: Inches that a name in the legend takes.
 _NAME = 2.2
+
+
+#: Where its panels stand, by width.
+_PLACES = {"one": ("Above", "Below"), "two": ("Left", "Right")}
 
 
 class _Panel(NamedTuple):
@@ -88,7 +92,7 @@ def _described(folder: Path, told: Mapping[str, Any], figure: Figure, width: str
     return {
         "name": PARETO,
         "title": figure.texts[0].get_text().replace("\n", " "),
-        "caption": f"{_CAPTION} {' '.join(conditions)}",
+        "caption": " ".join([_CAPTION.format(*_PLACES[width]), *conditions]),
         "command": shlex.join(["batchsim", "figures", str(folder), PARETO, "--width", width]),
         "searched_with": told["command"],
         "width_inches": WIDTHS[width],
@@ -121,18 +125,20 @@ def plot_fronts(table: pd.DataFrame, share: float, wanted: str) -> Figure:
     )
     top_of_legend = _EDGE + _TITLE * len(title) + _LEGEND * len(subtitle) + 0.03
     head = top_of_legend + _LEGEND * -(-len(handles) // columns) + _EDGE
-    height = head + _PANELS
+    is_narrow = width < WIDTHS["two"]
+    height = head + (2 if is_narrow else 1) * _PANELS
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - head / height))
-    cost, speed = figure.subplots(1, 2)
+    cost, speed = figure.subplots(2, 1) if is_narrow else figure.subplots(1, 2)
     _draw(cost, ran, _Panel("usd_per_hour", "attained_alike", "on_cost_front", "steps-post"), looks)
     cost.axhline(share, color=".3", ls=":", lw=1)
     cost.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     cost.set(xlabel="Cost (USD/hour)", ylabel="Good requests", ylim=(-0.04, 1.04))
     _draw(speed, ran, _Panel("tokens_per_user_s", "tokens_per_gpu_s", "on_speed_front", "default"), looks)
-    speed.set(xlabel="Output tokens/s of a request", ylabel="Output tokens/s of a GPU", ylim=(0, None))
+    speed.set(xlabel="Output tokens/s of a request", ylabel="Output tokens/s of a GPU")
     for axes in (cost, speed):
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.06 * max(axes.dataLim.x1, 1e-9))
+    speed.set_ylim(0, 1.1 * max(speed.dataLim.y1, 1e-9))
     left, top = _EDGE / width, 1 - _EDGE / height
     figure.text(left, top, "\n".join(title), va="top", fontweight="bold", fontsize=9)
     below = top - _TITLE * len(title) / height
