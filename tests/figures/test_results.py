@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from batchsim import ConfigError
-from batchsim.figures.results import over_seeds, read_sweep, sweep_folders
+from batchsim.figures.results import over_seeds, reach, read_sweep, sweep_folders
 from batchsim.results.dataset import write_dataset
 from tests.figures.swept import results
 
@@ -42,6 +42,16 @@ def test_combinations_keep_their_order_and_count_saturated_runs() -> None:
         ["a", 2, 2.0, 0],
         ["a", 1, 4.0, 1],
     ]
+
+
+def test_an_interval_is_drawn_no_further_than_the_metric_can_be() -> None:
+    seeds = runs(policy=["a", "a"], ttft_p99_s=[1.0, 3.0], slo_attainment=[0.9, 1.0])
+    table = over_seeds(seeds, ["policy"], ["ttft_p99_s", "slo_attainment"])
+
+    (below_s, above_s), (below, above) = (reach(table, name) for name in ("ttft_p99_s", "slo_attainment"))
+
+    assert (below_s.tolist(), above_s.tolist()) == ([2.0], pytest.approx([12.7062], rel=1e-5))
+    assert (below.tolist(), above.tolist()) == (pytest.approx([0.635310], rel=1e-5), pytest.approx([0.05]))
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:

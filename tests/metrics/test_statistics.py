@@ -5,12 +5,14 @@ import pytest
 
 from batchsim.metrics.statistics import (
     batch_means_interval,
+    bounds,
     ci95_keys,
     mser5,
     paired_difference,
     t_interval,
     t_test,
 )
+from batchsim.study.run import simulate
 from tests.trust.interval_table import coverages
 
 
@@ -157,3 +159,35 @@ def test_differences_that_are_all_the_same_have_no_test() -> None:
     assert interval.mean == 0.5
     assert math.isnan(interval.half_width)
     assert math.isnan(p_value)
+
+
+@pytest.mark.parametrize("preset", ["multi_bin", "vllm_v1"])
+def test_every_number_of_a_run_lies_within_its_bounds(preset: str) -> None:
+    lengths = {"kind": "uniform", "low": 1, "high": 300}
+    generator = {"kind": "poisson", "rate_per_s": 5.0, "prompt": lengths, "output": lengths}
+    config = {
+        "policy": {"preset": preset},
+        "workload": {"num_requests": 200, "generator": generator, "tenants": [{"name": "a"}, {"name": "b"}]},
+        "predictor": {"kind": "lognormal", "sigma": 3.0},
+        "slo": {"ttft_ms": 500, "e2e_ms": 2000},
+        "cost": {"usd_per_gpu_hour": 1.0},
+    }
+
+    summary = simulate(config).summary
+
+    numbers = {
+        key: value
+        for key, value in summary.items()
+        if isinstance(value, int | float) and not key.startswith("expected_error")
+    }
+    assert len(numbers) > 60
+    assert {
+        key: value for key, value in numbers.items() if not bounds(key)[0] <= value <= bounds(key)[1]
+    } == {}
+
+
+def test_what_may_be_negative_is_not_cut() -> None:
+    assert bounds("kendall_tau") == (-1, 1)
+    assert bounds("waiting_growth_per_s") == (-math.inf, math.inf)
+    assert bounds("e2e_p99_s") == (0, math.inf)
+    assert bounds("busy_fraction") == bounds("prefix_hit_rate") == bounds("slo_attainment_ttft") == (0, 1)

@@ -122,6 +122,25 @@ def test_means_drawn_are_those_of_the_results(swept: Path, opened: Browser) -> N
     assert drawn["y"] == pytest.approx(list(wanted), rel=1e-5)
 
 
+@pytest.mark.parametrize(("metric", "least", "most"), [("e2e_p99_s", 0, 1e9), ("slo_attainment", 0, 1)])
+def test_intervals_reach_no_further_than_the_metric_can_be(
+    opened: Browser, metric: str, least: float, most: float
+) -> None:
+    opened.choose("#curve-metric", metric)
+
+    band = (
+        "[...document.querySelectorAll('#curve-panels .plot')].flatMap(plot => plot.data)"
+        ".flatMap(one => one.fill ? one.y : one.error_y?.visible ? one.y.flatMap((mean, i) =>"
+        " [mean - one.error_y.arrayminus[i], mean + one.error_y.array[i]]) : [])"
+    )
+    ends = opened.run(band)
+
+    assert len(ends) > 4
+    assert least - 1e-9 <= min(ends)
+    assert max(ends) <= most + 1e-9
+    assert {least, most} & {round(end, 9) for end in ends}  # two seeds alone reach beyond
+
+
 def test_a_heading_sorts_both_ways(opened: Browser) -> None:
     at = headings(opened).index("e2e_mean_s")
     heading = "#runs th button[title=e2e_mean_s]"

@@ -16,14 +16,29 @@ RUN = {
 
 
 def test_numbers_are_averaged_and_their_own_intervals_replaced() -> None:
-    merged = over_replications([RUN, {**RUN, "seed": 8, "e2e_mean_s": 3.0, "num_preemptions": 4}])
+    merged = over_replications([RUN, {**RUN, "seed": 8, "e2e_mean_s": 1.1, "num_preemptions": 4}])
 
-    assert merged["e2e_mean_s"] == 2.0
-    assert merged["e2e_mean_ci95_low_s"] == pytest.approx(2 - 12.7062)  # Student's 0.975 quantile, 1 degree
-    assert merged["e2e_mean_ci95_high_s"] == pytest.approx(2 + 12.7062)
+    assert merged["e2e_mean_s"] == 1.05
+    half_width_s = 0.05 * 12.7062  # Student's 0.975 quantile, 1 degree of freedom
+    assert merged["e2e_mean_ci95_low_s"] == pytest.approx(1.05 - half_width_s)
+    assert merged["e2e_mean_ci95_high_s"] == pytest.approx(1.05 + half_width_s)
     assert merged["num_preemptions"] == 3
     assert merged["seed"] == 3
     assert merged["intervals"] == "Student's t over 2 replications"
+
+
+def test_no_interval_reaches_where_the_number_cannot_be() -> None:
+    few = {"ttft_p99_s": 1.0, "slo_attainment": 0.9, "kendall_tau": 0.2, "waiting_growth_per_s": 0.1}
+    more = {"ttft_p99_s": 3.0, "slo_attainment": 1.0, "kendall_tau": 0.3, "waiting_growth_per_s": 0.3}
+
+    merged = over_replications([{**RUN, **few}, {**RUN, **more}])
+
+    assert merged["ttft_p99_ci95_low_s"] == 0.0
+    assert merged["ttft_p99_ci95_high_s"] == pytest.approx(2 + 12.7062)
+    assert merged["slo_attainment_ci95_high"] == 1.0
+    assert merged["slo_attainment_ci95_low"] == pytest.approx(0.95 - 0.05 * 12.7062)
+    assert merged["kendall_tau_ci95_low"] == pytest.approx(0.25 - 0.05 * 12.7062)
+    assert merged["waiting_growth_ci95_low_per_s"] == pytest.approx(0.2 - 0.1 * 12.7062)
 
 
 def test_what_does_not_vary_claims_no_interval() -> None:

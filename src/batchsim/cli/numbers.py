@@ -33,10 +33,11 @@ def cell(summary: Mapping[str, Any], key: str, factor: float, digits: int | None
         return value
     from batchsim.metrics.statistics import ci95_keys
 
-    low, high = (summary.get(name) for name in ci95_keys(key))
-    if low is None or high is None:
+    mean, low, high = (summary.get(name) for name in (key, *ci95_keys(key)))
+    if mean is None or low is None or high is None:
         return value
-    return f"{value} ± {_two_digits((high - low) / 2 * factor)}"
+    # An end that cannot be is nearer than the other.
+    return f"{value} ± {_two_digits(max(high - mean, mean - low) * factor)}"
 
 
 def _two_digits(value: float) -> str:

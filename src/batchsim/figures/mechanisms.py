@@ -21,7 +21,7 @@ from batchsim.errors import ConfigError
 from batchsim.figures.axes import label_of, set_axis
 from batchsim.figures.findings import contrast
 from batchsim.figures.layout import canvas, num_columns
-from batchsim.figures.results import SweepResults, averages, over_seeds
+from batchsim.figures.results import SweepResults, averages, over_seeds, reach
 from batchsim.figures.schedulers import panels_of
 from batchsim.figures.style import PALETTE, SMALLEST, WIDTHS, color_of, face_of
 from batchsim.results.particulars import DECISIONS
@@ -57,7 +57,7 @@ def multi_bin_theorem(results: SweepResults) -> Drawing:
         axes.plot(bins, saturated_throughput(size, bins, low_s, high_s), color=".5", label="closed form")
         axes.axhline(2 * size / (low_s + high_s), color=".5", ls=":", label="its limit for many bins")
         look = {"fmt": "o", "markersize": 4, "capsize": 2, "color": color_of("multi_bin")}
-        axes.errorbar(points[BINS], points[metric], points[f"{metric}_ci95"], label="simulated", **look)
+        axes.errorbar(points[BINS], points[metric], reach(points, metric), label="simulated", **look)
         set_axis(axes, "x", BINS, steps=points[BINS])
         set_axis(axes, "y", metric)
         axes.set_title(f"batch size {size}", loc="left")
@@ -92,7 +92,7 @@ def prediction_error(results: SweepResults) -> Drawing:
         axes.barh(
             part["case"],
             part[metric],
-            xerr=part[f"{metric}_ci95"],
+            xerr=reach(part, metric),
             error_kw={"lw": 1},
             color=list(faces[part.index]),
             hatch=hatches,

@@ -217,7 +217,8 @@ def _by_run(
         for (value, *_), line in drawn:
             look = looks[str(value)]
             if is_replicated:
-                low, high = line["value"] - line["value_ci95"], line["value"] + line["value_ci95"]
+                low = (line["value"] - line["value_ci95"]).clip(lower=0)  # counts, sizes, seconds and shares
+                high = line["value"] + line["value_ci95"]
                 axes.fill_between(line["at"], low, high, step="post", color=look.color, alpha=0.2, lw=0)
             axes.step(
                 line["at"],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from batchsim.config import SloConfig, SweepConfig, flat, validate
 from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
 from batchsim.errors import ConfigError
-from batchsim.metrics.statistics import t_interval
+from batchsim.metrics.statistics import bounds, t_interval
 from batchsim.results.dataset import DATASET, Dataset
 
 #: What every figure says of its runs, or finds them by.
@@ -220,6 +220,14 @@ def over_seeds(runs: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) ->
         counts = {f"num_{state}": int((states(part) == state).sum()) for state in ("saturated", "transient")}
         rows.append({**row, "num_runs": len(part), **counts})
     return pd.DataFrame(rows)
+
+
+def reach(table: pd.DataFrame, metric: str) -> tuple[pd.Series[float], pd.Series[float]]:
+    """How far a metric's intervals reach below the means and above, no further than it can be (`bounds`)."""
+    least, most = bounds(metric)
+    above = table[f"{metric}_ci95"]
+    below = table.get(f"{metric}_ci95_below", above).fillna(above)
+    return below.clip(upper=table[metric] - least), above.clip(upper=most - table[metric])
 
 
 def outside_range(runs: pd.DataFrame) -> str:

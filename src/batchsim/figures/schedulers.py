@@ -15,7 +15,7 @@ from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
 from batchsim.figures.axes import facet_title, label_of, set_axis, stacked
 from batchsim.figures.findings import ENOUGH, Finding, contrast, gain, no_finding, within_slo
 from batchsim.figures.layout import canvas, num_columns
-from batchsim.figures.results import SweepResults, averages, over_seeds, states
+from batchsim.figures.results import SweepResults, averages, over_seeds, reach, states
 from batchsim.figures.style import draw_line, face_of, legend_handles, looks_of
 
 Drawing = tuple[Figure, pd.DataFrame]
@@ -94,7 +94,7 @@ def slo_pareto(results: SweepResults) -> Drawing:
         best = points[points["on_frontier"]].sort_values(THROUGHPUT)
         axes.plot(best[THROUGHPUT], best[ATTAINMENT], lw=look.line_width, color=color)
         axes.errorbar(
-            best[THROUGHPUT], best[ATTAINMENT], best[f"{ATTAINMENT}_ci95"], best[f"{THROUGHPUT}_ci95"],
+            best[THROUGHPUT], best[ATTAINMENT], reach(best, ATTAINMENT), reach(best, THROUGHPUT),
             fmt="none", color=color, lw=0.7,
         )  # fmt: skip
         for state, chosen in best.groupby(_state_of(best)):
@@ -120,6 +120,7 @@ def seed_variance(results: SweepResults) -> Drawing:
     is_column = len(metrics) > 1 and num_columns(len(metrics)) == 1
     for part, metric, axes in panels:
         means = part.set_index("policy")
+        below, above = reach(means, metric)
         for position, policy in enumerate(policies):
             color, marker = looks[policy].color, looks[policy].marker
             of_policy = _runs_of(runs, part, facets)
@@ -132,8 +133,8 @@ def seed_variance(results: SweepResults) -> Drawing:
                 edgecolor=color,
                 color=[face_of(state, color) for state in states(of_policy)],
             )
-            mean, half_width = means.loc[policy, metric], means.loc[policy, f"{metric}_ci95"]
-            axes.errorbar(position + 0.15, mean, half_width, color=color, marker="_", markersize=8, capsize=2)
+            mean, ends = means.loc[policy, metric], ([below[policy]], [above[policy]])
+            axes.errorbar(position + 0.15, mean, ends, color=color, marker="_", markersize=8, capsize=2)
         set_axis(axes, "y", metric)
         axes.set_xticks(range(len(policies)), policies, rotation=20, ha="right")
         axes.set_xlim(-0.5, len(policies) - 0.5)

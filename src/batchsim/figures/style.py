@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from batchsim.config import flat
 from batchsim.figures.axes import label_of, quantity
-from batchsim.figures.results import SweepResults, outside_range, states
+from batchsim.figures.results import SweepResults, outside_range, reach, states
 
 PALETTE = sns.color_palette("colorblind")
 _MARKERS = "osD^vPX*"
@@ -248,8 +248,7 @@ def draw_line(axes: Axes, part: pd.DataFrame, x: str, y: str, look: Look) -> Non
     Saturated points are hollow; those of runs too short to tell are pale.
     """
     axes.plot(part[x], part[y], color=look.color, ls=look.dashes, lw=look.line_width)
-    above = part[f"{y}_ci95"]
-    below = part.get(f"{y}_ci95_below", above).fillna(above)
+    below, above = reach(part, y)
     is_mean = above.notna() & (part["num_runs"] > 1)
     is_in_band = is_mean & (is_mean.shift(1, fill_value=False) | is_mean.shift(-1, fill_value=False))
     low, high = (part[y] - below).where(is_in_band), (part[y] + above).where(is_in_band)

@@ -27,6 +27,14 @@ _WIDEST = 0.9  # half width / mean, before it is stretched
 _WITH_UNIT = re.compile(r"(.*?)((?:_requests|_tokens)?_per_s|_s)?", re.DOTALL)
 
 
+#: Numbers of summaries that may be negative, and shares of a whole; all others are 0 or more.
+_SIGNED = {"kendall_tau": (-1.0, 1.0), "waiting_growth_per_s": (-math.inf, math.inf)}
+_SHARE = re.compile(
+    r"slo_attainment.*|worst_tenant_slo_attainment|busy_fraction|bin_accuracy|within_one_bin|padding_waste_.*"
+    r"|kv_use_.*|jain_index|.*_share|.*_hit_rate|draft_acceptance_rate"
+)
+
+
 class Interval(NamedTuple):
     """A mean and the ends of its confidence interval, NaN where there are too few values to tell."""
 
@@ -53,6 +61,15 @@ def ci95_keys(key: str) -> tuple[str, str]:
     """
     start, unit = _WITH_UNIT.fullmatch(key).groups("")  # type: ignore[union-attr]  # matches any text
     return f"{start}_ci95_low{unit}", f"{start}_ci95_high{unit}"
+
+
+@cache
+def bounds(key: str) -> tuple[float, float]:
+    """Return the least and the most that a number of a summary can be in any run.
+
+    What lies beyond can be taken off an interval: the mean is not there, and it holds as often without.
+    """
+    return _SIGNED.get(key, (0.0, 1.0 if _SHARE.fullmatch(key) else math.inf))
 
 
 def mser5(values: ArrayLike) -> int:

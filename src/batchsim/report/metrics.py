@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import pandas as pd
 
 from batchsim.figures.axes import QUANTITIES, quantity
-from batchsim.metrics.statistics import ci95_keys
+from batchsim.metrics.statistics import bounds, ci95_keys
 
 #: What people look at first, in this order; all else is below, by name.
 MAIN = (
@@ -96,6 +97,15 @@ def metrics_of(runs: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
             "better": better(name),
             "main": name in main,
             "interval": [end for end in ci95_keys(name) if end in runs],
+            **_bounds(name),
         }
         for name in [*main, *sorted(set(there) - set(main))]
     ]
+
+
+def _bounds(name: str) -> dict[str, list[float | None]]:
+    """The least and the most that it can be, where that is not 0 and whatever: a page has room for little."""
+    ends = bounds(name)
+    if ends == (0, math.inf):
+        return {}
+    return {"bounds": [end if math.isfinite(end) else None for end in ends]}

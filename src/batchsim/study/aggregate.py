@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from batchsim.metrics.statistics import ci95_keys, t_intervals
+from batchsim.metrics.statistics import bounds, ci95_keys, t_intervals
 
 #: What runs of one point of a sweep differ in.
 SEEDS = ("replication", "seed")
@@ -32,7 +32,8 @@ def over_replications(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     -------
     dict
         The keys of a summary. Numbers are means over the runs, with the ends of Student's 95 % interval
-        beside them (`ci95_keys`), None where all runs have the same; a number that some run lacks is None. A
+        beside them (`ci95_keys`), no further than the number can be (`bounds`), None where all runs have the
+        same; a number that some run lacks is None. A
         claim holds where it holds in all runs, a text stands where it is the same in all. The verdict is the
         worst of all, ``saturated`` before ``transient``, and ``num_saturated`` and ``num_transient`` say how
         many had it; ``num_replications`` counts them, and ``seed`` is that of the first.
@@ -55,7 +56,9 @@ def over_replications(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             mean, half_width = False if all(isinstance(one, bool) for one in values) else None, math.nan
         merged[key] = _known(mean)
         if key in means and mean is not None and _is_outcome(key):
-            ends = (mean - half_width, mean + half_width)
+            least, most = bounds(key)
+            # An end that is NaN, of no interval, stays so.
+            ends = (max(mean - half_width, least), min(mean + half_width, most))
             merged |= dict(zip(ci95_keys(key), map(_known, ends), strict=True))
     worst = max(summaries, key=lambda summary: _BADNESS.get(str(summary.get("verdict")), 0))
     return {

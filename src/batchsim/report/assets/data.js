@@ -90,7 +90,8 @@ class Sweep {
     } else if (numbers.some((value) => value !== numbers[0])) {
       const variance = numbers.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (num - 1);
       const half = (PAGE.t975[num - 2] ?? 1.96) * Math.sqrt(variance / num);
-      interval = [mean - half, mean + half];
+      const [least, most] = this.metric[metric]?.bounds ?? [0];
+      interval = [Math.max(mean - half, least ?? -Infinity), Math.min(mean + half, most ?? Infinity)];
     }
     return { mean, num, interval, state: this.stateOf(rows), rows };
   }
