@@ -1,4 +1,4 @@
-"""Runs of a sweep in processes, each at one run at a time: one that dies takes that run alone with it."""
+"""Runs in processes, each at one run at a time: one that dies takes that run alone with it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from types import TracebackType
+from typing import Any, TypeVar
 
 from batchsim.errors import BatchsimError
 from batchsim.study.worker import Failure, Task, attempt
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 #: Numerical libraries start threads of their own; the processes are all the cores are asked for.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -47,16 +52,74 @@ def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Failure | 
     if min(jobs, len(tasks)) < 2 and all(_is_ours(task) for task in tasks):
         yield from ((task, attempt(task)) for task in tasks)
         return
-    pool, threads = _Pool(), ThreadPoolExecutor(min(jobs, len(tasks)), initializer=_leave_ctrl_c)
-    try:
-        futures = {threads.submit(pool.do, task): task for task in tasks}
+    with Processes(min(jobs, len(tasks))) as processes:
+        yield from ((tasks[k], failure) for k, failure in processes.each(attempt, tasks))
+
+
+class Processes:
+    """So many processes, started as they are needed; none outlives the block, or this process."""
+
+    def __init__(self, num: int) -> None:
+        self._threads = ThreadPoolExecutor(num, initializer=_leave_ctrl_c)  # with a process each
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._processes: list[_Process] = []
+        self._is_closed = False
+
+    def __enter__(self) -> Processes:
+        """Start nothing yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all processes, whatever they are at, and wait until they have ended."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._is_closed = True
+            for process in self._processes:
+                process.kill()
+        self._threads.shutdown()
+        for process in self._processes:
+            process.wait()
+
+    def each(
+        self, act: Callable[[_Item], _Answer], items: Sequence[_Item]
+    ) -> Iterator[tuple[int, _Answer | Failure]]:
+        """Apply a function of a module to all items, and hand back which ends and what it gave.
+
+        A `Failure` is that of what it raised, or of a process that died, which is replaced.
+
+        Raises
+        ------
+        BatchsimError
+            If no process can be started.
+        """
+        futures = {self._threads.submit(self._do, act, item): k for k, item in enumerate(items)}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        pool.kill()
-        threads.shutdown()
-        pool.wait()
+
+    def _do(self, act: Callable[[_Item], _Answer], item: _Item) -> _Answer | Failure:
+        process = getattr(self._own, "process", None) or self._start()
+        try:
+            answer: _Answer | Failure = process.do(act, item)
+            return answer
+        except (EOFError, OSError):
+            self._own.process = None
+            return Failure(f"its process {_end(process.wait())}")
+
+    def _start(self) -> _Process:
+        with self._lock:
+            if self._is_closed:
+                raise BatchsimError("interrupted")
+            process = _Process()
+            self._processes.append(process)
+        try:
+            process.answer()  # it is ready
+        except EOFError as error:
+            raise BatchsimError(f"a worker process cannot start: it {_end(process.wait())}") from error
+        self._own.process = process
+        return process
 
 
 def _leave_ctrl_c() -> None:
@@ -87,14 +150,13 @@ class _Process:
         assert self._process.stdout is not None
         self._tasks, self._answers = self._process.stdin, self._process.stdout
 
-    def answer(self) -> Failure | None:
+    def answer(self) -> Any:
         """Wait for what it says next; EOFError if it says nothing any more."""
-        failure: Failure | None = pickle.load(self._answers)
-        return failure
+        return pickle.load(self._answers)
 
-    def do(self, task: Task) -> Failure | None:
-        """Do a task; EOFError or OSError if it ends instead."""
-        pickle.dump(task, self._tasks)
+    def do(self, act: Callable[[Any], Any], item: object) -> Any:
+        """Have a function applied; EOFError or OSError if the process ends instead."""
+        pickle.dump((act, item), self._tasks)
         self._tasks.flush()
         return self.answer()
 
@@ -109,49 +171,6 @@ class _Process:
             self._tasks.close()
         self._answers.close()
         return code
-
-
-class _Pool:
-    """A process for each thread that asks."""
-
-    def __init__(self) -> None:
-        self._own = threading.local()
-        self._lock = threading.Lock()
-        self._processes: list[_Process] = []
-        self._is_closed = False
-
-    def do(self, task: Task) -> Failure | None:
-        process = getattr(self._own, "process", None) or self._start()
-        try:
-            return process.do(task)
-        except (EOFError, OSError):
-            self._own.process = None
-            return Failure(f"its process {_end(process.wait())}")
-
-    def kill(self) -> None:
-        """End all processes, whatever they are at, and start no more."""
-        with self._lock:
-            self._is_closed = True
-            for process in self._processes:
-                process.kill()
-
-    def wait(self) -> None:
-        """Wait until all have ended."""
-        for process in self._processes:
-            process.wait()
-
-    def _start(self) -> _Process:
-        with self._lock:
-            if self._is_closed:
-                raise BatchsimError("interrupted")
-            process = _Process()
-            self._processes.append(process)
-        try:
-            process.answer()  # it is ready
-        except EOFError as error:
-            raise BatchsimError(f"a worker process cannot start: it {_end(process.wait())}") from error
-        self._own.process = process
-        return process
 
 
 def _end(code: int) -> str:

@@ -1,4 +1,4 @@
-"""One run of a sweep, where what goes wrong is told instead of raised; and a process that does such runs."""
+"""One run of a sweep, where what goes wrong is told instead of raised; and a process that does them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from batchsim.errors import BatchsimError, printable
 from batchsim.results.store import save_run
@@ -67,23 +68,29 @@ def attempt_in_worker(task: Task) -> Failure | None:
 
 
 def serve() -> None:
-    """Do what comes in pickled on stdin, answer pickled on stdout, and end as soon as stdin does.
+    """Apply functions to arguments that come in pickled on stdin, and answer pickled on stdout.
 
-    That is when the parent closed it, or is no more: then nothing is to go on writing, not even the run under
-    way. What runs print goes to stderr.
+    What one raises is answered as a `Failure`. The process ends as soon as stdin does: that is when the
+    parent closed it, or is no more, and then nothing is to go on writing, not even the run under way. What
+    runs print goes to stderr.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it as well, and ends this process
     tasks, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    inbox: SimpleQueue[Task] = SimpleQueue()
+    inbox: SimpleQueue[tuple[Callable[[Any], Any], Any]] = SimpleQueue()
     threading.Thread(target=_receive, args=(tasks, inbox), daemon=True).start()
     _send(answers, None)  # ready
     while True:
-        _send(answers, attempt_in_worker(inbox.get()))
+        act, item = inbox.get()
+        try:
+            answer = act(item)
+        except BaseException as error:  # an interrupt is one more fault of a policy
+            answer = _failure(error)
+        _send(answers, answer)
 
 
-def _receive(tasks: BinaryIO, inbox: SimpleQueue[Task]) -> None:
+def _receive(tasks: BinaryIO, inbox: SimpleQueue[Any]) -> None:
     try:
         while True:
             inbox.put(pickle.load(tasks))
@@ -94,7 +101,7 @@ def _receive(tasks: BinaryIO, inbox: SimpleQueue[Task]) -> None:
         os._exit(1)
 
 
-def _send(answers: BinaryIO, answer: Failure | None) -> None:
+def _send(answers: BinaryIO, answer: object) -> None:
     pickle.dump(answer, answers)
     answers.flush()
 

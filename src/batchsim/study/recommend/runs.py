@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
 from batchsim.errors import BatchsimError
+from batchsim.study.processes import Processes
 from batchsim.study.recommend.draws import Draw
 from batchsim.study.recommend.evidence import Outcome, measure
+from batchsim.study.worker import Failure
 
 
 class Runs(Protocol):
@@ -26,23 +24,30 @@ class Runs(Protocol):
 
 @contextmanager
 def running(share: float, jobs: int) -> Iterator[Runs]:
-    """Offer so many processes for the block; one is this one."""
+    """Offer so many processes for the block; one is this one.
+
+    Raises
+    ------
+    BatchsimError
+        If a process dies: what it was at cannot be left out of a race.
+    """
     act = partial(_attempt, share=share)
     if jobs < 2:
         yield lambda draws: list(map(act, draws))
         return
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _leave_ctrl_c)
-    try:
-        yield lambda draws: list(pool.map(act, draws, chunksize=max(1, len(draws) // (8 * jobs))))
-    except BrokenProcessPool as error:
-        raise BatchsimError("a process died while it simulated (out of memory?)") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with Processes(jobs) as processes:
+
+        def run(draws: Sequence[Draw]) -> list[Outcome | str]:
+            outcomes = {k: _told(outcome) for k, outcome in processes.each(act, draws)}
+            return [outcomes[k] for k in range(len(draws))]
+
+        yield run
 
 
-def _leave_ctrl_c() -> None:
-    """Let the parent alone tell of it, and end the processes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _told(outcome: Outcome | str | Failure) -> Outcome | str:
+    if isinstance(outcome, Failure):
+        raise BatchsimError(f"a replication was not simulated to its end: {outcome.sentence}")
+    return outcome
 
 
 def _attempt(draw: Draw, share: float) -> Outcome | str:
