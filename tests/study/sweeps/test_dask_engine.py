@@ -19,7 +19,7 @@ from batchsim.results.store import read_summary
 from batchsim.study.plan import PlannedRun, plan, read_sweep_file
 from batchsim.study.sweep import SweepProgress, run_sweep
 from batchsim.study.sweeps import dask_engine
-from batchsim.study.sweeps.dask_engine import _Sent, _settled, do_here, run_on_dask
+from batchsim.study.sweeps.dask_engine import _Batches, _NoAnswer, _Sent, _settled, do_here, run_on_dask
 from batchsim.study.worker import Failure, Task
 
 SWEEP = """
@@ -243,8 +243,8 @@ def test_a_worker_that_does_not_see_the_folder_sends_the_run_back(path: Path, tm
     marker = tmp_path / "marker"
     marker.touch()
 
-    saved = do_here(here, _Sent(marker, sys.path))
-    sent = do_here(there, _Sent(tmp_path / "nowhere" / "marker", sys.path))
+    (saved,) = do_here([here], _Sent(marker, sys.path))
+    (sent,) = do_here([there], _Sent(tmp_path / "nowhere" / "marker", sys.path))
     assert not there.directory.exists()
     settled = _settled(there, sent)
 
@@ -255,11 +255,57 @@ def test_a_worker_that_does_not_see_the_folder_sends_the_run_back(path: Path, tm
     }
 
 
+@pytest.mark.parametrize(("time_s", "num_done"), [(0.0, 1), (60.0, 3)])
+def test_a_worker_does_of_a_batch_what_it_has_time_for(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time_s: float, num_done: int
+) -> None:
+    monkeypatch.setattr(dask_engine, "_BATCH_S", time_s)
+    runs = plan(read_sweep_file(path), path)[:3]
+    tasks = [Task(run, tmp_path / run.run_id, save_tables=False) for run in runs]
+
+    answers = do_here(tasks, _Sent(tmp_path, sys.path))
+
+    assert answers == [None] * num_done
+    assert [(task.directory / "summary.json").exists() for task in tasks] == [n < num_done for n in range(3)]
+
+
+def test_batches_grow_while_all_is_done_in_time_and_shrink_at_the_end(path: Path, tmp_path: Path) -> None:
+    task = first_task(path, tmp_path)
+    batches, sizes, done = _Batches([task] * 100, most=16), [], 0
+
+    while batches:
+        batch = batches.take(room=2)
+        sizes.append(len(batch))
+        answers = [None] * min(len(batch), 3 if len(sizes) == 5 else 16)
+        done += len(list(batches.settle(batch, answers)))
+
+    assert done == 100
+    assert sizes[:7] == [1, 2, 4, 8, 16, 3, 6]  # of the fifth, 3 were done in time
+    assert sizes[-3:] == [1, 1, 1]
+
+
+def test_of_a_batch_that_nobody_answers_each_goes_alone(path: Path, tmp_path: Path) -> None:
+    tasks = [first_task(path, tmp_path / name) for name in "abcdefgh"]
+    batches, said = _Batches(tasks, most=2), _NoAnswer("its worker died")
+    first, batch = batches.take(room=1), batches.take(room=1)
+    told = list(batches.settle(first, [None]))
+    batch = [*batch, *batches.take(room=1)]
+
+    nothing = list(batches.settle(batch, said))
+    alone = [batches.take(room=1) for _ in batch]
+    again = list(batches.settle(alone[0], said))
+
+    assert told == [(tasks[0], None)]
+    assert nothing == []
+    assert alone == [[task] for task in batch]
+    assert again == [(batch[0], said)]
+
+
 def test_what_cannot_be_written_where_it_belongs_fails_the_run(path: Path, tmp_path: Path) -> None:
     task = first_task(path, tmp_path)
     task.directory.mkdir()
     (task.directory / "letter.txt").touch()
-    sent = do_here(first_task(path, tmp_path / "there"), _Sent(tmp_path / "nowhere", sys.path))
+    (sent,) = do_here([first_task(path, tmp_path / "there")], _Sent(tmp_path / "nowhere", sys.path))
 
     settled = _settled(task, sent)
 
@@ -275,7 +321,7 @@ def test_a_worker_with_other_files_or_another_version_does_not_run(
     inputs = {name: "other" if what in Path(name).name else digest for name, digest in run.inputs.items()}
     task = first_task(path, tmp_path, run_id="0" * 12, inputs=inputs)
 
-    answer = do_here(task, _Sent(tmp_path, sys.path))
+    (answer,) = do_here([task], _Sent(tmp_path, sys.path))
 
     assert isinstance(answer, Failure)
     assert f"{what} than the sweep was planned with; give the workers the same files" in answer.sentence

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,10 +31,13 @@ from batchsim.study.worker import Failure, Task, attempt_in_worker
 LOCAL_WORKERS = 2
 #: Tasks that a thread of the cluster has at once: the next one comes while the last answer is on its way.
 _PER_THREAD = 2
+#: A worker does so many runs, at most, in so long before it answers: an answer takes as long as a tiny run.
+_MOST_IN_BATCH, _BATCH_S = 32, 0.2
 #: How long a scheduler that is gone is waited for, and how long one attempt to reach it may take.
 PATIENCE_S, _CONNECT_S = 60.0, 10.0
-#: How often it is asked what workers there are.
-_LOOK_S = 1.0
+#: How often it is asked what workers there are, and how often in a row none may be there before it is told:
+#: those that died are started again.
+_LOOK_S, _LOOKS = 1.0, 10
 
 #: A worker with several threads still does one run at a time: they would only take each other's time.
 _one_at_a_time = threading.Lock()
@@ -93,20 +97,31 @@ def run_on_dask(
                     on_notice(f"the Dask scheduler {found} is gone; what was under way is done again")
 
 
-def do_here(task: Task, sent: _Sent) -> Failure | _Files | None:
-    """Do a run in a worker of a cluster; give its files back where it could not be saved in its place."""
+def do_here(tasks: Sequence[Task], sent: _Sent) -> list[Failure | _Files | None]:
+    """Do runs in a worker of a cluster, the first and those for which there is time.
+
+    An answer for each holds its files where it could not be saved in its place.
+    """
     with _one_at_a_time:
         sys.path += [entry for entry in sent.path if entry not in sys.path]
-        try:
-            _check_same(task.run)
-        except ConfigError as error:
-            return Failure(str(error))
-        if _can_save_beside(sent.marker):
-            return attempt_in_worker(task)
-        with TemporaryDirectory() as folder:
-            place = Path(folder) / task.directory.name
-            failure = attempt_in_worker(task._replace(directory=place))
-            return failure or {file.name: file.read_bytes() for file in place.iterdir()}
+        end_s = time.monotonic() + _BATCH_S
+        answers = [_do(tasks[0], sent)]
+        while len(answers) < len(tasks) and time.monotonic() < end_s:
+            answers.append(_do(tasks[len(answers)], sent))
+        return answers
+
+
+def _do(task: Task, sent: _Sent) -> Failure | _Files | None:
+    try:
+        _check_same(task.run)
+    except ConfigError as error:
+        return Failure(str(error))
+    if _can_save_beside(sent.marker):
+        return attempt_in_worker(task)
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / task.directory.name
+        failure = attempt_in_worker(task._replace(directory=place))
+        return failure or {file.name: file.read_bytes() for file in place.iterdir()}
 
 
 def _can_save_beside(marker: Path) -> bool:
@@ -197,17 +212,17 @@ def _drive(
 ) -> Iterator[tuple[Task, Failure | None]]:
     """Keep the workers busy until all is done; `_LostScheduler` if the scheduler goes."""
     suspects: list[Task] = []
-    for task, answer in _answers(client, tasks, sent, on_notice, num_at_once=None):
-        if isinstance(answer, _Died):
+    for task, answer in _answers(client, tasks, sent, on_notice, one_at_a_time=False):
+        if isinstance(answer, _NoAnswer):
             suspects.append(task)  # or a task beside it was what its workers died of
         else:
             yield task, _settled(task, answer)
-    for task, answer in _answers(client, suspects, sent, on_notice, num_at_once=1):
-        yield task, Failure(answer.sentence) if isinstance(answer, _Died) else _settled(task, answer)
+    for task, answer in _answers(client, suspects, sent, on_notice, one_at_a_time=True):
+        yield task, Failure(answer.sentence) if isinstance(answer, _NoAnswer) else _settled(task, answer)
 
 
-class _Died(NamedTuple):
-    """Every worker that tried a task died."""
+class _NoAnswer(NamedTuple):
+    """Every worker that tried a batch died, or could not even read it."""
 
     sentence: str
 
@@ -217,29 +232,64 @@ def _answers(
     tasks: Sequence[Task],
     sent: _Sent,
     on_notice: Callable[[str], None],
-    num_at_once: int | None,
+    *,
+    one_at_a_time: bool,
 ) -> Iterator[tuple[Task, Any]]:
-    """Submit tasks as workers have room, so many at once, and hand back what each gave."""
-    waiting, running = deque(tasks), dict[str, tuple[Any, Task]]()
+    """Submit tasks as workers have room and hand back what each gave."""
+    batches = _Batches(tasks, 1 if one_at_a_time else _MOST_IN_BATCH)
+    running: dict[str, tuple[Any, list[Task]]] = {}
     ended: SimpleQueue[Any] = SimpleQueue()
-    room, looked_s, has_told = 0, -_LOOK_S, False
-    while waiting or running:
+    room, looked_s, num_in_vain = 0, -_LOOK_S, 0
+    while batches or running:
         if time.monotonic() - looked_s >= _LOOK_S:
             room, looked_s = _room(client), time.monotonic()
-            if not room and not has_told:
-                on_notice("no worker of the Dask cluster is there yet; the sweep waits for one")
-                has_told = True
-        while waiting and len(running) < (num_at_once or room):
-            task = waiting.popleft()
-            future = client.submit(do_here, task, sent, key=f"batchsim-{task.run.run_id}-{time.time_ns()}")
-            running[future.key] = (future, task)
+            num_in_vain = 0 if room else num_in_vain + 1
+            if num_in_vain == _LOOKS:
+                on_notice("no worker of the Dask cluster is there; the sweep waits for one")
+        while batches and len(running) < (1 if one_at_a_time else room):
+            batch = batches.take(room)
+            key = f"batchsim-{batch[0].run.run_id}-{time.time_ns()}"
+            future = client.submit(do_here, batch, sent, key=key)
+            running[key] = (future, batch)
             future.add_done_callback(ended.put)
         try:
             future = ended.get(timeout=_LOOK_S)
         except Empty:
             continue
-        _, task = running.pop(future.key)
-        yield task, _answer(future)
+        _, batch = running.pop(future.key)
+        yield from batches.settle(batch, _answer(future))
+
+
+class _Batches:
+    """Tasks that wait, in batches: of one, then of twice as many for as long as workers do all in time."""
+
+    def __init__(self, tasks: Sequence[Task], most: int) -> None:
+        self._waiting, self._alone = deque(tasks), deque[Task]()
+        self._size, self._most = 1, most
+
+    def __len__(self) -> int:
+        """Count the tasks."""
+        return len(self._waiting) + len(self._alone)
+
+    def take(self, room: int) -> list[Task]:
+        """Give out the next; at the end they are small, so that the last worker is not long alone."""
+        if self._alone:
+            return [self._alone.popleft()]
+        size = min(self._size, max(1, len(self._waiting) // (2 * max(1, room))))
+        return [self._waiting.popleft() for _ in range(size)]
+
+    def settle(self, batch: list[Task], answers: list[Any] | _NoAnswer) -> Iterator[tuple[Task, Any]]:
+        """Take back what there was no time for; of a batch that nobody answered each is to go alone."""
+        if isinstance(answers, _NoAnswer):
+            if len(batch) == 1:
+                yield batch[0], answers
+            else:
+                self._alone.extend(batch)
+            return
+        self._waiting.extendleft(reversed(batch[len(answers) :]))
+        is_whole = len(answers) == len(batch)
+        self._size = min(2 * len(answers), self._most) if is_whole else len(answers)
+        yield from zip(batch, answers, strict=False)
 
 
 def _room(client: Any) -> int:
@@ -250,20 +300,21 @@ def _room(client: Any) -> int:
         raise _LostScheduler from error
 
 
-def _answer(future: Any) -> Any:
+def _answer(future: Any) -> list[Any] | _NoAnswer:
     """What a worker gave; `_LostScheduler` if nobody knows."""
+    from distributed.comm import CommClosedError
     from distributed.scheduler import KilledWorker
 
-    if future.status == "cancelled":
-        raise _LostScheduler
-    error = future.exception()
-    if isinstance(error, KilledWorker):
-        return _Died(
-            f"its worker died, and so did every other that tried it (last {error.last_worker.address})"
-        )
-    if error is not None:  # what the worker could not even read, or the answer could not be sent
-        return Failure(f"{type(error).__name__}: {error}")
-    return future.result()
+    try:
+        answers: list[Any] = future.result()
+        return answers
+    except (CancelledError, CommClosedError) as error:
+        raise _LostScheduler from error
+    except KilledWorker as error:
+        worker = error.last_worker.address
+        return _NoAnswer(f"its worker died, and so did every other that tried it (last {worker})")
+    except Exception as error:  # of what could not be read, or sent
+        return _NoAnswer(f"{type(error).__name__}: {error}")
 
 
 def _settled(task: Task, answer: Failure | _Files | None) -> Failure | None:
