@@ -76,10 +76,13 @@ class Session:
         if block.language in SHELL:
             for line, _ in commands(block):
                 check_command(line)
-        if block.language not in SHELL | SHOWN_ONLY | {"python", "toml", "json"}:
+        if block.language not in SHELL | SHOWN_ONLY | {"python", "toml", "json", "yaml"}:
             raise WrongPageError(
                 f"a block of {block.language or 'no language'}, which nobody knows how to run"
             )
+
+        if block.language == "yaml" and "not run" not in block.markers:
+            raise WrongPageError("a block of yaml is for other programs, and says why it is not run")
 
     def _is_left_out(self, block: Block) -> bool:
         needed = block.markers.get("needs")

@@ -29,8 +29,8 @@ from batchsim.study.worker import Failure, Task, attempt_in_worker
 
 #: Workers of a cluster of this machine where nobody says how many.
 LOCAL_WORKERS = 2
-#: Tasks that a thread of the cluster has at once: the next one comes while the last answer is on its way.
-_PER_THREAD = 2
+#: Batches that a worker has at once: the next one comes while the last answer is on its way.
+_PER_WORKER = 2
 #: A worker does so many runs, at most, in so long before it answers: an answer takes as long as a tiny run.
 _MOST_IN_BATCH, _BATCH_S = 32, 0.2
 #: How long a scheduler that is gone is waited for, and how long one attempt to reach it may take.
@@ -294,8 +294,8 @@ class _Batches:
 
 def _room(client: Any) -> int:
     try:
-        threads: Mapping[str, int] = client.nthreads()
-        return _PER_THREAD * sum(threads.values())
+        workers: Mapping[str, int] = client.nthreads()
+        return _PER_WORKER * len(workers)
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:  # of a client that has closed itself
         raise _LostScheduler from error
 
