@@ -221,7 +221,7 @@ VLLM_VERSIONS ?= 0.6.6.post1 0.19.1 0.32.0
 conformance: $(VENV)/.installed-dev $(VLLM_VERSIONS:%=$(CONFORMANCE)/%/.packages)  ## Take the decisions of vLLM's own scheduler, to the last bit; write docs/conformance.md
 	$(BIN)/python -m tests.conformance --environments $(CONFORMANCE) $(VLLM_VERSIONS:%=--version %) -o docs/conformance.md
 
-TRIALS ?= 7
+TRIALS ?= 8
 
 faults: $(VENV)/.installed  ## Let workers, sweeps, disks, policies and files fail, resume, compare; TRIALS=40 for a thorough look
 	$(BIN)/python tests/faults/kill_sweeps.py --trials $(TRIALS)

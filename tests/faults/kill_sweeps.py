@@ -1,10 +1,11 @@
 """Let things go wrong in sweeps, resume them, and hold the results to those of one that was let alone.
 
 Each trial starts a sweep in processes of its own and kills a worker, the parent or all of them after a random
-time, or lets the disk be full, a policy fail, or a file be cut afterwards; half of the trials under
+time, or lets files end at a size (``disk``), a file system of its own be full (``full``, where one can be
+mounted without being root), a policy fail, or a file be cut afterwards; half of the trials under
 ``--overwrite`` over results that are there. Then it runs the same command again to its end. It prints how
-many datasets came out identical to the last byte, what was left of half-written runs, and how many processes
-were still there a few seconds after their parent had died.
+the first one ended, how many datasets came out identical to the last byte, what was left of half-written runs,
+and how many processes were still there a few seconds after their parent had died.
 
 ``python tests/faults/kill_sweeps.py --trials 40`` takes some minutes; the default is for a look in between.
 With ``--backend dask`` the sweeps that go wrong, and no other, run on a Dask cluster of two workers.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -63,9 +65,23 @@ flaky = Preset(Fifo(), Flaky(), Greedy())
 """
 
 #: What goes wrong, one after the other.
-FAULTS = ("worker", "parent", "group", "disk", "fail", "die", "cut")
-#: Sizes of files up to which a full disk takes them: that of some, not of others.
+FAULTS = ("worker", "parent", "group", "disk", "full", "fail", "die", "cut")
+#: Sizes of files up to which they can be written: that of some, not of others.
 DISK_BYTES = (1_000, 12_000)
+#: What is left on a file system: enough for some runs, or for none.
+FULL_KIB = (4, 400)
+
+#: Runs a command that writes to a file system of its own, with so much left on it, and keeps what came of it.
+ON_FULL = """
+left=$1 disk=$2 kept=$3; shift 3
+mkdir -p "$disk" "$kept"
+mount -t tmpfs -o size=16m none "$disk" && cp -a "$kept/." "$disk" || exit 99
+head -c "$(($(df -k --output=avail "$disk" | tail -n 1) - left))K" /dev/zero > "$disk/ballast"
+"$@"; status=$?
+rm -rf "$kept" && cp -a "$disk" "$kept" && rm "$kept/ballast"
+exit $status
+"""
+OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
 
 #: A worker ends as soon as it notices that its parent is gone.
 PATIENCE_S = 5.0
@@ -74,7 +90,7 @@ PATIENCE_S = 5.0
 def main() -> int:
     """Run the trials; exit 1 if anything is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=7)
+    parser.add_argument("--trials", type=int, default=len(FAULTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fault", choices=FAULTS, help="this one in every trial")
     parser.add_argument("--backend", choices=["processes", "dask"], default="processes")
@@ -89,35 +105,63 @@ def main() -> int:
         start_s = time.monotonic()
         sweep(home, "timed", "--backend", given.backend).wait()
         alone_s = time.monotonic() - start_s
-        identical = leftovers = survivors = 0
+        identical = leftovers = survivors = num_skipped = 0
         for number in range(given.trials):
             fault = given.fault or FAULTS[number % len(FAULTS)]
+            if fault == "full" and not can_mount(home):
+                print("full: skipped, for nothing can be mounted here without being root (unshare)")
+                num_skipped += 1
+                continue
             options = ["--overwrite"] if number // len(FAULTS) % 2 else []
-            outcome = trial(
+            status, alive = trial(
                 home, f"trial{number}", fault, alone_s, [*options, "--backend", given.backend], rng
             )
-            survivors += outcome
+            survivors += alive
             left = len(list((home / f"trial{number}").rglob("*.partial")))
             leftovers += left
             is_same = dataset(home / f"trial{number}") == expected
             identical += is_same
             print(
-                f"{fault} {' '.join(options)}: identical {is_same}, leftovers {left}, survivors {outcome}",
+                f"{fault} {' '.join(options)}: status {status}, identical {is_same}, leftovers {left}, "
+                f"survivors {alive}",
                 flush=True,
             )
-    print(f"identical {identical} of {given.trials}, leftovers {leftovers}, survivors {survivors}")
-    return 0 if (identical, leftovers, survivors) == (given.trials, 0, 0) else 1
+    num_trials = given.trials - num_skipped
+    print(f"identical {identical} of {num_trials}, leftovers {leftovers}, survivors {survivors}")
+    return 0 if (identical, leftovers, survivors) == (num_trials, 0, 0) else 1
 
 
-def trial(home: Path, output: str, fault: str, alone_s: float, options: list[str], rng: random.Random) -> int:
-    """Let a sweep go wrong and resume it; return how many of its processes outlived their parent."""
+def can_mount(folder: Path) -> bool:
+    """Whether a file system can be mounted over a folder, where this process alone sees it."""
+    command = [*OWN_MOUNTS, "mount", "-t", "tmpfs", "none", str(folder)]
+    with suppress(FileNotFoundError):
+        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    return False
+
+
+def trial(
+    home: Path, output: str, fault: str, alone_s: float, options: list[str], rng: random.Random
+) -> tuple[int, int]:
+    """Let a sweep go wrong and resume it.
+
+    Returns
+    -------
+    tuple[int, int]
+        How the first one ended, and how many of its processes outlived it.
+    """
     if "--overwrite" in options or fault == "cut":
         sweep(home, output).wait()
     if fault == "cut":
         cut(rng.choice(sorted(file for file in (home / output).rglob("*") if file.is_file())), rng)
     if fault in ("fail", "die"):
         (home / fault).touch()
-    parent = sweep(home, output, *options, most_bytes=rng.randint(*DISK_BYTES) if fault == "disk" else None)
+    parent = sweep(
+        home,
+        output,
+        *options,
+        most_bytes=rng.randint(*DISK_BYTES) if fault == "disk" else None,
+        kib_left=rng.randint(*FULL_KIB) if fault == "full" else None,
+    )
     wait_for_end(parent, rng.uniform(0.2, 1.0) * alone_s if fault in ("worker", "parent", "group") else 300)
     workers = children(parent.pid)
     if parent.poll() is None:
@@ -127,14 +171,14 @@ def trial(home: Path, output: str, fault: str, alone_s: float, options: list[str
             parent.send_signal(rng.choice((signal.SIGTERM, signal.SIGKILL)))
         elif fault == "group":
             os.killpg(parent.pid, signal.SIGKILL)
-    parent.wait()
+    status = parent.wait()
     (home / "fail").unlink(missing_ok=True)
     (home / "die").unlink(missing_ok=True)
     end_s = time.monotonic() + PATIENCE_S
     while (alive := [pid for pid in workers if is_alive(pid)]) and time.monotonic() < end_s:
         time.sleep(0.05)
     sweep(home, output).wait()
-    return len(alive)
+    return status, len(alive)
 
 
 def cut(file: Path, rng: random.Random) -> None:
@@ -143,13 +187,19 @@ def cut(file: Path, rng: random.Random) -> None:
     file.write_bytes(content[: rng.randrange(len(content))])
 
 
-def sweep(home: Path, output: str, *options: str, most_bytes: int | None = None) -> subprocess.Popen[bytes]:
-    """Start the sweep in a process group of its own, with no file larger than so much."""
-    command = [sys.executable, "-m", "batchsim", "sweep", "sweep.toml", "-o", output, "--jobs", "2", *options]
+def sweep(
+    home: Path, output: str, *options: str, most_bytes: int | None = None, kib_left: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the sweep in a process group of its own, with no file larger than so much, or so much left."""
+    before, place = [], output
+    if kib_left is not None:
+        place = f"{output}.disk"
+        before = [*OWN_MOUNTS, "sh", "-c", ON_FULL, "sh", str(kib_left), place, output]
+    command = [sys.executable, "-m", "batchsim", "sweep", "sweep.toml", "-o", place, "--jobs", "2", *options]
     limit = None if most_bytes is None else partial(limit_files, most_bytes)
     path = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        command,
+        [*before, *command],
         cwd=home,
         env=os.environ | {"PYTHONPATH": path},
         stderr=subprocess.DEVNULL,
