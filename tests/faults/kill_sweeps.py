@@ -4,8 +4,8 @@ Each trial starts a sweep in processes of its own and kills a worker, the parent
 time, or lets files end at a size (``disk``), a file system of its own be full (``full``, where one can be
 mounted without being root), a policy fail, or a file be cut afterwards; half of the trials under
 ``--overwrite`` over results that are there. Then it runs the same command again to its end. It prints how
-the first one ended, how many datasets came out identical to the last byte, what was left of half-written runs,
-and how many processes were still there a few seconds after their parent had died.
+the first one ended, how many datasets came out identical to the last byte, what was left of half-written
+runs, and how many processes were still there a few seconds after their parent had died.
 
 ``python tests/faults/kill_sweeps.py --trials 40`` takes some minutes; the default is for a look in between.
 With ``--backend dask`` the sweeps that go wrong, and no other, run on a Dask cluster of two workers.
