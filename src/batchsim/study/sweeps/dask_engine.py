@@ -178,7 +178,10 @@ def _cluster(scheduler: str | None, num_workers: int) -> Iterator[str]:
         processes=True,
         dashboard_address=None,
         silence_logs=logging.CRITICAL,
-        scheduler_kwargs={"allowed_failures": 0},  # what was under way is tried once more, alone
+        scheduler_kwargs={
+            "allowed_failures": 0,  # what was under way is tried once more, alone
+            "dashboard_address": ":0",  # there is none, but a server that would say that its port is taken
+        },
     ) as cluster:
         yield cluster.scheduler_address
 
