@@ -38,6 +38,8 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_title = f"batchsim {release}"
 html_extra_path = ["site"]
+html_static_path = ["style"]
+html_css_files = ["wide.css"]
 
 _LINK = re.compile(r"\[([^]]+)\]\((?!https?:)([\w./-]+)\.md\)")
 
