@@ -633,3 +633,18 @@ def test_a_sweep_goes_on_until_its_points_are_precise(tmp_path: Path) -> None:
     (point,) = pd.read_csv(tmp_path / "few" / "aggregated.csv").to_dict("records")
     is_precise = point["e2e_mean_ci95_high_s"] <= 1.3 * point["e2e_mean_s"]
     assert is_precise or point["num_replications"] == 6
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--gpu", "no option --gpu; write --set cluster.gpu=VALUE"),
+        ("--tensor-parallel", "no option --tensor-parallel; write --set cluster.tensor_parallel=VALUE"),
+        ("--overwrit", "Did you mean '--overwrite'?"),
+    ],
+)
+def test_a_setting_without_an_option_of_its_own_is_told_how_to_give(option: str, said: str) -> None:
+    result = CliRunner().invoke(main, ["run", option, "2"])
+
+    assert result.exit_code == 2
+    assert said in result.stderr

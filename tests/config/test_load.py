@@ -203,6 +203,9 @@ def test_engine_numbers_in_other_units_are_refused(key: str, value: float) -> No
         ("polcy.preset", "did you mean policy?"),
         ("cluster.replicas", "did you mean gpu?"),
         ("nothing_like_it", "known: seed, policy, workload,"),
+        ("tensor_parallel", "it is cluster.tensor_parallel"),
+        ("cluster.gpu_memory_utilization", "it is engine.gpu_memory_utilization"),
+        ("engine.max_num_seqs", "it is policy.batch_size"),
     ],
 )
 def test_an_unknown_key_gets_the_nearest_names(key: str, near: str) -> None:
@@ -210,6 +213,14 @@ def test_an_unknown_key_gets_the_nearest_names(key: str, near: str) -> None:
 
     with pytest.raises(ConfigError, match=rf"configuration: unknown key {key.split('.preset')[0]}.*; {near}"):
         load_config(None, {key: value})
+
+
+def test_a_sweep_file_is_no_run_file(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text('name = "loads"\n[base]\nseed = 1\n[grid]\nseed = [1, 2]\n', encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"sweep\.toml: a sweep file, for `batchsim sweep`"):
+        load_config(file)
 
 
 def test_an_override_may_name_a_percentile_with_a_decimal() -> None:

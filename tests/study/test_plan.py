@@ -76,6 +76,14 @@ def test_what_is_no_toml_or_nested_without_end_is_one_line(tmp_path: Path, text:
     assert "\n" not in str(told.value)
 
 
+def test_a_run_file_is_no_sweep_file(tmp_path: Path) -> None:
+    file = tmp_path / "chat.toml"
+    file.write_text("seed = 1\n[workload]\nrequest_rate = 4.0\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"chat\.toml: a run file, for `batchsim run`"):
+        read_sweep_file(file)
+
+
 def test_the_files_that_a_sweep_names_are_sought_in_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

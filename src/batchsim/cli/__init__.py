@@ -54,6 +54,8 @@ class _Commands(Group):
             sys.stdout.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise _as_setting(error) from None
         except BatchsimError as error:
             text = str(error)
             if len(text) > _MOST_SHOWN:  # a long value stands in its middle
@@ -69,6 +71,18 @@ class _Commands(Group):
                 raise
             click.echo(f"Error: {error.filename or 'output'}: {error.strerror or error}", err=True)
             ctx.exit(1)
+
+
+def _as_setting(error: click.NoSuchOption) -> click.UsageError:
+    """Say how a setting is given that has no option of its own: ``--gpu h100`` of a run."""
+    from batchsim.config.load import settings_named
+
+    assert error.ctx is not None, "the options of a command are read in its context"
+    keys = settings_named(error.option_name.lstrip("-").replace("-", "_"))
+    if not keys or all("--set" not in param.opts for param in error.ctx.command.params):
+        return error
+    told = " or ".join(f"--set {key}=VALUE" for key in keys)
+    return click.UsageError(f"no option {error.option_name}; write {told}", error.ctx)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -21,6 +21,14 @@ _MOST_SHOWN = 200
 _MOST_NESTED = 30
 _TOO_NESTED = f"holds more than {_MOST_NESTED} tables or lists in each other"
 
+#: Settings by the names that vLLM's options have.
+_OTHER_NAMES = {
+    "max_num_seqs": "policy.batch_size",
+    "max_num_batched_tokens": "policy.batching.max_num_batched_tokens",
+}
+#: What a sweep file has, and a run file has not.
+_OF_SWEEPS = ("base", "grid", "zip", "cases")
+
 S = TypeVar("S", bound=Section)
 
 
@@ -53,6 +61,8 @@ def load_config(
     else:
         where = str(given)
         tree = read_toml(Path(given))
+        if any(key in tree for key in _OF_SWEEPS):
+            raise ConfigError(f"{where}: a sweep file, for `batchsim sweep`; one run is its [base] alone")
         for key, value in flat(tree).items():
             if (found := anchored(key, value, Path(given).parent)) is not value:
                 set_dotted(tree, key, found)
@@ -88,8 +98,16 @@ def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
         message = f"{_short(key)}{shown}: {_lower_first(fault['msg'])}"
         *tables, name = fault["loc"] or ("",)
         if fault["type"] == "extra_forbidden" and (known := keys_at(section, tables)):
-            message = f"unknown key {_short(key)}; {nearest(_short(str(name)), known)}"
+            meant = settings_named(str(name)) if section is RunConfig else []
+            told = f"it is {' or '.join(meant)}" if meant else nearest(_short(str(name)), known)
+            message = f"unknown key {_short(key)}; {told}"
         raise ConfigError(f"{where}: {message}") from error
+
+
+def settings_named(name: str) -> list[str]:
+    """Dotted keys that a bare name could mean: ``gpu`` is ``cluster.gpu``."""
+    keys = [f"{table}.{name}" for table in RunConfig.model_fields if name in keys_at(RunConfig, [table])]
+    return keys or [key for other, key in _OTHER_NAMES.items() if other == name]
 
 
 def _is_nested_at_most(levels: int, value: Any) -> bool:

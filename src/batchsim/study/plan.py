@@ -79,7 +79,10 @@ def read_sweep_file(
         Runs of each point, whatever the file says.
     """
     path = Path(path)
-    sweep = validate(SweepConfig, read_toml(path), str(path))
+    tree = read_toml(path)
+    if tree and set(tree) <= set(RunConfig.model_fields):
+        raise ConfigError(f"{path}: a run file, for `batchsim run`; a sweep has it under [base], and a name")
+    sweep = validate(SweepConfig, tree, str(path))
     if full:
         sweep = _full(sweep)
     folder = path.parent.absolute()  # another process or machine may do the runs, in a folder of its own
