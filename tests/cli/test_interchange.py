@@ -90,7 +90,7 @@ def test_measured_results_become_a_run_and_stand_beside_simulations(run_dir: Pat
         assert result.exit_code == 0, result.output
     assert "40 requests of vLLM bench" in done.stderr
     assert json.loads((folder / "summary.json").read_text("utf-8"))["slo_attainment"] is not None
-    for text in ("measured (vLLM bench)", "vllm_v1", "E2E against mine, same requests (ms)"):
+    for text in ("simulated (vLLM bench)", "vllm_v1", "E2E against mine, same requests (ms)"):
         assert text in shown.stdout
     assert {path.name for path in out.iterdir()} == {"differences.csv", "vllm_v1"}
     tree = json.loads(printed.stdout)

@@ -119,7 +119,8 @@ def compare_with(
         echo_json({**tables, "differences": differences.to_dict("records")})
         return
     heading = {key: first.summary[key] for key in _OF_SIMULATIONS}
-    echo_summaries({f"measured ({runs[0].tool})": {**compared.measured, **heading}, **summaries})
+    kind = "simulated" if runs[0].is_simulated else "measured"
+    echo_summaries({f"{kind} ({runs[0].tool})": {**compared.measured, **heading}, **summaries})
     rows = [_difference(row, summaries) for row in compared.differences.itertuples(index=False)]
     title = f"E2E against {measured.name}, same requests (ms)"
     echo_table(title, ("policy", "difference", "95 % interval", "pairs"), rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from batchsim.workload.request import Source, Workload
 
 #: Columns of the tables; times in seconds since the first request was sent.
 COLUMNS = ("request_id", "arrival_s", "first_token_s", "finish_s", "prompt_tokens", "output_tokens")
+#: The worker of simulated requests in AIPerf's records.
+SIMULATOR = "batchsim"
 
 _READ = (
     "vLLM bench JSON (--save-detailed), SGLang bench JSONL (--output-details), GuideLLM JSON and AIPerf "
@@ -54,6 +56,8 @@ class MeasuredRun:
         compared, but neither single requests nor throughput.
     num_left_out
         Requests of the file that are not in it: failed, unfinished, or of the warm-up.
+    is_simulated
+        Whether `batchsim export` wrote it of a simulation: nothing of it was measured.
     """
 
     tool: str
@@ -61,6 +65,7 @@ class MeasuredRun:
     notices: tuple[str, ...] = ()
     has_arrivals: bool = True
     num_left_out: int = 0
+    is_simulated: bool = False
 
     def workload(self, name: str) -> Workload:
         """Return the requests as they were sent."""
@@ -83,9 +88,13 @@ def read_measured(path: str | Path) -> list[MeasuredRun]:
     if read is None:
         summary = " (a summary of all requests is not enough)" if _SUMMARY & first.keys() else ""
         raise TraceError(f"{path}: holds no measured requests in a known form{summary}; read are {_READ}")
-    return read(
-        [_object(one, f"{path}, run or line {place}") for place, one in enumerate(documents, 1)], path.name
-    )
+    trees = [_object(one, f"{path}, run or line {place}") for place, one in enumerate(documents, 1)]
+    runs = read(trees, path.name)
+    worker = metadata.get("worker_id") if isinstance(metadata := first.get("metadata"), dict) else None
+    if first.get("simulated") is not True and worker != SIMULATOR:
+        return runs
+    told = f"{path.name}: its times were simulated by batchsim, not measured"
+    return [replace(run, is_simulated=True, notices=(*run.notices, told)) for run in runs]
 
 
 def measured_trace(path: str | Path) -> Workload | None:

@@ -57,6 +57,8 @@ def test_requests_come_back_as_they_were(
     _, read = exported(runs[world], tmp_path, form)
 
     assert read.tool == {"vllm-bench": "vLLM bench", "aiperf": "AIPerf"}[form]
+    assert read.is_simulated
+    assert "simulated by batchsim, not measured" in read.notices[-1]
     assert (simulated["status"] == FINISHED).all()
     start_s = simulated["arrival_s"].iloc[0]
     for name in ("arrival_s", "first_token_s", "finish_s"):

@@ -134,6 +134,20 @@ def test_a_measured_run_is_exported_as_any_other(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(back.requests, given.requests)
 
 
+@pytest.mark.parametrize("form", ["vllm-bench", "aiperf"])
+@pytest.mark.parametrize("is_simulated", [False, True])
+def test_what_was_measured_stays_so_and_what_was_simulated_too(
+    is_simulated: bool, form: str, tmp_path: Path
+) -> None:
+    directory = imported(tmp_path, {**VLLM, "simulated": is_simulated})
+
+    export_run(directory, tmp_path / "again", form)
+
+    (back,) = read_measured(tmp_path / "again")
+    assert back.is_simulated is is_simulated
+    assert load_run(directory)[1]["expected_error"].endswith("simulated" if is_simulated else "measured")
+
+
 def test_validate_takes_what_was_imported_as_it_takes_the_file(tmp_path: Path) -> None:
     directory = imported(tmp_path, VLLM)
     save_latency(engine(), tmp_path / "latency.json")

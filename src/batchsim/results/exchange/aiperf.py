@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from batchsim.results.exchange.answers import Answers
+from batchsim.results.exchange.answers import Answers, is_simulated
+from batchsim.results.measured_tables import SIMULATOR
 
 _NS_PER_MS = 1e6
 #: HTTP status of requests that were not answered, by how they ended.
@@ -23,11 +24,11 @@ _CODES = {"refused": 429, "abandoned": 499, "stranded": 504, "failed": 503}
 
 def aiperf_text(manifest: Mapping[str, Any], summary: Mapping[str, Any], answers: Answers) -> str:
     """Return the content of the file."""
-    del manifest, summary  # a record is of a request alone
-    return "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in _records(answers))
+    worker = SIMULATOR if is_simulated(manifest) else str(summary.get("policy"))
+    return "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in _records(answers, worker))
 
 
-def _records(answers: Answers) -> list[dict[str, Any]]:
+def _records(answers: Answers, worker: str) -> list[dict[str, Any]]:
     requests = answers.requests
     size = len(requests)
     sessions = requests["session_id"].tolist() if "session_id" in requests else [None] * size
@@ -56,7 +57,7 @@ def _records(answers: Answers) -> list[dict[str, Any]]:
             "request_start_ns": sent_ns,
             "request_ack_ns": None,
             "request_end_ns": end_ns,
-            "worker_id": "batchsim",
+            "worker_id": worker,
             "record_processor_id": "batchsim",
             "benchmark_phase": "profiling",
             "was_cancelled": status == "abandoned",

@@ -138,6 +138,11 @@ def _ns(times_s: ArrayLike) -> Nanoseconds:
     return rounded
 
 
+def is_simulated(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run is a simulation, also one that was exported and imported; else it was measured."""
+    return bool(manifest.get("is_simulated", not str(manifest.get("kind")).startswith("measured")))
+
+
 def seconds(times_ns: ArrayLike) -> Any:
     """Seconds as short as they can be written, as lists of Python's own numbers."""
     return (np.asarray(times_ns) / 1e9).tolist()

@@ -71,6 +71,7 @@ def save_measured(
         "tool": run.tool,
         "source": {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
         "has_arrivals": run.has_arrivals,
+        "is_simulated": run.is_simulated,
         "notices": list(run.notices),
         "num_left_out": run.num_left_out,
         "versions": {"batchsim": __version__},
@@ -131,12 +132,12 @@ def measured_summary(
         "policy": run.tool,
         "world": "measured",
         "workload": name,
-        "workload_kind": "measured",
+        "workload_kind": "unknown" if run.is_simulated else "measured",
         "num_dropped": run.num_left_out,
         "num_training": 0,
         "request_rate_per_s": (len(requests) - 1) / span_s if span_s > 0 else None,
         "prices": None,
-        "expected_error": "its times were measured",
+        "expected_error": f"its times were {'simulated' if run.is_simulated else 'measured'}",
         **numbers,
         **unknown,
     }
@@ -163,4 +164,5 @@ def _read_imported(directory: Path) -> MeasuredRun:
         tuple(map(str, notices)) if isinstance(notices, list) else (),
         has_arrivals=bool(manifest.get("has_arrivals", True)),
         num_left_out=num_left_out if isinstance(num_left_out, int) else 0,
+        is_simulated=manifest.get("is_simulated") is True,
     )

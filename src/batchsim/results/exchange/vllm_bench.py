@@ -19,7 +19,7 @@ from batchsim.config import flat, load_config
 from batchsim.metrics.requests import e2e_s, tpot_s, ttft_s
 from batchsim.metrics.system import is_good
 from batchsim.records import FINISHED, arrays, has_status, rows
-from batchsim.results.exchange.answers import Answers, seconds
+from batchsim.results.exchange.answers import Answers, is_simulated, seconds
 
 #: As with ``--metric-percentiles 90,95,99``.
 _PERCENTILES = (90, 95, 99)
@@ -77,7 +77,7 @@ def _head(manifest: Mapping[str, Any], summary: Mapping[str, Any], answers: Answ
         "model_id": model,
         "tokenizer_id": model,
         "num_prompts": len(answers.requests),
-        "simulated": True,
+        "simulated": is_simulated(manifest),
         "policy": summary.get("policy"),
         "num_gpus": summary.get("num_gpus"),
         "latency_provenance": summary.get("latency_provenance"),
