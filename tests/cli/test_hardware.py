@@ -40,6 +40,12 @@ def test_one_is_printed_as_the_file_that_describes_it(tmp_path: Path) -> None:
     assert batchsim("hardware", str(gpu)).stdout == gpu.read_text(encoding="utf-8")
 
 
+def test_models_are_listed_by_name() -> None:
+    names = list(shipped("models"))
+
+    assert names == sorted(names)
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     result = batchsim("hardware", "h1000")
 

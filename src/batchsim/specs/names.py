@@ -22,8 +22,9 @@ _SLOWER = re.compile(r"laptop|mobile|max-q|h[12]00.*(pcie|nvl)")
 @cache
 def shipped(kind: Kind) -> dict[str, Traversable]:
     """The package's own specs, by name."""
-    entries = sorted((files("batchsim.specs") / kind).iterdir(), key=lambda entry: entry.name)
-    return {entry.name.removesuffix(".json"): entry for entry in entries if entry.name.endswith(".json")}
+    entries = (files("batchsim.specs") / kind).iterdir()
+    named = {entry.name.removesuffix(".json"): entry for entry in entries if entry.name.endswith(".json")}
+    return dict(sorted(named.items()))
 
 
 def known_name(name: str, kind: Kind) -> str | None:
