@@ -88,6 +88,14 @@ def test_where_it_comes_from_is_told(described: dict[str, Any]) -> None:
     assert facts["Seeds"] == "1, 2"
 
 
+def test_seeds_are_told_to_the_last_digit(tmp_path: Path) -> None:
+    folder = sweep_of(tmp_path, "[grid]\nseed = [4000000001, 4000000003]")
+
+    facts = dict(describe(read_sweep(folder), most_closeups=0)[0]["facts"])
+
+    assert facts["Seeds"] == "4000000001, 4000000003"
+
+
 def test_runs_that_failed_are_told(tmp_path: Path) -> None:
     trace = "".join(f"{second},10,10\n" for second in range(70))
     (tmp_path / "<b>.csv").write_text(f"arrival_s,prompt_tokens,output_tokens\n{trace}", encoding="utf-8")

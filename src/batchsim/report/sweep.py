@@ -205,7 +205,7 @@ def _facts(results: SweepResults, runs: pd.DataFrame) -> list[list[str]]:
         *_each("Prices", _texts(runs, "prices")),
         *_each("Predictor", _texts(runs, "predictor")),
         *_each("Window of rates", _texts(runs, "window")),
-        ["Seeds", ", ".join(f"{seed:g}" for seed in sorted(runs["seed"].unique())[:20])],
+        ["Seeds", ", ".join(f"{seed:.0f}" for seed in sorted(runs["seed"].unique())[:20])],
         *_each("Versions", (_versions(origin) for origin in origins)),
         *_each("Notice", (str(one) for origin in origins for one in origin["notices"])),
     ]
