@@ -61,6 +61,19 @@ def test_on_off_has_its_mean_rate_and_its_share_of_quiet_arrivals(off_share: flo
     assert is_off.mean() == pytest.approx(off_share, abs=4 * 0.5 / math.sqrt(NUM) if off_share else 0.0)
 
 
+def test_a_workload_is_named_by_what_was_given() -> None:
+    lengths = {
+        "prompt": {"kind": "lognormal", "mean": 600, "sigma": 1.0},
+        "output": {"kind": "fixed", "tokens": 2},
+    }
+
+    made = generate({"kind": "poisson", "rate_per_s": 2.0, **lengths}, 5, rng())
+
+    assert made.source.name == (
+        "Poisson(rate_per_s=2.0), prompt LognormalLength(sigma=1.0, mean=600), output Fixed(tokens=2)"
+    )
+
+
 def test_all_at_once_is_at_zero() -> None:
     assert AllAtOnce().sample(3, rng()).tolist() == [0.0, 0.0, 0.0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar
 
@@ -73,8 +74,14 @@ def generate(spec: Mapping[str, Any], num_requests: int, rng: np.random.Generato
         prompt_tokens=_sample(prompt, num_requests, prompt_rng),
         output_tokens=_sample(output, num_requests, output_rng),
         extra=extra,
-        source=Source(f"{arrivals}, prompt {prompt}, output {output}", "synthetic"),
+        source=Source(f"{_told(arrivals)}, prompt {_told(prompt)}, output {_told(output)}", "synthetic"),
     )
+
+
+def _told(law: Any) -> str:
+    """A law as Python shows it, without what was not given."""
+    shown = [field.name for field in fields(law) if field.repr and getattr(law, field.name) is not None]
+    return f"{type(law).__name__}({', '.join(f'{name}={getattr(law, name)!r}' for name in shown)})"
 
 
 def _sample(lengths: Lengths, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
