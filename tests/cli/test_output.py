@@ -21,6 +21,7 @@ from tests.cli.test_commands import TRACE
         (0.123456, "0.1235"),
         (0.0, "0.0"),
         (-106.06, "-106.1"),
+        (-1.777e-8, "0.0"),  # rounding of times in whole nanoseconds
     ],
 )
 def test_milliseconds_have_four_digits_or_are_whole(value_ms: float, shown: str) -> None:

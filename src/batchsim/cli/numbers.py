@@ -8,7 +8,11 @@ from typing import Any
 
 
 def milliseconds(value_ms: float, sign: str = "") -> str:
-    """Four significant digits, but never fewer than whole milliseconds: 45,010, 12.35, 0.1235."""
+    """Four significant digits, but never fewer than whole milliseconds: 45,010, 12.35, 0.1235.
+
+    Less than a nanosecond is rounding, and 0.
+    """
+    value_ms = value_ms if abs(value_ms) >= 1e-6 else 0.0
     rounded = float(f"{value_ms:.4g}")
     digits = 3 - math.floor(math.log10(abs(rounded))) if rounded else 1
     return f"{value_ms:{sign},.{max(digits, 0)}f}"
