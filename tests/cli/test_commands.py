@@ -408,6 +408,7 @@ def test_a_sweep_is_asked_in_sql_and_answers_as_a_table_csv_or_json(trace: Path,
 
     table, wide, long = ask(sql), ask("select * from runs"), ask("select r.* from runs r, range(20)")
     empty, both = ask("select * from runs where n > 5"), ask(sql, "--csv", "--json")
+    swapped = CliRunner().invoke(main, ["query", str(tmp_path), sql])
 
     assert ask(sql, "--csv").stdout == "rate,n\n0.5,20\n1.0,20\n"
     assert json.loads(ask(sql, "--json").stdout) == {"rows": [{"rate": 0.5, "n": 20}, {"rate": 1.0, "n": 20}]}
@@ -417,7 +418,8 @@ def test_a_sweep_is_asked_in_sql_and_answers_as_a_table_csv_or_json(trace: Path,
     assert [line for line in table.stdout.splitlines() if "0.5" in line and "20" in line]
     assert [line for line in wide.stdout.splitlines() if line.startswith("│ e2e_mean_s ")]  # a line a column
     assert long.stderr.startswith("Error: query: 40 rows of")
-    assert (empty.exit_code, both.exit_code) == (2, 2)
+    assert (empty.exit_code, both.exit_code, swapped.exit_code) == (2, 2, 2)
+    assert "the query comes first" in swapped.stderr
     assert 'Referenced column "n" not found' in empty.stderr
     assert "no row answers" in ask("select policy from runs where num_gpus = 0").stderr
 
@@ -557,9 +559,7 @@ def test_a_precision_is_a_share_and_what_falls_short_is_said(generated: str) -> 
 
     assert result.exit_code == 0, result.output
     said = " ".join(result.stderr.split())
-    assert (
-        "a precision of 0.01 was not reached: after 3 replications the 95 % interval of ttft_mean_s" in said
-    )
+    assert "a precision of 1% was not reached: after 3 replications the 95 % interval of ttft_mean_s" in said
 
 
 @pytest.mark.parametrize(
@@ -648,3 +648,20 @@ def test_a_setting_without_an_option_of_its_own_is_told_how_to_give(option: str,
 
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_limits_that_nobody_keeps_are_told_in_their_unit(trace: Path) -> None:
+    run = ["run", "--trace", str(trace), "--policy", "vllm_v1", "--num-requests", "50"]
+
+    seconds, milliseconds = (
+        CliRunner().invoke(main, [*run, "--slo", f"e2e:{limit}"]) for limit in (0.5, 60000)
+    )
+
+    assert "vllm_v1: no request is within the SLO, whose limits are in ms" in seconds.stderr
+    assert "whose limits" not in milliseconds.stderr
+
+
+def test_a_trace_that_was_converted_is_named(trace: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["trace", "convert", str(trace), str(tmp_path / "to.csv")])
+
+    assert result.stderr.endswith(f"written: {tmp_path / 'to.csv'}\n")

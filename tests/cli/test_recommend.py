@@ -96,7 +96,18 @@ def test_where_nothing_attains_the_nearest_is_named() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--gpu", "l40s", "--vary", "nonsense"], "which values of nonsense are to be tried is not said"),
+        (
+            ["--gpu", "l40s", "--vary", "num_gpu=1,2"],
+            "num_gpu names no setting to vary; did you mean num_gpus or",
+        ),
+        (
+            ["--gpu", "l40s", "--vary", "cluster.gpu"],
+            "which values of cluster.gpu are to be tried is not said",
+        ),
+        (
+            ["--vary", "num_gpus=1"],
+            "no price of rtx4080-laptop is known; cost.usd_per_gpu_hour gives one; GPUs to",
+        ),
         (["--gpu", "l40s", "--vary", "engine.nonsense=1"], "unknown key engine.nonsense"),
         (["--gpu", "l40s", "--vary", "workload.request_rate=1,2"], "is the same for all configurations"),
         (["--gpu", "l40s", "--vary", "num_gpus=1,1"], "each value may be given once"),

@@ -335,6 +335,7 @@ def roofline_file(**changes: object) -> dict[str, Any]:
             "domain of decode_seqs is .* with whole 0 <= low <= high",
         ),
         ({"family": "affine"}, "provenance is missing"),
+        ({"date": "20261130"}, "no latency file, as `batchsim fit` writes it: family is missing"),
         (
             affine_file(family="table", coefficients={"axes": 3, "total_s": [], "length": "output"}),
             "axes is 3; a list is needed",

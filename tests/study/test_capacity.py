@@ -130,7 +130,7 @@ def test_a_limit_that_no_request_meets_even_alone_has_no_capacity() -> None:
     found = search(evenly(100, 2.0), 1.0)
 
     assert found.request_rate_per_s == 0.0
-    assert found.notices == ["even requests that are served alone miss the SLO"]
+    assert found.notices == ["even requests that are served alone miss the SLO (its limits are in ms)"]
 
 
 def test_requests_that_cannot_miss_the_limit_have_a_lower_bound() -> None:
@@ -272,7 +272,7 @@ def test_a_rate_that_is_not_precise_is_told(drawn: dict[str, Any]) -> None:
     found = replicate_capacity(drawn, Stopping(2, precision=0.001, most=3), tolerance=0.3)
 
     assert len(found.replications) == 3
-    assert "a precision of 0.001 was not reached" in found.cautions[-1]
+    assert "a precision of 0.1% was not reached" in found.cautions[-1]
 
 
 def test_searches_over_a_replayed_trace_are_made_once_and_said_so() -> None:

@@ -96,7 +96,7 @@ def test_a_precision_that_is_not_reached_is_told() -> None:
 
     assert len(replications.summaries) == 4
     (sentence,) = replications.notices
-    assert "precision of 0.0001 was not reached: after 4 replications" in sentence
+    assert "precision of 0.01% was not reached: after 4 replications" in sentence
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,8 @@ def warn_about(name: str, summary: Mapping[str, Any]) -> None:
             f"{name} is above capacity for {summary['overload_time_share']:.0%} of the time: requests came "
             "at least a quarter faster than they were taken up"
         )
+    if summary["slo_attainment"] == 0 and not summary["saturated"]:
+        warn(f"{name}: no request is within the SLO, whose limits are in ms")
     some, of, what = _extrapolated(summary)
     if some:
         warn(f"{name}: {some:.0f} of {of:.0f} {what} lie outside the calibrated range of the latency model")

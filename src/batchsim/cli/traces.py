@@ -78,6 +78,7 @@ def synth(
     workload = generate(spec, num_requests, stream(seed, "workload"))
     write_trace(workload, output_file)
     _describe(workload)
+    click.echo(f"written: {output_file}", err=True)
 
 
 @trace.command()
@@ -128,6 +129,7 @@ def convert(source: Path, target: Path, fit_latency: Path | None, form: str, **g
         for sentence in write_foreign(workload, target, form):
             notice(sentence)
     _describe(workload)
+    click.echo(f"written: {target}", err=True)
 
 
 @trace.command()

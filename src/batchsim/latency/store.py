@@ -112,6 +112,8 @@ def _is_table(path: Path) -> bool:
 
 def _parse(tree: Any) -> BatchLatency:
     tree = _object(tree, "the file")
+    if "family" not in tree:
+        raise ConfigError("no latency file, as `batchsim fit` writes it: family is missing")
     for key in tree:
         if key not in _KEYS:
             raise ConfigError(f"unknown key {key!r:.60}; {nearest(key[:60], _KEYS)}")

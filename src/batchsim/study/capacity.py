@@ -110,7 +110,7 @@ class Capacity:
                 "these requests cannot miss the limits, however fast they come: the rate is a lower bound"
             )
         if not self.request_rate_per_s:
-            said.append("even requests that are served alone miss the SLO")
+            said.append("even requests that are served alone miss the SLO (its limits are in ms)")
         elif self.half_width_per_s is not None and self.half_width_per_s > BURSTY * self.request_rate_per_s:
             said.append(f"the requests are too bursty, or too few, for one number: {self._spread}")
         if self.request_rate_per_s and not self.is_unbounded and self.best.verdict == "transient":

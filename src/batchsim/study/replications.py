@@ -109,9 +109,9 @@ class Stopping:
             return ""
         widest = max(map(self.width, columns))
         return (
-            f"a precision of {self.precision:.3g} was not reached: after {len(columns[0])} replications the "
-            f"95 % interval of {self.metric} reaches {widest:.2g} of its mean to either side; "
-            "max_replications allows no more"
+            f"a precision of {100 * self.precision:.3g}% was not reached: after {len(columns[0])} "
+            f"replications the 95 % interval of {self.metric} reaches {100 * widest:.2g}% of its mean to "
+            "either side; max_replications allows no more"
         )
 
     @staticmethod

@@ -43,7 +43,7 @@ def test_points_that_are_not_precise_enough_are_told(tmp_path: Path) -> None:
     )
 
     (sentence,) = (one for one in said if "precision" in one)
-    assert sentence.startswith("small: 4 of 4 points: a precision of 1e-06 was not reached: after 2 repl")
+    assert sentence.startswith("small: 4 of 4 points: a precision of 0.0001% was not reached: after 2 repl")
     assert sentence.endswith("the first: policy.preset=static_fifo, workload.request_rate_per_gpu=0.5")
 
 

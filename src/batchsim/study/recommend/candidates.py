@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from batchsim.config import RunConfig, load_config
-from batchsim.errors import ConfigError
+from batchsim.errors import ConfigError, nearest
 from batchsim.specs import load_gpu
 from batchsim.study.cheapest import for_gpus
 from batchsim.study.compare import for_policies
@@ -114,12 +114,15 @@ def make_candidates(
                 except ConfigError as error:
                     unfit.append(Unfit(settings, str(error)))
     if not found:
-        raise ConfigError(f"none of the {num:,} configurations can be compared: {unfit[0].reason}")
+        others = "" if gpus else "; GPUs to choose from are given by --gpu (gpus), e.g. h100,l40s"
+        raise ConfigError(f"none of the {num:,} configurations can be compared: {unfit[0].reason}{others}")
     return sorted(found, key=lambda one: one.usd_per_hour), unfit
 
 
 def _dotted(key: str) -> str:
     dotted = USUAL[key][0] if key in USUAL else key
+    if "." not in dotted and dotted not in RunConfig.model_fields:
+        raise ConfigError(f"{key} names no setting to vary; {nearest(key, USUAL)} (or any by its dotted key)")
     if dotted.partition(".")[0] in _ASKED:
         raise ConfigError(
             f"{dotted} is the same for all configurations that are compared, and cannot be varied"

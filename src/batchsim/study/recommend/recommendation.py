@@ -128,8 +128,9 @@ class Recommendation:
             outcomes = self.best.runner.evidence.outcomes
             if sum(one.verdict == "transient" for one in outcomes) > len(outcomes) / 2:
                 said.append(
-                    "whether its queue would go on growing cannot be told in replications of "
-                    f"{self.num_requests:,} requests; more of them (workload.num_requests) tell"
+                    f"whether the queue of {self.best.name} would go on growing cannot be told in "
+                    f"replications of {self.num_requests:,} requests; longer ones "
+                    "(workload.num_requests) tell"
                 )
         return said
 
