@@ -1,6 +1,7 @@
 """What is written for others, read back by our readers of their files: the same times, to the nanosecond."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,24 @@ def test_the_summary_of_vllm_is_that_of_its_lists(runs: dict[str, SimulationResu
     assert tree["errors"] == tree["generated_texts"] == [""] * 60
 
 
-def test_peaks_are_counted_by_the_second_and_at_an_instant(tmp_path: Path) -> None:
+def test_peaks_are_those_that_vllm_counts_second_by_second(
+    runs: dict[str, SimulationResult], tmp_path: Path
+) -> None:
+    file, _ = exported(runs["engine"], tmp_path, "vllm-bench")
+
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    tokens, under_way = Counter[int](), Counter[int]()
+    for start_s, ttft_s, gaps_s in zip(tree["start_times"], tree["ttfts"], tree["itls"], strict=True):
+        sent_s = start_s - tree["start_times"][0]
+        tokens_s = sent_s + np.cumsum([ttft_s, *gaps_s])
+        tokens.update(tokens_s.astype(int).tolist())
+        under_way.update(range(int(sent_s), int(tokens_s[-1]) + 1))
+    assert len(tokens) > 5
+    assert tree["max_output_tokens_per_s"] == max(tokens.values())
+    assert tree["max_concurrent_requests"] == max(under_way.values())
+
+
+def test_all_at_once_is_an_unlimited_rate(tmp_path: Path) -> None:
     config = {
         "policy": {"preset": "vllm_v1"},
         "workload": {

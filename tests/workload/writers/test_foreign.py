@@ -64,6 +64,16 @@ def test_burstgpt_has_the_columns_of_the_published_file_and_whole_seconds_where_
     assert {key: back.extra[key].tolist() for key in labels} == labels
 
 
+def test_burstgpt_has_its_lengths_where_loaders_that_count_columns_take_them(tmp_path: Path) -> None:
+    labels = {"model": ["GPT-4"] * 3, "log_type": ["API log"] * 3, "session_id": ["a", "b", "a"]}
+
+    write_foreign(trace([5.0, 7.0, 9.0], **labels), tmp_path / "a.csv", "burstgpt")
+
+    rows = pd.read_csv(tmp_path / "a.csv").to_numpy().tolist()
+    assert [row[2:4] for row in rows] == [list(pair) for pair in zip(PROMPTS, OUTPUTS, strict=True)]
+    assert read_trace(tmp_path / "a.csv").extra["session_id"].tolist() == ["a", "b", "a"]
+
+
 def test_burstgpt_says_what_it_does_not_know(tmp_path: Path) -> None:
     notices = " ".join(write_foreign(trace([0.0, 0.5, 1.0]), tmp_path / "a.csv", "burstgpt"))
 
@@ -121,6 +131,16 @@ def test_mooncake_carries_sessions_and_delays(tmp_path: Path) -> None:
     assert back.extra["session_id"].tolist() == ["a", "b", "a"]
     assert np.array_equal(back.extra["delay_s"], [np.nan, np.nan, 0.75], equal_nan=True)
     assert not any("cannot be carried" in sentence for sentence in notices)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [([3, 11, 3], ["3", "11", "3"]), ([3.0, np.nan, 3.0], ["3", None, "3"])]
+)
+def test_sessions_of_mooncake_are_text(given: list[float], written: list[str | None], tmp_path: Path) -> None:
+    write_foreign(trace([0.0, 1.0, 2.0], session_id=given), tmp_path / "a.jsonl", "mooncake")
+
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row.get("session_id") for row in rows] == written
 
 
 @pytest.mark.parametrize("name", FOREIGN)

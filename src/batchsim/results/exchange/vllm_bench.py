@@ -132,7 +132,7 @@ def _statistics(name: str, times_s: Iterable[float] | NDArray[np.float64]) -> di
 
 
 def _peaks(answers: Answers) -> dict[str, float]:
-    """Most pieces in a second from the first request on, and most requests under way at once."""
+    """Most pieces in a second from the first request on, and most requests under way in any part of one."""
     spans_ns = [
         (int(sent_ns), pieces_ns)
         for sent_ns, pieces_ns in zip(answers.sent_ns, answers.pieces_ns, strict=True)
@@ -141,10 +141,13 @@ def _peaks(answers: Answers) -> dict[str, float]:
     if not spans_ns:
         return {"max_output_tokens_per_s": 0.0, "max_concurrent_requests": 0}
     start_ns = min(sent_ns for sent_ns, _ in spans_ns)
-    in_second = np.bincount((np.concatenate([pieces for _, pieces in spans_ns]) - start_ns) // 10**9)
-    times_ns = np.array([time for sent_ns, pieces in spans_ns for time in (sent_ns, pieces[-1])])
+    ends_ns = np.array([(sent_ns, pieces_ns[-1] + 10**9) for sent_ns, pieces_ns in spans_ns])  # its last, too
+    come_and_go = ((ends_ns - start_ns) // 10**9).ravel()
     steps = np.tile([1, -1], len(spans_ns))
-    under_way = np.cumsum(steps[np.lexsort((steps, times_ns))])  # at one instant, ends first
+    under_way = np.cumsum(steps[np.lexsort((steps, come_and_go))])  # who goes makes room
+    _, in_second = np.unique(
+        (np.concatenate([pieces_ns for _, pieces_ns in spans_ns]) - start_ns) // 10**9, return_counts=True
+    )
     return {
         "max_output_tokens_per_s": float(in_second.max()),
         "max_concurrent_requests": int(under_way.max()),

@@ -93,16 +93,16 @@ def _burstgpt(workload: Workload) -> tuple[str, list[str]]:
     since_s = _since_first_s(workload)
     is_whole = bool((since_s == np.floor(since_s)).all())
     size = len(workload)
-    columns: dict[str, Any] = {"Timestamp": since_s.astype(np.int64) if is_whole else since_s}
-    if "session_id" in workload.extra:
-        columns["Session ID"] = workload.extra["session_id"]
-    columns |= {
+    columns: dict[str, Any] = {
+        "Timestamp": since_s.astype(np.int64) if is_whole else since_s,
         "Model": workload.extra.get("model", np.full(size, _UNKNOWN, dtype=object)),
         "Request tokens": workload.prompt_tokens,
         "Response tokens": workload.output_tokens,
         "Total tokens": workload.prompt_tokens + workload.output_tokens,
         "Log Type": workload.extra.get("log_type", np.full(size, _UNKNOWN, dtype=object)),
     }
+    if "session_id" in workload.extra:  # the last: vLLM's loader takes the lengths from the columns 3 and 4
+        columns["Session ID"] = workload.extra["session_id"]
     changed = []
     if not is_whole:
         changed.append("Timestamp has fractions of a second, where the published file has whole ones")
@@ -133,10 +133,17 @@ def _mooncake(workload: Workload) -> tuple[str, list[str]]:
         "hash_ids": _hash_ids(workload, changed),
     }
     if "session_id" in workload.extra:
-        columns["session_id"] = workload.extra["session_id"].tolist()
+        columns["session_id"] = map(_text_id, workload.extra["session_id"].tolist())
         if DELAY_COLUMN in workload.extra:
             columns["delay"] = (np.asarray(workload.extra[DELAY_COLUMN], np.float64) * 1e3).tolist()
     return _json_lines(columns), changed
+
+
+def _text_id(value: Any) -> Any:
+    """An id as text, which AIPerf takes alone; as it is where there is none."""
+    if isinstance(value, float) and value.is_integer():  # of a column in which some have none
+        value = int(value)
+    return str(value) if isinstance(value, int) else value
 
 
 def _hash_ids(workload: Workload, changed: list[str]) -> list[list[int]]:
