@@ -1,13 +1,16 @@
 """The page in the browser: it draws, asks the network for nothing, and does as it is told."""
 
 import csv
+import io
 import json
 import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from batchsim.report.page import MOST_BYTES
 from tests.report.browser import Browser
@@ -82,6 +85,9 @@ def test_a_filter_changes_what_is_drawn_and_listed(opened: Browser) -> None:
     assert (len(before), rows) == (4, 24)  # two panels, for one bin and for four
     assert opened.run(CURVES) == ["&lt;img src=x onerror=alert(1)&gt;"] * 2
     assert opened.run(ROWS) == 12
+    opened.run(chip("0.5"))  # of the loads, besides
+    assert opened.run(ROWS) == 8
+    opened.run(chip("0.5"))
     assert opened.run("document.getElementById('filter-count').textContent") == "12 of 24 runs"
     opened.click("#reset")
     assert opened.run(ROWS) == 24
@@ -155,6 +161,33 @@ def test_a_heading_sorts_both_ways(opened: Browser) -> None:
     assert upward[0] < upward[-1]
 
 
+def test_names_with_numbers_sort_by_these(opened: Browser) -> None:
+    names = "['16 bins', '8 bins', '101 bins'].sort(inOrder.compare)"
+
+    assert opened.run(names) == ["8 bins", "16 bins", "101 bins"]
+
+
+def test_a_long_table_is_shown_ten_times_as_much_at_a_time(opened: Browser) -> None:
+    again = "built.at(-1).update([...Array(700).keys()].map(i => i % 24))"
+    opened.run(again)
+
+    words = opened.run("document.getElementById('more-rows').textContent")
+    assert (words, opened.run(ROWS)) == ("Show 300 of 700 rows", 30)
+    opened.click("#more-rows")
+    assert opened.run(ROWS) == 300
+    opened.click("#more-rows")
+    assert opened.run(ROWS) == 700
+    assert opened.run("document.getElementById('more-rows').hidden")
+
+
+def test_a_value_with_commas_and_quotes_is_one_cell_of_the_download(opened: Browser) -> None:
+    text = opened.run(
+        """csvOf({at: (name, row) => [[1.5, 'a "b", c'], [null, 'd\\ne']][row][name]}, [0, 1], [0, 1])"""
+    )
+
+    assert list(csv.reader(io.StringIO(text))) == [["0", "1"], ["1.5", 'a "b", c'], ["", "d\ne"]]
+
+
 def test_the_download_has_the_rows_that_are_left_and_all_columns(
     swept: Path, opened: Browser, tmp_path: Path
 ) -> None:
@@ -200,6 +233,87 @@ def test_the_front_joins_what_none_beats(opened: Browser) -> None:
     assert opened.run(f"front({points}, false, false).map(p => [p.x, p.y])") == [[1, 5], [2, 4], [4, 1]]
     assert opened.run(f"front({points}, true, false).map(p => [p.x, p.y])") == [[4, 1]]
     assert opened.run(f"front({points}, true, true).map(p => [p.x, p.y])") == [[4, 1], [3, 4], [2, 6]]
+
+
+def test_settings_that_are_as_good_are_all_on_the_front(opened: Browser) -> None:
+    points = "[[1, 5], [2, 4], [1, 5], [2, 4], [2, 5]].map(([x, y]) => ({x, y}))"
+
+    assert opened.run(f"front({points}, false, false).map(p => [p.x, p.y])") == [
+        [1, 5],
+        [1, 5],
+        [2, 4],
+        [2, 4],
+    ]
+
+
+@pytest.mark.parametrize("num", [2, 10, 61, 62, 200])
+def test_intervals_are_students(opened: Browser, num: int) -> None:
+    values = [float(value) for value in range(num)]
+    interval = opened.run(
+        f"(() => {{ const sweep = Object.create(chosen.sweep, {{at: {{value: (name, row) => row}}}});"
+        f"return sweep.mean('e2e_mean_s', [...Array({num}).keys()]).interval; }})()"
+    )
+
+    low, high = stats.t.interval(0.95, num - 1, loc=np.mean(values), scale=stats.sem(values))
+    # Of more than are usual, rather too long than too short.
+    assert interval == pytest.approx([max(low, 0.0), high], rel=2e-4 if num <= 61 else 2e-2)  # no time is less
+    assert interval[1] >= high * (1 - 2e-4)
+
+
+def test_a_mean_over_some_of_the_runs_says_of_how_many(opened: Browser) -> None:
+    words = opened.run(
+        "(() => { const at = (name, row) => [1, null, 3][row];"
+        "const sweep = Object.create(chosen.sweep, {at: {value: at}});"
+        "return meanWords(sweep, 'e2e_mean_s', sweep.mean('e2e_mean_s', [0, 1, 2])); })()"
+    )
+
+    assert words.endswith(", mean of 2 of 3 runs")
+
+
+def test_an_axis_of_names_is_as_long_as_there_are_names(opened: Browser) -> None:
+    plot = "document.getElementById('cdf-plot')"
+    opened.run(
+        f"curves({plot}, chosen.sweep, [...Array(24).keys()], {{x: null, metric: 'e2e_mean_s'}}).length"
+    )
+
+    assert opened.run(f"{plot}.layout.xaxis.range") == [-0.5, 1.5]
+
+
+@pytest.mark.parametrize("values", ["[true, false]", "[null, 4]", "[1234570, 1234580]"])
+def test_lines_of_any_kind_of_setting_are_told_apart(opened: Browser, values: str) -> None:
+    looks = opened.run(
+        f"(() => {{ const key = {{values: {values}}};"
+        "const sweep = Object.create(chosen.sweep, {keyOf: {value: () => key}});"
+        "return key.values.map(value => sweep.look(value).color); })()"
+    )
+
+    assert len(set(looks)) == 2
+
+
+def test_a_key_whose_values_are_one_to_six_digits_is_one_value(opened: Browser) -> None:
+    assert opened.run("decoded({all: 7}, 1)") == [7]
+    coded = "{columns: {x: {all: 7}}, rows: 2, metrics: [], keys: [{key: 'x', all: 7}]}"
+    assert opened.run(f"new Sweep({coded}).keys[0].values") == [7]
+
+
+def test_the_keyboard_stays_where_it_is_as_the_page_is_made_anew(opened: Browser) -> None:
+    here = "document.activeElement.textContent"
+
+    opened.run(
+        "[...document.querySelectorAll('#filters .chip')].find(one => one.textContent === 'dynamic').focus()"
+    )
+    opened.run("document.activeElement.click()")
+    assert opened.run(here) == "dynamic"
+    assert opened.run("document.activeElement.getAttribute('aria-pressed')") == "false"
+
+    opened.run("document.querySelector('#runs th button[title=e2e_mean_s]').focus()")
+    opened.run("document.activeElement.click()")
+    assert opened.run("document.activeElement.title") == "e2e_mean_s"
+
+    opened.run("document.getElementById('pareto-y').focus()")
+    opened.choose("#pareto-y", "ttft_mean_s")
+    assert opened.run("document.activeElement.id") == "pareto-y"
+    assert opened.run("document.getElementById('pareto-y').value") == "ttft_mean_s"
 
 
 def test_lanes_hold_bars_that_do_not_overlap(opened: Browser) -> None:

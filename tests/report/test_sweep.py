@@ -8,19 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from matplotlib.colors import to_hex
 
 from batchsim.cli import main
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.results import read_sweep
+from batchsim.figures.style import looks_of
 from batchsim.report import closeup, write_page
 from batchsim.report.metrics import better, label, metrics_of
 from batchsim.report.page import _contents, _json
-from batchsim.report.sweep import _looks, describe
+from batchsim.report.sweep import _key, _looks, describe
 from batchsim.study.sweep import run_sweep
 
 
@@ -151,7 +154,18 @@ def test_more_lines_than_colours_are_told_apart_by_dots() -> None:
 
     looks = _looks(runs, "case")
 
-    assert len({(look["color"], look["dash"]) for look in looks.values()}) == 12
+    assert len({(look["color"], look["dash"]) for look in looks}) == 12
+
+
+def test_looks_stand_in_the_order_of_the_values_of_their_key() -> None:
+    runs = pd.DataFrame({"policy.num_bins": [8, 1, 4, 8]})
+
+    by_name = looks_of(runs, "policy.num_bins")
+
+    assert _key(runs, "policy.num_bins", "policy.num_bins")["v"] == [1, 4, 8]
+    assert [look["color"] for look in _looks(runs, "policy.num_bins")] == [
+        to_hex(by_name[name].color) for name in ("1", "4", "8")
+    ]
 
 
 def test_a_close_up_shows_replicas_as_lanes(described: dict[str, Any]) -> None:
@@ -161,6 +175,39 @@ def test_a_close_up_shows_replicas_as_lanes(described: dict[str, Any]) -> None:
     assert described["limits"] == {"e2e_s": 20, "tpot_s": 0.015}
     assert sum(one["bars"]["s"]) <= 1000 * (one["t1"] - one["t0"]) + 1
     assert min(one["waiting"]["n"]) >= 0
+
+
+def test_who_gave_up_or_was_refused_waits_no_longer() -> None:
+    requests = pd.DataFrame(
+        {
+            "arrival_s": [0.0, 1.0, 2.0, 3.0],
+            "scheduled_s": [0.0, np.nan, np.nan, np.nan],
+            "finish_s": [9.0, np.nan, np.nan, np.nan],
+            "left_s": [np.nan, 5.0, np.nan, np.nan],
+            "status": ["finished", "abandoned", "refused", "stranded"],
+        }
+    )
+
+    waiting = closeup._waiting(requests, 0.0, 299.0)  # a moment each second
+
+    assert waiting["n"][:8] == [0, 1, 1, 2, 2, 1, 1, 1]
+    assert waiting["n"][-1] == 1
+
+
+def test_a_close_up_late_in_a_long_trace_is_told_to_the_millisecond() -> None:
+    batches = pd.DataFrame({"start_s": [0.0, 0.25], "finish_s": [0.25, 0.625], "gpu_id": [0, 0]})
+    batches = batches.assign(batch_size=4, bin=0)
+    requests = pd.DataFrame({"arrival_s": [0.0], "scheduled_s": [0.0], "finish_s": [0.25]})
+    late = {name: table.add(3_456_789.125) for name, table in (("batches", batches), ("requests", requests))}
+    tables = {
+        "batches": late["batches"].assign(gpu_id=0),
+        "requests": late["requests"].assign(status="finished"),
+    }
+
+    window = closeup._window(tables, 1)
+
+    assert window["t1"] - window["t0"] == pytest.approx(0.625, abs=0.0011)
+    assert window["bars"]["s"] == [0, 250]
 
 
 def test_kept_tables_show_what_the_run_shows_when_it_is_simulated_again(

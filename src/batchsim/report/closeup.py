@@ -15,6 +15,8 @@ import pandas as pd
 from batchsim.config import RunConfig
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.results import SweepResults, states
+from batchsim.metrics.system import waits_until_s
+from batchsim.records import arrays
 from batchsim.report.coding import deltas, short
 from batchsim.report.metrics import label
 from batchsim.results.store import load_run
@@ -113,8 +115,8 @@ def _window(tables: Mapping[str, pd.DataFrame], num_replicas: int) -> dict[str, 
         "engine": is_engine,
         "lanes": min(num_replicas, _LANES),
         "replicas": num_replicas,
-        "t0": short(start_s),
-        "t1": short(end_s),
+        "t0": round(start_s, 3),  # late in a long trace, six digits are no longer milliseconds
+        "t1": round(end_s, 3),
         "kinds": names,
         "bars": {
             "g": later["gpu_id"].tolist(),
@@ -128,13 +130,12 @@ def _window(tables: Mapping[str, pd.DataFrame], num_replicas: int) -> dict[str, 
 
 
 def _waiting(requests: pd.DataFrame, start_s: float, end_s: float) -> dict[str, Any]:
-    """How many requests have arrived and not begun to run, at moments evenly over the window."""
+    """How many requests wait to be scheduled first, at moments evenly over the window."""
     moments = np.linspace(start_s, end_s, _POINTS)
-    arrived = np.sort(requests["arrival_s"].to_numpy(np.float64))
-    begun = requests["scheduled_s"].fillna(requests["finish_s"]).to_numpy(np.float64)
-    begun = np.sort(begun[~np.isnan(begun)])
-    num = np.searchsorted(arrived, moments, "right") - np.searchsorted(begun, moments, "right")
-    return {"t": deltas(moments - start_s, _MS), "n": np.maximum(num, 0).tolist()}
+    columns = arrays(requests)
+    come, gone = np.sort(columns["arrival_s"]), np.sort(waits_until_s(columns))
+    num = np.searchsorted(come, moments, "right") - np.searchsorted(gone, moments, "right")
+    return {"t": deltas(moments - start_s, _MS), "n": num.tolist()}
 
 
 def _controllers(decided: pd.DataFrame) -> list[dict[str, Any]]:

@@ -136,19 +136,21 @@ def _lines_of(runs: pd.DataFrame, keys: list[str], x: str | None) -> str:
 
 
 def _key(runs: pd.DataFrame, name: str, lines: str) -> dict[str, Any]:
-    is_number = _is_number(runs[name])
-    different: pd.Series[Any] = runs[name].drop_duplicates()
-    if is_number:
-        different = different.sort_values()
     return {
         "key": name,
         "label": label(name),
-        "number": is_number,
+        "number": _is_number(runs[name]),
         "load": bool(_LOADS.fullmatch(name)) or name == _CONCURRENCY,
         "repeat": name in REPEATS,
         "follows": name == "policy" and name != lines and _follows(runs, name, lines),
-        **column(different),
+        **column(_different(runs[name])),
     }
+
+
+def _different(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Each value once: numbers in their order, names as they come."""
+    once: pd.Series[Any] = values.drop_duplicates()
+    return once.sort_values() if _is_number(values) else once
 
 
 def _limits(results: SweepResults) -> dict[str, float]:
@@ -158,7 +160,8 @@ def _limits(results: SweepResults) -> dict[str, float]:
     return {name: limit_ms / 1000 for name, limit_ms in given.items() if limit_ms is not None}
 
 
-def _looks(runs: pd.DataFrame, lines: str) -> dict[str, Any]:
+def _looks(runs: pd.DataFrame, lines: str) -> list[dict[str, Any]]:
+    """Looks of the lines, in the order in which the key of lines has its values."""
     looks: dict[str, Any] = {}
     for name, look in looks_of(runs, lines).items():
         color, dash = to_hex(look.color), "solid" if look.dashes == "-" else "dash"
@@ -166,7 +169,7 @@ def _looks(runs: pd.DataFrame, lines: str) -> dict[str, Any]:
         if (color, dash) in {(other["color"], other["dash"]) for other in looks.values()}:
             dash = "dot"
         looks[name] = {"color": color, "symbol": _SYMBOLS[look.marker], "dash": dash}
-    return looks
+    return [looks[str(value)] for value in _different(runs[lines])]
 
 
 def _told(keys: Iterable[str], metrics: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -17,6 +17,14 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Make a part of the page anew, and leave the keyboard at the control where it was.
+function keepingFocus(place, makeAnew) {
+  const controls = () => [...place.querySelectorAll("button, select, input")];
+  const at = controls().indexOf(document.activeElement);
+  makeAnew();
+  controls()[at]?.focus({ preventScroll: true });
+}
+
 // A colour as the theme wants it: on dark, nearer to white.
 function tone(color) {
   if (!isDark()) return color;
@@ -105,7 +113,8 @@ function meanWords(sweep, metric, point) {
   const interval = point.interval
     ? ` (${shownAs(about, point.interval[0])} to ${shownAs(about, point.interval[1])}, 95 %)`
     : "";
-  const num = point.num > 1 ? `, mean of ${point.num} runs` : "";
+  // Some numbers are not of every run: rates, say, where there is no steady window.
+  const num = point.rows.length > 1 ? `, mean of ${point.num < point.rows.length ? `${point.num} of ` : ""}${point.rows.length} runs` : "";
   return `${plain(sweep.label(metric))}: ${shownAs(about, point.mean)}${interval}${num}`;
 }
 
@@ -165,7 +174,7 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
   const steps = x ? [...new Set(rows.map((row) => sweep.at(x, row)))].sort((a, b) => a - b) : null;
   const logX = x && (isLogX ?? spreads(steps, 6));
   const layout = {
-    xaxis: x ? numberAxis(sweep.label(x), { isLog: logX, ticks: logX ? apart(steps) : null }) : axis("", { type: "category", range: [-0.5, lines.length - 0.5] }),
+    xaxis: x ? numberAxis(sweep.label(x), { isLog: logX, ticks: logX ? apart(steps) : null }) : axis("", { type: "category", range: [-0.5, names.length - 0.5] }),
     yaxis: numberAxis(sweep.label(metric), { isLog: isLog && heights.some((value) => value > 0), values: range ?? heights, range, isShare: about.scale === "share" || about.scale === "part" }),
   };
   draw(place, traces, layout);

@@ -53,7 +53,7 @@ class Sweep {
     Object.assign(this, told);
     this.values = {};
     for (const [name, column] of Object.entries(told.columns)) this.values[name] = decoded(column, told.rows);
-    for (const key of this.keys) key.values = "is" in key ? key.is.map((place) => key.of[place]) : key.v;
+    for (const key of this.keys) key.values = decoded(key, 1);
     this.metric = Object.fromEntries(this.metrics.map((metric) => [metric.key, metric]));
     this.repeats = this.keys.filter((key) => key.repeat).map((key) => key.key);
     this.settings = this.keys.filter((key) => !key.repeat && !key.follows);
@@ -89,7 +89,7 @@ class Sweep {
       interval = this.ownInterval(metric, rows.find((row) => typeof this.at(metric, row) === "number"));
     } else if (numbers.some((value) => value !== numbers[0])) {
       const variance = numbers.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (num - 1);
-      const half = (PAGE.t975[num - 2] ?? 1.96) * Math.sqrt(variance / num);
+      const half = PAGE.t975[Math.min(num - 2, PAGE.t975.length - 1)] * Math.sqrt(variance / num);
       const [least, most] = this.metric[metric]?.bounds ?? [0];
       interval = [Math.max(mean - half, least ?? -Infinity), Math.min(mean + half, most ?? Infinity)];
     }
@@ -137,13 +137,8 @@ class Sweep {
   }
 
   look(line) {
-    return this.looks[String(line)] ?? this.looks[lineName(line)] ?? { color: "#0173b2", symbol: "circle", dash: "solid" };
+    return this.looks[this.keyOf(this.lines)?.values.indexOf(line) ?? 0];
   }
-}
-
-// As Python writes a number among names.
-function lineName(value) {
-  return typeof value === "number" && Number.isInteger(value) ? `${value}.0` : String(value);
 }
 
 function shown(value) {
@@ -176,10 +171,11 @@ function visibleRows() {
 function front(points, isMoreX, isMoreY) {
   const [signX, signY] = [isMoreX ? -1 : 1, isMoreY ? -1 : 1];
   const ordered = [...points].sort((a, b) => signX * (a.x - b.x) || signY * (a.y - b.y));
-  let best = Infinity;
+  let last = null;
   return ordered.filter((point) => {
-    if (signY * point.y >= best) return false;
-    best = signY * point.y;
+    const isAlike = last !== null && point.x === last.x && point.y === last.y;
+    if (last !== null && !isAlike && signY * (point.y - last.y) >= 0) return false;
+    last = point;
     return true;
   });
 }

@@ -56,7 +56,8 @@ function filters(sweep) {
     };
     groups.push(group("State", states.map(([state, { mark, words }]) => chip(`${mark} ${words}`, !chosen.states.has(state), null, toggle(state)))));
   }
-  document.getElementById("filters").replaceChildren(...groups);
+  const place = document.getElementById("filters");
+  keepingFocus(place, () => place.replaceChildren(...groups));
 }
 
 function setTheme(theme) {

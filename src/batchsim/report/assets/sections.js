@@ -166,13 +166,14 @@ function pareto(sweep) {
   const again = (change) => (value) => (change(value), controlled(), update(latest));
   const ways = [["less", "less"], ["more", "more"]];
   function controlled() {
-    controls.replaceChildren(
+    const made = [
       choice("Across", metricOptions(sweep), state.x, again((value) => ((state.x = value), (way.x = better(value)))), "pareto-x"),
       choice("better", ways, way.x, again((value) => (way.x = value))),
       choice("Up", metricOptions(sweep), state.y, again((value) => ((state.y = value), (way.y = better(value)))), "pareto-y"),
       choice("better", ways, way.y, again((value) => (way.y = value))),
       check("front of saturated and short runs, too", state.withAll, again((value) => (state.withAll = value)), "pareto-all"),
-    );
+    ];
+    keepingFocus(controls, () => controls.replaceChildren(...made));
   }
   controlled();
   const node = section(

@@ -1,13 +1,16 @@
 // All runs that the filters leave, as a table to sort and to take along.
 
 const ROWS_AT_FIRST = 30;
+// Names with numbers in them by these: "8 bins" before "16 bins".
+const inOrder = new Intl.Collator("en", { numeric: true });
 
 function runTable(sweep) {
   const few = [...new Set([...sweep.keys.map((key) => key.key), "state", ...sweep.metrics.filter((metric) => metric.main).slice(0, 14).map((metric) => metric.key)])];
   const all = [...new Set(["run_id", ...few, ...Object.keys(sweep.columns)])].filter((name) => name in sweep.columns);
   const state = { sort: null, isDown: false, withAll: false, num: ROWS_AT_FIRST };
   const place = element("div", { class: "scroll", tabindex: "0" });
-  const more = element("button", { type: "button", onclick: () => ((state.num = Infinity), update(latest)) }, "Show all rows");
+  // Ten times as many at a time: a browser that is to lay out a million cells at once stands still.
+  const more = element("button", { type: "button", id: "more-rows", onclick: () => ((state.num *= 10), update(latest)) });
   const save = element("button", { type: "button", id: "download", onclick: () => download(`${sweep.name}.csv`, csvOf(sweep, sorted(), all)) }, "Download CSV");
   const controls = element(
     "div",
@@ -24,7 +27,7 @@ function runTable(sweep) {
     return [...latest].sort((a, b) => {
       const [one, other] = [sweep.at(state.sort, a), sweep.at(state.sort, b)];
       if (one === null || other === null) return (one === null) - (other === null); // what is not there comes last
-      return sign * (typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other)));
+      return sign * (typeof one === "number" && typeof other === "number" ? one - other : inOrder.compare(one, other));
     });
   }
 
@@ -52,9 +55,9 @@ function runTable(sweep) {
     const names = state.withAll ? all : few;
     const ordered = sorted();
     const body = ordered.slice(0, state.num).map((row) => element("tr", {}, ...names.map((name) => cell(name, row))));
-    place.replaceChildren(element("table", { id: "runs" }, element("thead", {}, element("tr", {}, ...names.map(heading))), element("tbody", {}, ...body)));
+    keepingFocus(place, () => place.replaceChildren(element("table", { id: "runs" }, element("thead", {}, element("tr", {}, ...names.map(heading))), element("tbody", {}, ...body))));
     more.hidden = ordered.length <= state.num;
-    more.textContent = `Show all ${shown(ordered.length)} rows`;
+    more.textContent = `Show ${shown(Math.min(10 * state.num, ordered.length))} of ${shown(ordered.length)} rows`;
   }
   return { node, update };
 }
