@@ -255,8 +255,8 @@ def test_intervals_are_students(opened: Browser, num: int) -> None:
     )
 
     low, high = stats.t.interval(0.95, num - 1, loc=np.mean(values), scale=stats.sem(values))
-    # Of more than are usual, rather too long than too short.
-    assert interval == pytest.approx([max(low, 0.0), high], rel=2e-4 if num <= 61 else 2e-2)  # no time is less
+    # No time is below 0. Of more than are usual, rather too long than too short.
+    assert interval == pytest.approx([max(low, 0.0), high], rel=2e-4 if num <= 61 else 2e-2)
     assert interval[1] >= high * (1 - 2e-4)
 
 

@@ -145,7 +145,7 @@ def _echo(found: Recommendation, wanted: str, *, verbose: bool) -> None:
     ]
     echo_table(
         f"Cheapest with {wanted}",
-        [*names, "USD/hour", "good (95 %)", "against the best", "replications", "verdict"],
+        [*names, "USD/hour", f"{found.counted} (95 %)", "against the best", "replications", "verdict"],
         [
             [
                 *(str(one.settings[name]) for name in names),
@@ -177,7 +177,7 @@ def _answer(found: Recommendation) -> str:
         return f"no configuration attains the SLO for sure ({sure})"
     return (
         f"cheapest that attains, {sure}: {best.name}; {best.usd_per_hour:,.2f} USD/hour, "
-        f"{best.attained.mean:.2%} of the requests are good"
+        f"{best.attained.mean:.2%} of the requests are {found.counted}"
     )
 
 
@@ -198,7 +198,7 @@ def _as_json(found: Recommendation, wanted: str) -> dict[str, Any]:
     best = next((row for row in rows if row["verdict"] == "best"), None)
     return {
         "wanted": wanted,
-        "share": found.share,
+        "share": found.share_of_good,
         "confidence": found.confidence,
         "best": best,
         "undecided": [one.name for one in found.undecided],

@@ -106,6 +106,6 @@ def metrics_of(runs: pd.DataFrame, keys: list[str]) -> list[dict[str, Any]]:
 def _bounds(name: str) -> dict[str, list[float | None]]:
     """The least and the most that it can be, where that is not 0 and whatever: a page has room for little."""
     ends = bounds(name)
-    if ends == (0, math.inf):
+    if ends == (0.0, math.inf):
         return {}
     return {"bounds": [end if math.isfinite(end) else None for end in ends]}

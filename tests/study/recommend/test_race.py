@@ -33,7 +33,7 @@ class World:
         if isinstance(share, str):
             return share
         reached = self._rng.beta(self._spread * share, self._spread * (1 - share))
-        values = {"good": Value(reached, WANTED), QUEUE: Value(1.0, 0.5)}
+        values = {"good": Value(reached, WANTED, reached), QUEUE: Value(1.0, 0.5, 1.0)}
         return Outcome(values, {"all": reached, "ttft": reached}, "stable", 10.0, 10.0)
 
     def race(self, most: int = 400) -> dict[float, Runner]:

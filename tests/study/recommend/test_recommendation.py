@@ -4,10 +4,13 @@ import pytest
 
 from batchsim.config import load_config
 from batchsim.errors import ConfigError
+from batchsim.metrics.requests import e2e_s
 from batchsim.study.recommend import Recommendation, recommend
-from batchsim.study.recommend.candidates import make_candidates
+from batchsim.study.recommend.candidates import Candidate, make_candidates
 from batchsim.study.recommend.draws import Draws
-from batchsim.study.recommend.recommendation import front
+from batchsim.study.recommend.evidence import Evidence, Outcome, Value
+from batchsim.study.recommend.race import Runner
+from batchsim.study.recommend.recommendation import Standing, front
 from batchsim.study.run import simulate
 from batchsim.workload.request import Workload
 from tests.study.recommend.problem import BASE, ask
@@ -101,6 +104,41 @@ def test_a_statistic_is_a_requirement_as_well() -> None:
     assert met.best is not None
     assert missed.best is None
     assert {one.reason for one in missed.standings} == {"e2e_mean is the tightest limit"}
+
+
+def test_a_mean_within_its_limit_is_not_told_as_a_share_of_good_requests() -> None:
+    found = small(slo={"e2e_mean_ms": 100.0})
+
+    assert found.best is not None
+    assert found.best.runner is not None
+    config = found.best.runner.candidate.config
+    draws, within = Draws(config, 50, requests(1000)), []
+    for k in range(found.best.num_replications):
+        result = simulate(*draws.draw(config, k))
+        within.append((e2e_s(result.requests)[result.summary["num_warmup"] :] <= 0.1).mean())
+    assert found.best.attained.mean == pytest.approx(np.mean(within))
+    assert 0.5 < found.best.attained.mean < 1
+    assert (found.counted, found.share_of_good) == ("within the limit", None)
+
+
+def test_another_is_held_against_the_best_by_the_same_limit() -> None:
+    """The tightest limit of one is the first token's, that of the other the whole answer's."""
+    shares = {"best": {"ttft_p95": 0.99, "e2e_p95": 0.96}, "other": {"ttft_p95": 0.80, "e2e_p95": 0.95}}
+    standings = {}
+    for name, of_one in shares.items():
+        runner = Runner(Candidate({"policy": name}, load_config({}), 1.0), Evidence())
+        values = {key: Value(share, 0.95, share) for key, share in of_one.items()}
+        runner.evidence.outcomes += [Outcome(values, {}, "stable", 1.0, 1.0)] * 3
+        standings[name] = Standing(runner.candidate.settings, runner, name, "")
+    found = Recommendation(standings["best"], tuple(standings.values()), 0.9, 0.95, 100, None, 10, ())
+
+    difference = found.against_best(standings["other"])
+
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.80 - 0.99)
+    table = found.table().set_index("verdict")
+    assert table.loc["other", "attained_alike"] == pytest.approx(0.80)
+    assert table.loc["best", "attained"] == pytest.approx(0.96)
 
 
 def test_a_trace_too_short_for_parts_is_refused() -> None:

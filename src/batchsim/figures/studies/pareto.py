@@ -106,11 +106,12 @@ def _described(folder: Path, told: Mapping[str, Any], figure: Figure, width: str
     }
 
 
-def plot_fronts(table: pd.DataFrame, share: float, wanted: str) -> Figure:
+def plot_fronts(table: pd.DataFrame, share: float | None, wanted: str) -> Figure:
     """Draw both Pareto fronts of a table as `Recommendation.table` makes it.
 
     A point is a configuration that was run: filled where it attains or seems to, hollow where it misses, with
-    a ring around the one that is recommended. A grey line joins those that no other beats in both.
+    a ring around the one that is recommended. A grey line joins those that no other beats in both. Shares are
+    of good requests, of which there are to be ``share``; without it, of those within a limited statistic.
     """
     series = table["policy"] + (" on " + table["gpu"] if "gpu" in table else "")
     ran = table.assign(series=series)[table["num_replications"] > 0]
@@ -119,7 +120,8 @@ def plot_fronts(table: pd.DataFrame, share: float, wanted: str) -> Figure:
     handles.append(Line2D([], [], color=".55", lw=1.5, label="Pareto front"))
     width = mpl.rcParams["figure.figsize"][0]
     columns = max(1, int(width / _NAME))
-    title = textwrap.wrap(_finding(table), int(_LETTERS * width))
+    counted = "good" if share is not None else "within the limit"
+    title = textwrap.wrap(_finding(table, counted), int(_LETTERS * width))
     subtitle = textwrap.wrap(
         f"Wanted: {wanted}. Hollow: misses. Bars: 95 % intervals, paired.", int(17 * width)
     )
@@ -131,9 +133,10 @@ def plot_fronts(table: pd.DataFrame, share: float, wanted: str) -> Figure:
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - head / height))
     cost, speed = figure.subplots(2, 1) if is_narrow else figure.subplots(1, 2)
     _draw(cost, ran, _Panel("usd_per_hour", "attained_alike", "on_cost_front", "steps-post"), looks)
-    cost.axhline(share, color=".3", ls=":", lw=1)
+    if share is not None:
+        cost.axhline(share, color=".3", ls=":", lw=1)
     cost.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-    cost.set(xlabel="Cost (USD/hour)", ylabel="Good requests", ylim=(-0.04, 1.04))
+    cost.set(xlabel="Cost (USD/hour)", ylabel=f"Requests {counted}", ylim=(-0.04, 1.04))
     _draw(speed, ran, _Panel("tokens_per_user_s", "tokens_per_gpu_s", "on_speed_front", "default"), looks)
     speed.set(xlabel="Output tokens/s of a request", ylabel="Output tokens/s of a GPU")
     for axes in (cost, speed):
@@ -182,12 +185,12 @@ def _handle(name: str, look: Look) -> Line2D:
     return Line2D([], [], ls="", marker=look.marker, ms=look.marker_size, color=look.color, label=name)
 
 
-def _finding(table: pd.DataFrame) -> str:
+def _finding(table: pd.DataFrame, counted: str) -> str:
     best = table[table["verdict"] == "best"]
     if best.empty:
         return "No configuration is sure to attain the SLO"
     row = best.iloc[0]
     return (
         f"{row['name']} is the cheapest that attains: {row['usd_per_hour']:,.2f} USD/hour, "
-        f"{row['attained']:.1%} good"
+        f"{row['attained']:.1%} {counted}"
     )

@@ -22,10 +22,21 @@ _MOST = 0.5
 
 
 class Value(NamedTuple):
-    """How far one replication meets a requirement, in [0, 1], and the mean that is wanted of many."""
+    """How far one replication meets a requirement.
+
+    Attributes
+    ----------
+    reached
+        In [0, 1].
+    wanted
+        The mean of it that is wanted of many replications.
+    share
+        Of requests, those that keep the limit by themselves.
+    """
 
     reached: float
     wanted: float
+    share: float
 
 
 class Outcome(NamedTuple):
@@ -61,8 +72,9 @@ def measure(draw: Draw, share: float) -> Outcome:
     summary = result.summary
     covered = result.requests.iloc[int(summary["num_warmup"]) :]
     scores = judged_scores(covered, draw.config.slo, share)
-    values = {name: _value(name, float(of.mean()), share) for name, of in scores.items()}
-    values[QUEUE] = Value(float(summary["verdict"] != "saturated"), _MOST)
+    values = {name: _value(name, of, share) for name, of in scores.items()}
+    does_not_grow = float(summary["verdict"] != "saturated")
+    values[QUEUE] = Value(does_not_grow, _MOST, does_not_grow)
     names = {"all": "slo_attainment", **{name: f"slo_attainment_{name}" for name in TIMES}}
     tokens_per_s = summary["output_throughput_tokens_per_s"]
     if tokens_per_s is None:
@@ -90,12 +102,12 @@ def wanted_share(name: str, share: float) -> float | None:
     return float(statistic[1:]) / 100 if statistic.startswith("p") else None
 
 
-def _value(name: str, score: float, share: float) -> Value:
+def _value(name: str, scores: Floats, share: float) -> Value:
     """A share as it is; a mean from 0, for twice its limit or more, over 1/2 at the limit, to 1."""
-    wanted = wanted_share(name, share)
+    wanted, within = wanted_share(name, share), float((scores >= 0).mean())
     if wanted is None:
-        return Value((1 + max(score, -1.0)) / 2, 0.5)
-    return Value(min(max(score + wanted, 0.0), 1.0), wanted)
+        return Value((1 + max(float(scores.mean()), -1.0)) / 2, 0.5, within)
+    return Value(within, wanted, within)
 
 
 class Evidence:
@@ -146,7 +158,7 @@ class Evidence:
         )
 
     def attained(self) -> Interval:
-        """Share of good requests with its 95 % t interval; of those within the tightest statistic else.
+        """Share of requests that `shares` are of, with its 95 % t interval.
 
         The interval is for the eye, of this candidate alone at this moment; the race does not go by it.
         """
@@ -154,13 +166,16 @@ class Evidence:
         interval = t_interval(shares) if len(shares) > 1 else Interval(_mean(shares), 0.0, 1.0)
         return Interval(interval.mean, max(interval.low, 0.0), min(interval.high, 1.0))
 
-    def shares(self) -> Floats:
-        """That share of each replication."""
+    @property
+    def shown(self) -> str:
+        """The requirement that is shown as a share: ``good``, or else the statistic that is the tightest."""
         names = [name for name in self.requirements if name != QUEUE]
-        if not names:
-            return np.array([])
-        name = "good" if "good" in names else min(names, key=self._margin)
-        return self._reached(name)
+        return "good" if "good" in names else min(names, key=self._margin)
+
+    def shares(self, name: str | None = None) -> Floats:
+        """Of each replication, the share of requests that keep the limit of a requirement; of `shown`."""
+        name = name or self.shown
+        return np.array([one.values[name].share for one in self.outcomes])
 
     def within(self) -> dict[str, float]:
         """Mean share of requests within the limits of each metric."""

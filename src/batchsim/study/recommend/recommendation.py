@@ -14,6 +14,7 @@ import pandas as pd
 from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.metrics.statistics import Interval, t_interval
+from batchsim.metrics.weighted import Floats
 from batchsim.study.recommend.betting import fewest
 from batchsim.study.recommend.candidates import make_candidates, name_of
 from batchsim.study.recommend.draws import Draws
@@ -64,7 +65,10 @@ class Standing:
 
     @property
     def attained(self) -> Interval:
-        """Share of good requests with its own 95 % interval; NaN where it was never run."""
+        """Share of good requests with its own 95 % interval; NaN where it was never run.
+
+        Where statistics alone are limited, of those within the limit of the tightest one.
+        """
         if self.runner is None or not self.num_replications:
             return Interval.around(math.nan, math.nan)
         return self.runner.evidence.attained()
@@ -103,6 +107,17 @@ class Recommendation:
     def num_simulations(self) -> int:
         """Of all candidates together."""
         return sum(one.num_replications for one in self.standings)
+
+    @property
+    def share_of_good(self) -> float | None:
+        """The share of good requests that is wanted; None where statistics alone are limited."""
+        ran = (one.runner.evidence for one in self.standings if one.runner is not None)
+        return self.share if any("good" in one.requirements for one in ran) else None
+
+    @property
+    def counted(self) -> str:
+        """What requests are that the attained shares count."""
+        return "within the limit" if self.share_of_good is None else "good"
 
     @property
     def undecided(self) -> list[Standing]:
@@ -150,11 +165,21 @@ class Recommendation:
 
     def against_best(self, other: Standing) -> Interval | None:
         """Attained share of another less that of the best, on the same replications; None where not known."""
-        if self.best is None or self.best.runner is None or other.runner is None:
-            return None
-        shares = [one.runner.evidence.shares() for one in (other, self.best) if one.runner is not None]
-        num = min(map(len, shares))
+        shares = self._beside_best(other)
+        num = min(map(len, shares), default=0)
         return t_interval(shares[0][:num] - shares[1][:num]) if num > 1 else None
+
+    def _beside_best(self, other: Standing) -> list[Floats]:
+        """Shares of another, and of the best by the same requirement; none where not known."""
+        if (
+            self.best is None
+            or self.best.runner is None
+            or other.runner is None
+            or not other.num_replications
+        ):
+            return []
+        ours, best = other.runner.evidence, self.best.runner.evidence
+        return [ours.shares(), best.shares(ours.shown)]
 
     def table(self) -> pd.DataFrame:
         """One row a configuration: how far it got, what it attained and costs, and why it was dropped.
@@ -171,9 +196,10 @@ class Recommendation:
         return table
 
     def _attained_alike(self, one: Standing, difference: Interval | None) -> float:
-        if self.best is None or difference is None:
+        if difference is None:
             return one.attained.mean
-        return min(max(self.best.attained.mean + difference.mean, 0.0), 1.0)
+        _, of_best = self._beside_best(one)
+        return min(max(float(of_best.mean()) + difference.mean, 0.0), 1.0)
 
     def _row(self, one: Standing, num_common: int) -> dict[str, Any]:
         evidence = None if one.runner is None or not one.num_replications else one.runner.evidence
