@@ -282,3 +282,13 @@ def test_searches_over_a_replayed_trace_are_made_once_and_said_so() -> None:
 
     assert found.replications == ()
     assert "cannot differ" in found.cautions[-1]
+
+
+def test_searches_that_all_find_the_limits_met_are_not_the_same(drawn: dict[str, Any]) -> None:
+    asked = {**drawn, "slo": {"e2e_ms": 1e6}, "workload": {**drawn["workload"], "request_rate": 0.3}}
+
+    found = replicate_capacity({**asked, "metrics": {"warmup": 0}}, Stopping(3))
+
+    assert len({trial.margin for trial in found.trials}) == 1
+    assert len(found.replications) == 3
+    assert "cannot differ" not in " ".join(found.cautions)

@@ -5,6 +5,7 @@ from scipy import stats
 
 from batchsim.config import RunConfig
 from batchsim.errors import ConfigError
+from batchsim.study.compare import compare_replications
 from batchsim.study.replications import Stopping, replicate, replication, replication_seed
 from batchsim.study.run import simulate
 from tests.study.test_run import workload
@@ -68,6 +69,25 @@ def test_a_replayed_trace_with_nothing_random_is_run_once_and_said_so() -> None:
     assert "cannot differ" in replications.notices[0]
     summary = replications.first.summary
     assert {key: replications.summary[key] for key in summary} == dict(summary)
+
+
+@pytest.mark.parametrize("study", ["run", "compare"])
+def test_failures_that_two_runs_were_spared_may_come_in_the_third(study: str) -> None:
+    config = {
+        "policy": {"preset": "vllm_v1"},
+        "cluster": {"num_gpus": 2},
+        "failures": {"time_between_s": 50 * 3600.0, "repair_s": 60.0},
+    }
+
+    if study == "run":
+        replications = replicate(config, workload(50), num=3)
+    else:
+        done = compare_replications(config, ["vllm_v1", "sarathi"], workload(50), stopping=Stopping(3))
+        replications = done.replications["vllm_v1"]
+
+    assert len({one["e2e_mean_s"] for one in replications.summaries}) == 1  # none failed
+    assert len(replications.summaries) == 3
+    assert not replications.is_fixed
 
 
 def test_a_replayed_trace_differs_in_what_is_predicted() -> None:

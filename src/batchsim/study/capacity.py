@@ -19,7 +19,7 @@ from batchsim.config import RunConfig, load_config
 from batchsim.errors import ConfigError
 from batchsim.metrics.statistics import t_interval
 from batchsim.policies import presets
-from batchsim.study.replications import FIXED, Stopping, replication
+from batchsim.study.replications import FIXED, Stopping, is_rare, replication
 from batchsim.study.setup.hardware import AnyLatency, adopt_hardware
 from batchsim.study.trials import Requests, Trial, Trials, requests_of
 from batchsim.workload.request import Workload
@@ -211,7 +211,7 @@ def replicate_capacity(
     while not found or not stopping.is_done([rates]):
         found.append(find_capacity(replication(loaded, len(found)), **options))
         rates.append(found[-1].request_rate_per_s)
-        if len(found) == 2 and _course(found[0]) == _course(found[1]):
+        if len(found) == 2 and not is_rare(loaded) and _course(found[0]) == _course(found[1]):
             return replace(found[0], shortfall=FIXED)
     most = max(found, key=lambda one: one.num_gpus)
     attained = [one.best.slo_attainment for one in found if one.best.slo_attainment is not None]
@@ -229,8 +229,12 @@ def replicate_capacity(
     )
 
 
-def _course(found: Capacity) -> list[tuple[float, int, float]]:
-    return [(trial.request_rate_per_s, trial.num_gpus, trial.margin) for trial in found.trials]
+def _course(found: Capacity) -> list[tuple[Any, ...]]:
+    # As text: none finished is the same as none finished.
+    return [
+        (trial.request_rate_per_s, trial.num_gpus, trial.margin, str(trial.e2e_mean_s))
+        for trial in found.trials
+    ]
 
 
 def _check_split(config: RunConfig, *, is_rate_searched: bool) -> None:

@@ -239,6 +239,13 @@ def replicate(
 
 
 def is_same_run(one: SimulationResult, other: SimulationResult) -> bool:
-    """Whether the same requests met the same fate at the same times."""
+    """Whether the same requests met the same fate at the same times, as all replications then will."""
+    if is_rare(one.config):
+        return False
     columns = ["request_id", "arrival_s", "prompt_tokens", "output_tokens", "status", "finish_s"]
     return one.requests[columns].equals(other.requests[columns])
+
+
+def is_rare(config: RunConfig) -> bool:
+    """Whether what is random may come in some replications only: a failure, say, that two were spared."""
+    return config.failures.time_between_s is not None
