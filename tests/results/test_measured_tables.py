@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from batchsim.errors import BatchsimError
+from batchsim.results.derived_arrivals import derived_arrivals
 from batchsim.results.measured_tables import COLUMNS, MeasuredRun, measured_trace, read_measured
 from tests.shared_data import shared_path
 
@@ -130,6 +132,19 @@ def test_drawn_arrivals_have_the_rate_and_are_said_to_be_drawn(tmp_path: Path) -
     gaps_s = run.requests["arrival_s"].diff().dropna()
     assert gaps_s.mean() == pytest.approx(0.5, rel=0.06)  # 4 standard errors of an exponential's mean
     assert gaps_s.std() == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("burstiness", [0.5, 1.0, 4.0])
+def test_drawn_arrivals_have_the_rate_and_the_burstiness_that_are_told(burstiness: float) -> None:
+    tree = {"request_rate": 2.0, "burstiness": burstiness}
+
+    arrival_s, _, is_exact = derived_arrivals(tree, np.full(20_001, 0.5), "result.json")
+
+    gaps_s = np.diff(arrival_s)
+    assert arrival_s[0] == 0
+    assert not is_exact
+    assert gaps_s.mean() == pytest.approx(0.5, rel=0.05)
+    assert gaps_s.std() / gaps_s.mean() == pytest.approx(burstiness**-0.5, rel=0.05)
 
 
 def test_every_line_of_sglang_is_a_run(tmp_path: Path) -> None:

@@ -111,6 +111,15 @@ def test_a_precision_stops_as_soon_as_it_is_reached() -> None:
     assert not Stopping(3, 0.1).is_reached([values])
 
 
+def test_a_precision_has_to_be_reached_by_every_policy() -> None:
+    narrow, wide = [10.0, 10.01, 10.02], [10.0, 20.0, 30.0]
+    stopping = Stopping(3, 0.05)
+
+    assert stopping.is_done([narrow, narrow])
+    assert not stopping.is_done([narrow, wide])
+    assert not stopping.is_done([wide, narrow])
+
+
 def test_a_precision_that_is_not_reached_is_told() -> None:
     replications = replicate(POISSON, num=2, precision=0.0001, most=4)
 

@@ -284,6 +284,18 @@ def test_times_in_another_order_are_refused(runs: dict[str, SimulationResult], t
         export_run(folder, tmp_path / "file", "aiperf")
 
 
+def test_times_that_no_clock_has_are_refused(runs: dict[str, SimulationResult], tmp_path: Path) -> None:
+    folder = runs["batches"].save(tmp_path / "run")
+    path = folder / "requests.parquet"
+    is_odd = pd.read_parquet(path).index == 2
+    times = {name: np.where(is_odd, 1e300, 1.0) for name in ("arrival_s", "first_token_s", "finish_s")}
+    status = np.where(is_odd, "abandoned", "finished")
+    pd.read_parquet(path).assign(**times, status=status).to_parquet(path)
+
+    with pytest.raises(ConfigError, match=r"requests\.parquet, row 3: request sent at 1e\+300 s"):
+        export_run(folder, tmp_path / "file", "aiperf")
+
+
 def test_the_same_run_makes_the_same_bytes(runs: dict[str, SimulationResult], tmp_path: Path) -> None:
     runs["engine"].save(tmp_path / "run")
 

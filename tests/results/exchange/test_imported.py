@@ -72,6 +72,21 @@ def test_it_is_a_run_directory_whose_table_has_the_columns_of_a_simulated_one(tm
     assert not is_imported(tmp_path)
 
 
+def test_requests_are_in_the_order_in_which_they_were_sent(tmp_path: Path) -> None:
+    directory = imported(tmp_path, {**VLLM, "start_times": [5003.0, 5000.5, 5001.0]})
+
+    requests = load_run(directory)[2]["requests"]
+
+    assert requests["request_id"].tolist() == [1, 2, 0]
+    assert requests["arrival_s"].tolist() == [0.0, 0.5, 2.5]
+
+
+def test_requests_that_failed_are_counted_in_the_summary(tmp_path: Path) -> None:
+    directory = imported(tmp_path, FAILED)
+
+    assert json.loads((directory / "summary.json").read_text(encoding="utf-8"))["num_dropped"] == 1
+
+
 def test_its_requests_are_a_trace(tmp_path: Path) -> None:
     directory = imported(tmp_path, VLLM)
 

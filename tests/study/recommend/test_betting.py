@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,30 @@ def test_a_mean_at_the_threshold_is_rarely_taken_for_another() -> None:
     assert above <= 0.05 * 400 + 10
     assert below <= 0.05 * 400 + 10
     assert above_by_t > 0.5 * 400
+
+
+def test_what_is_sure_stays_sure() -> None:
+    sure = np.ones(fewest(0.9, 0.01))
+
+    assert is_above([*sure, *np.zeros(40)], 0.9, 0.01)
+
+
+@pytest.mark.parametrize("error", [0.4, 0.2])
+@pytest.mark.parametrize(
+    "everything", [(1, 1, 1, 1, 0, 0), (1, 0.9, 0.9, 0.8, 0.2, 0), (1, 1, 1, 0.5, 0.5, 0.5)]
+)
+def test_no_order_of_drawing_misleads_more_often_than_is_said(
+    everything: tuple[float, ...], error: float
+) -> None:
+    """All orders in which a small population can be drawn, each to its end but one."""
+    orders = [np.array(order[:-1]) for order in permutations(everything)]
+    mean = sum(everything) / len(everything)
+
+    above = sum(is_above(order, mean + 1e-6, error, len(everything)) for order in orders)
+    below = sum(is_below(order, mean - 1e-6, error, len(everything)) for order in orders)
+
+    assert above <= error * len(orders)
+    assert below <= error * len(orders)
 
 
 def test_a_mean_apart_from_the_threshold_is_found() -> None:

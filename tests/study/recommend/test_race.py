@@ -1,12 +1,14 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pytest
 
 from batchsim.config import load_config
+from batchsim.study.recommend.betting import fewest
 from batchsim.study.recommend.candidates import Candidate
 from batchsim.study.recommend.draws import Draw, Draws
-from batchsim.study.recommend.evidence import QUEUE, Outcome, Value
-from batchsim.study.recommend.race import Runner, race
+from batchsim.study.recommend.evidence import QUEUE, Evidence, Outcome, Value
+from batchsim.study.recommend.race import Errors, Runner, race
 
 BASE = load_config({"workload": {"generator": {"kind": "poisson"}}, "slo": {"ttft_ms": 100}})
 WANTED = 0.9
@@ -96,6 +98,21 @@ def test_of_equal_costs_one_is_made_sure() -> None:
 
     assert [one.state for one in runners].count("attains") == 1
     assert sorted(len(one.evidence) for one in runners)[:3] == [3, 3, 3]
+
+
+def test_the_error_is_shared_out_over_candidates_and_over_requirements() -> None:
+    """None of all that miss is to be taken for one that attains; of those that attain, one counts."""
+    errors = Errors.of(0.9, 5)
+    assert errors == pytest.approx((0.01, 0.05))
+
+    num = fewest(0.5, errors.misses)  # replications of which none attains, until one limit is surely missed
+    values = {"good": Value(0.0, 0.5, 0.0), QUEUE: Value(1.0, 0.5, 1.0)}
+    one, two = Evidence(), Evidence()
+    one.outcomes = [Outcome({"good": values["good"]}, {}, "stable", 1.0, 1.0)] * num
+    two.outcomes = [Outcome(values, {}, "stable", 1.0, 1.0)] * num
+    assert one.misses(errors.misses)
+    assert not two.misses(errors.misses)
+    assert fewest(0.5, errors.misses / 2) > num
 
 
 def test_answers_are_right_as_often_as_is_said_even_where_bad_replications_are_rare() -> None:

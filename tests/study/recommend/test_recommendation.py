@@ -7,11 +7,12 @@ from batchsim.errors import ConfigError
 from batchsim.metrics.requests import e2e_s
 from batchsim.study.recommend import Recommendation, recommend
 from batchsim.study.recommend.candidates import Candidate, make_candidates
-from batchsim.study.recommend.draws import Draws
-from batchsim.study.recommend.evidence import Evidence, Outcome, Value
+from batchsim.study.recommend.draws import Draw, Draws
+from batchsim.study.recommend.evidence import Evidence, Outcome, Value, measure
 from batchsim.study.recommend.race import Runner
 from batchsim.study.recommend.recommendation import Standing, front
 from batchsim.study.run import simulate
+from batchsim.study.setup.cost import gpu_usd_per_hour
 from batchsim.workload.request import Workload
 from tests.study.recommend.problem import BASE, ask
 
@@ -48,8 +49,9 @@ def test_parts_of_a_trace_are_the_same_for_all_and_each_is_drawn_once() -> None:
     parts = [draws.draw(base, k) for k in range(draws.most)]
 
     assert draws.most == draws.population == 10
-    first = sorted(int(part.workload.request_id[0]) for part in parts if part.workload is not None)
-    assert first == list(range(0, 1000, 100))
+    first = [int(part.workload.request_id[0]) for part in parts if part.workload is not None]
+    assert sorted(first) == list(range(0, 1000, 100))
+    assert first != sorted(first)  # no morning of it
     assert len({part.config.seed for part in parts}) == 10
     again = Draws(base, 50, requests(1050)).draw(base.model_copy(update={"patience_s": 1.0}), 3)
     assert again.workload is not None
@@ -149,6 +151,35 @@ def test_a_trace_too_short_for_parts_is_refused() -> None:
 def test_replicas_that_come_and_go_have_no_price() -> None:
     with pytest.raises(ConfigError, match="replicas that come and go cost what the run makes of them"):
         small(autoscaler={"kind": "QueueDepth"})
+
+
+def test_a_replication_is_judged_without_its_warm_up() -> None:
+    """The first requests come at once and wait, all others find an idle GPU."""
+    arrival_s = np.r_[np.zeros(20), np.arange(1, 81) * 5.0]
+    burst = Workload.from_frame(
+        pd.DataFrame({"arrival_s": arrival_s, "prompt_tokens": 100, "output_tokens": 20})
+    )
+    base = {"policy": {"preset": "static_fifo", "batch_size": 1}, "slo": {"e2e_ms": 1000.0}}
+    config = load_config({**base, "metrics": {"warmup": 0.2}})
+
+    whole, covered = (
+        measure(Draw(load_config(one), burst), 0.9) for one in ({**base, "metrics": {"warmup": 0}}, config)
+    )
+
+    assert whole.values["good"].reached < 0.95
+    assert covered.values["good"].reached == 1.0
+    assert covered.within["all"] == 1.0
+
+
+def test_a_cluster_of_unequal_replicas_costs_what_all_their_gpus_cost() -> None:
+    replicas = [{"count": 3, "tensor_parallel": 2}, {"gpu": "l40s"}]
+    base = load_config({**BASE, "cluster": {"model": "llama-3.1-8b", "gpu": "h100", "replicas": replicas}})
+
+    (one,), unfit = make_candidates(base, [], ["vllm_v1"], {})
+
+    each = {gpu: gpu_usd_per_hour(base.cost, gpu) for gpu in ("h100", "l40s")}
+    assert not unfit
+    assert one.usd_per_hour == pytest.approx(6 * each["h100"] + each["l40s"])
 
 
 def test_combinations_that_are_no_cluster_are_listed_with_the_reason() -> None:
