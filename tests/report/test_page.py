@@ -94,6 +94,38 @@ def test_a_filter_changes_what_is_drawn_and_listed(opened: Browser) -> None:
     assert opened.complaints == []
 
 
+def test_runs_of_a_state_can_be_left_out(opened: Browser) -> None:
+    states = opened.run("chosen.sweep.values.state")
+    assert 0 < states.count("saturated") < 24
+
+    opened.run(chip("▲ saturated"))
+
+    assert opened.run(ROWS) == 24 - states.count("saturated")
+    opened.run(chip("▲ saturated"))
+    assert opened.run(ROWS) == 24
+
+
+@pytest.mark.parametrize(
+    ("rows", "state"),
+    [([0], "stable"), ([0, 1], "transient"), ([2, 1, 0], "saturated"), ([0, 2], "saturated")],
+)
+def test_a_point_is_as_bad_as_its_worst_run(opened: Browser, rows: list[int], state: str) -> None:
+    words = "(name, row) => ['stable', 'transient', 'saturated'][row]"
+
+    assert opened.run(f"Object.create(chosen.sweep, {{at: {{value: {words}}}}}).stateOf({rows})") == state
+
+
+def test_a_single_run_has_the_interval_that_it_has_of_its_own(opened: Browser) -> None:
+    point = (
+        "(() => { const told = {e2e_mean_s: 2, e2e_mean_ci95_low_s: 1, e2e_mean_ci95_high_s: %s};"
+        "const sweep = Object.create(chosen.sweep, {at: {value: (name) => told[name] ?? null}});"
+        "return sweep.mean('e2e_mean_s', [0]).interval; })()"
+    )
+
+    assert opened.run(point % "4") == [1, 4]
+    assert opened.run(point % "null") is None
+
+
 def test_all_filtered_away_is_said_and_is_no_error(opened: Browser) -> None:
     for one in ("1", "4"):  # of the bins; the seeds are 1 and 2, and come later
         opened.run(chip(one))
@@ -159,6 +191,18 @@ def test_a_heading_sorts_both_ways(opened: Browser) -> None:
     assert upward == sorted(upward)
     assert downward == upward[::-1]
     assert upward[0] < upward[-1]
+
+
+def test_what_is_not_there_comes_last_both_ways(opened: Browser) -> None:
+    at, heading = headings(opened).index("e2e_mean_s"), "#runs th button[title=e2e_mean_s]"
+    opened.run("[chosen.kept, chosen.sweep.values.e2e_mean_s[3]] = [chosen.sweep.values.e2e_mean_s[3], null]")
+
+    for _ in range(2):
+        opened.click(heading)
+        cells = first_cells(opened, at)
+        assert cells[-1] == "\N{EN DASH}"
+        assert "\N{EN DASH}" not in cells[:-1]
+    opened.run("chosen.sweep.values.e2e_mean_s[3] = chosen.kept")
 
 
 def test_names_with_numbers_sort_by_these(opened: Browser) -> None:

@@ -12,6 +12,7 @@ import pytest
 from batchsim.errors import ConfigError
 from batchsim.metrics.tokens import itl
 from batchsim.records import FINISHED
+from batchsim.results.exchange.answers import _check_pieces
 from batchsim.results.exchange.export import FORMS, export_run
 from batchsim.results.measured_tables import MeasuredRun, read_measured
 from batchsim.study.result import SimulationResult
@@ -282,6 +283,15 @@ def test_times_in_another_order_are_refused(runs: dict[str, SimulationResult], t
 
     with pytest.raises(ConfigError, match=r"requests\.parquet, row 3: request sent at .* are needed"):
         export_run(folder, tmp_path / "file", "aiperf")
+
+
+def test_a_token_before_its_request_is_none_of_its_own() -> None:
+    requests = {"request_id": np.array([7]), "arrival_s": np.array([2.0]), "finish_s": np.array([3.0])}
+    is_finished, end_ns = np.array([True]), 3 * 10**9
+
+    _check_pieces([np.array([2 * 10**9, end_ns])], requests, is_finished)
+    with pytest.raises(ConfigError, match="request 7: the table of iterations does not hold its tokens"):
+        _check_pieces([np.array([10**9, end_ns])], requests, is_finished)
 
 
 def test_times_that_no_clock_has_are_refused(runs: dict[str, SimulationResult], tmp_path: Path) -> None:
