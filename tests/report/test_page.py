@@ -448,6 +448,14 @@ def test_the_line_of_the_front_promises_nothing_that_no_setting_gives(opened: Br
             assert any(point[0] <= corner[0] and point[1] <= corner[1] for point in points)
 
 
+def test_distributions_that_are_the_same_do_not_hide_each_other(opened: Browser) -> None:
+    opened.choose("#cdf-at", "0.2")
+    lines = opened.run("document.getElementById('cdf-plot').data.map(one => [one.name, one.line.width])")
+
+    widths = {name: width for name, width in lines if name.endswith("Bins 4")}
+    assert sorted(widths.values()) == [1.6, 3.2]
+
+
 def test_distributions_of_seeds_are_put_together(opened: Browser) -> None:
     shares = "PAGE.probabilities.length"
     one = f"[...Array({shares}).keys()].map(i => 1 + i)"

@@ -141,11 +141,10 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
   const lines = sweep.linesOver(rows, x, panel);
   const traces = [];
   const heights = [];
-  const names = [...new Set(lines.map((line) => line.line))];
+  const names = namesOf(lines);
   for (const line of lines) {
     const look = { ...sweep.look(line.line) };
-    // The later, the thinner: no line hides another that it lies on.
-    const breadth = names.length > 1 ? 1 - names.indexOf(line.line) / (names.length - 1) : 0.5;
+    const breadth = breadthOf(names, line);
     if (line.place > 0) look.dash = DASHES[line.place % DASHES.length];
     const points = sweep
       .groups(line.rows, x ? [x] : [sweep.lines])
@@ -180,6 +179,11 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
   draw(place, traces, layout);
   return lines;
 }
+
+const namesOf = (lines) => [...new Set(lines.map((line) => line.line))];
+
+// From 1 down to 0; the later, the thinner: no line hides another that it lies on.
+const breadthOf = (names, line) => (names.length > 1 ? 1 - names.indexOf(line.line) / (names.length - 1) : 0.5);
 
 // Of steps on a logarithmic axis, those whose labels do not run into one another.
 function apart(steps) {
@@ -221,7 +225,7 @@ function bars(points, look) {
 // The legend of a section: what each colour is, and each dash.
 function legend(sweep, lines) {
   const made = element("div", { class: "key" });
-  for (const name of new Set(lines.map((line) => line.line))) {
+  for (const name of namesOf(lines)) {
     const look = sweep.look(name);
     made.append(swatch(shown(name), tone(look.color), look.dash));
   }

@@ -284,7 +284,7 @@ function distributions(sweep) {
       traces.push({
         type: "scatter", mode: "lines", hoverinfo: "text", text, name: plain(line.name),
         x: points.map((point) => point.x), y: points.map((point) => (state.isTail ? 1 - point.share : point.share)),
-        line: { color: tone(look.color), width: 2, dash: line.place > 0 ? DASHES[line.place % DASHES.length] : look.dash },
+        line: { color: tone(look.color), width: 1.6 + 1.6 * breadthOf(namesOf(lines), line), dash: line.place > 0 ? DASHES[line.place % DASHES.length] : look.dash },
       });
     }
     const share = state.isTail
