@@ -58,6 +58,12 @@ def test_no_order_of_drawing_misleads_more_often_than_is_said(
     assert below <= error * len(orders)
 
 
+@pytest.mark.parametrize("order", [(1, 1, 0, 0), (0, 0, 1, 1), (0, 1, 0, 1), (1, 0, 1, 0)])
+def test_a_population_at_the_threshold_is_above_it_in_whatever_order_it_comes(order: tuple[int, ...]) -> None:
+    assert is_above(order, 0.5, 1e-9, population=4)
+    assert not any(is_below(order[:num], 0.5, 1e-9, population=4) for num in range(1, 5))
+
+
 def test_a_mean_apart_from_the_threshold_is_found() -> None:
     rng = np.random.default_rng(2)
     values = rng.beta(90, 10, 300)

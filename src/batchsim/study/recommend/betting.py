@@ -19,6 +19,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import ArrayLike
 
+from batchsim.metrics.weighted import Floats
+
 #: Shares of what can be staked without losing all: much is right where values vary little.
 STAKES = np.array([0.98, 0.5, 0.25, 0.1, 0.04])
 _ROUNDING = 1e-9
@@ -38,28 +40,35 @@ def is_above(values: ArrayLike, threshold: float, error: float, population: int 
         How many there are in all, of which these were drawn at random, none twice; the mean is that of all.
         None: independent values of one law.
     """
-    drawn = np.asarray(values, dtype=np.float64)
+    return _is_beyond(np.asarray(values, dtype=np.float64), threshold, error, population, is_at_enough=True)
+
+
+def is_below(values: ArrayLike, threshold: float, error: float, population: int | None = None) -> bool:
+    """The same of a mean that is below: one that is at the threshold is not."""
+    mirrored = 1 - np.asarray(values, dtype=np.float64)
+    return _is_beyond(mirrored, 1 - threshold, error, population, is_at_enough=False)
+
+
+def _is_beyond(
+    drawn: Floats, threshold: float, error: float, population: int | None, *, is_at_enough: bool
+) -> bool:
     before = np.concatenate([[0.0], np.cumsum(drawn)])
     if population is None:
         means = np.full(len(drawn), threshold)
     else:
         left = population - np.arange(len(drawn) + 1)
         missing = population * threshold - before  # to the sum that the threshold asks for
-        if (missing <= _ROUNDING * population).any():
+        most_missing = (_ROUNDING if is_at_enough else -_ROUNDING) * population
+        if (missing <= most_missing).any():
             return True
         if not left[-1]:
             return False
         means = (missing / left)[:-1]  # of what is left, at most, if the mean of all is not above
-    is_open = means < 1  # else nothing can be won
+    is_open = (means > _ROUNDING) & (means < 1)  # else nothing can be won, or what is left would have to be 0
     factors = np.where(is_open, drawn / np.where(is_open, means, 1.0), 1.0)
     wealth = np.cumsum(np.log1p(STAKES[:, None] * (factors - 1)), axis=1)
     reached = np.logaddexp.reduce(wealth, axis=0) - math.log(len(STAKES))
     return bool((reached >= -math.log(error)).any())
-
-
-def is_below(values: ArrayLike, threshold: float, error: float, population: int | None = None) -> bool:
-    """The same of a mean that is below."""
-    return is_above(1 - np.asarray(values, dtype=np.float64), 1 - threshold, error, population)
 
 
 def fewest(threshold: float, error: float) -> int:
