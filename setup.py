@@ -9,11 +9,14 @@ from setuptools import setup
 
 #: Where runs spend their time. A class that derives from a compiled one has to be compiled with it.
 ENGINES = (
+    "sim/arrivals/source.py",
     "sim/cluster/outlook.py",
     "sim/decoding.py",
     "sim/engine.py",
     "sim/gpu.py",
     "sim/holdings.py",
+    "sim/recording/iteration_recorder.py",
+    "sim/recording/recorder.py",
     "sim/replica.py",
     "sim/running.py",
     "sim/scheduler.py",
