@@ -155,7 +155,7 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
     heights.push(...points.map((point) => point.mean));
     const text = points.map((point) => hover(sweep, line.name, x ? [x, point.x] : null, [[metric, point]]));
     const banded = points.filter((point) => point.interval);
-    if (x && banded.length > 1) traces.push(band(banded, look));
+    if (x && banded.length > 1) traces.push(band(banded, look, isLog));
     traces.push({
       type: "scatter",
       mode: x ? "lines+markers" : "markers",
@@ -195,13 +195,15 @@ function apart(steps) {
   return kept;
 }
 
-function band(points, look) {
+// A logarithmic axis has no place for an end at 0: there it is far below all means.
+function band(points, look, isLog) {
   const back = [...points].reverse();
+  const least = isLog ? 1e-6 * Math.min(...points.map((point) => point.mean)) : -Infinity;
   return {
     type: "scatter",
     mode: "lines",
     x: [...points.map((point) => point.x), ...back.map((point) => point.x)],
-    y: [...points.map((point) => point.interval[1]), ...back.map((point) => point.interval[0])],
+    y: [...points.map((point) => point.interval[1]), ...back.map((point) => Math.max(point.interval[0], least))],
     fill: "toself",
     fillcolor: faded(tone(look.color), 0.15),
     line: { width: 0 },
