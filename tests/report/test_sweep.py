@@ -25,6 +25,7 @@ from batchsim.report.metrics import better, label, metrics_of
 from batchsim.report.page import _contents, _json
 from batchsim.report.sweep import _key, _looks, describe
 from batchsim.study.sweep import run_sweep
+from tests.figures.datasets import change
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +317,20 @@ def test_the_page_is_made_from_the_datasets_alone(swept: Path, tmp_path: Path) -
     write_page(tmp_path, tmp_path / "alone.html", closeups=1)
 
     assert (tmp_path / "alone.html").read_bytes() == (tmp_path / "all.html").read_bytes()
+
+
+def test_a_dataset_that_cannot_be_shown_is_named_and_the_others_are(swept: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed (extra [report])")
+    for name in ("bins", "one"):
+        (tmp_path / name).mkdir()
+        shutil.copy(swept.parent / name / "dataset.parquet", tmp_path / name)
+    change(tmp_path / "bins" / "dataset.parquet", lambda runs: runs.assign(num_batches="many"))
+
+    with pytest.raises(ConfigError, match=r"bins/dataset\.parquet: cannot be shown \(TypeError"):
+        write_page(tmp_path / "bins", tmp_path / "page.html", closeups=0)
+    write_page(tmp_path, tmp_path / "page.html", closeups=0)
+
+    assert "bins/dataset.parquet: cannot be shown" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_no_results_are_told(tmp_path: Path) -> None:

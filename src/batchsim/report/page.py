@@ -13,7 +13,7 @@ from typing import Any
 from batchsim._version import __version__
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.results import read_sweep, sweep_folders
-from batchsim.files import write_whole
+from batchsim.files import reason, write_whole
 from batchsim.metrics.student import t_quantile
 from batchsim.report.coding import LEAST_S, STEP, steps, thinned
 from batchsim.report.sweep import Sketches, describe
@@ -51,7 +51,7 @@ def write_page(results_dir: str | Path, output: str | Path, *, closeups: int = 5
     faults: list[str] = []
     for folder in folders:
         try:
-            sweeps.append(describe(read_sweep(folder), each))
+            sweeps.append(_described(folder, each))
         except BatchsimError as fault:
             if len(folders) == 1:
                 raise
@@ -69,6 +69,18 @@ def write_page(results_dir: str | Path, output: str | Path, *, closeups: int = 5
     raise ConfigError(
         f"{results_dir}: so many runs make a page of more than {most}; give the folder of one sweep"
     )
+
+
+def _described(folder: Path, most_closeups: int) -> tuple[dict[str, Any], Sketches]:
+    results = read_sweep(folder)
+    try:
+        return describe(results, most_closeups)
+    except BatchsimError:
+        raise
+    except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page
+        raise ConfigError(
+            f"{results.file}: cannot be shown ({type(error).__name__}: {reason(error)})"
+        ) from error
 
 
 def plotly_script() -> str:
