@@ -120,6 +120,11 @@ def test_a_distribution_needs_no_tables(tmp_path: Path) -> None:
     assert table["run_id"].nunique() == 4
 
 
+def test_runs_of_which_nothing_finished_have_no_distribution_to_draw() -> None:
+    with pytest.raises(ConfigError, match="no run has e2e_s; there is nothing to draw"):
+        drawn(results({RATE: [1.0]}, **{RATE: [1.0]}, policy=["a"], run_id=["a"]), kind="cdf", x=["e2e_s"])
+
+
 def test_waiting_and_running_over_time_are_those_in_the_records(two_sweeps: Path) -> None:
     swept = read_sweep(two_sweeps / "courses")
 

@@ -204,6 +204,8 @@ def _by_run(
         lines = lines_of(run)
         same_run = {key: run[key] for key in front}
         parts += [points.assign(what=name, **same_run) for name, points in lines.items()]
+    if not parts:
+        results.there_are(names, [])
     table = pd.concat(parts, ignore_index=True)[[*front, "what", "at", "value"]]
     if is_replicated := "replication" in results.runs:
         table = _means(table, [*facets, hue, "what"], before)

@@ -32,15 +32,13 @@ _CAPTION = (
     "intervals of the difference from it (Student's t). {}: output tokens per second of a GPU against "
     "those of a request, on the replications that all had."
 )
+#: Where the two panels stand, by width.
+_PLACES = {"one": ("Above", "Below"), "two": ("Left", "Right")}
 
 # Inches of the panels, of a line of the legend and of the title, and of an edge; letters of a title per inch.
 _PANELS, _LEGEND, _TITLE, _EDGE, _LETTERS = 2.4, 0.17, 0.17, 0.07, 12.5
 #: Inches that a name in the legend takes.
 _NAME = 2.2
-
-
-#: Where its panels stand, by width.
-_PLACES = {"one": ("Above", "Below"), "two": ("Left", "Right")}
 
 
 class _Panel(NamedTuple):

@@ -39,7 +39,7 @@ _MOST_FAILURES = 20
 
 
 class SweepFolder:
-    """What is there of a sweep: `sweep.json`, `results.csv`, and the runs.
+    """What is there of a sweep: `sweep.json`, the runs, and the dataset and tables of them.
 
     Attributes
     ----------
