@@ -1,4 +1,4 @@
-"""One run of a sweep, where what goes wrong is told instead of raised; and a process that does them."""
+"""One run of a sweep, with what goes wrong told instead of raised; a process that does what it is sent."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from batchsim.study.worker import Failure, Task, attempt_in_worker
 LOCAL_WORKERS = 2
 #: Batches that a worker has at once: the next one comes while the last answer is on its way.
 _PER_WORKER = 2
-#: A worker does so many runs, at most, in so long before it answers: an answer takes as long as a tiny run.
+#: After how many runs, or which time, a worker answers: an answer costs a few milliseconds.
 _MOST_IN_BATCH, _BATCH_S = 32, 0.2
 #: How long a scheduler that is gone is waited for, and how long one attempt to reach it may take.
 PATIENCE_S, _CONNECT_S = 60.0, 10.0
@@ -105,9 +105,11 @@ def do_here(tasks: Sequence[Task], sent: _Sent) -> list[Failure | _Files | None]
     with _one_at_a_time:
         sys.path += [entry for entry in sent.path if entry not in sys.path]
         end_s = time.monotonic() + _BATCH_S
-        answers = [_do(tasks[0], sent)]
-        while len(answers) < len(tasks) and time.monotonic() < end_s:
-            answers.append(_do(tasks[len(answers)], sent))
+        answers = []
+        for task in tasks:
+            answers.append(_do(task, sent))
+            if time.monotonic() > end_s:
+                break
         return answers
 
 
