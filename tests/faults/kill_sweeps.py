@@ -1,7 +1,7 @@
 """Let things go wrong in sweeps, resume them, and hold the results to those of one that was let alone.
 
-Each trial starts a sweep in processes of its own and kills a worker, the parent or all of them after a random
-time, or lets files end at a size (``disk``), a file system of its own be full (``full``, where one can be
+Each trial starts a sweep in processes of its own and kills a worker, the parent or all of them at a random
+moment, or lets files end at a size (``disk``), a file system of its own be full (``full``, where one can be
 mounted without being root), a policy fail, or a file be cut afterwards; half of the trials under
 ``--overwrite`` over results that are there. Then it runs the same command again to its end. It prints how
 the first one ended, how many datasets came out identical to the last byte, what was left of half-written
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import random
 import resource
@@ -42,6 +43,7 @@ workload.generator.output = {kind = "uniform", low = 1, high = 90}
 policy.preset = ["static_fifo", "multi_bin", "flaky:flaky"]
 workload.request_rate_per_gpu = [0.5, 1.0, 2.0, 3.0]
 """
+NUM_RUNS = 12
 
 #: Fails, and takes its process with it, for as long as the files say so.
 FLAKY = """
@@ -102,9 +104,6 @@ def main() -> int:
         (home / "flaky.py").write_text(FLAKY, encoding="utf-8")
         sweep(home, "alone").wait()
         expected = dataset(home / "alone")
-        start_s = time.monotonic()
-        sweep(home, "timed", "--backend", given.backend).wait()
-        alone_s = time.monotonic() - start_s
         identical = leftovers = survivors = num_skipped = 0
         for number in range(given.trials):
             fault = given.fault or FAULTS[number % len(FAULTS)]
@@ -113,9 +112,7 @@ def main() -> int:
                 num_skipped += 1
                 continue
             options = ["--overwrite"] if number // len(FAULTS) % 2 else []
-            status, alive = trial(
-                home, f"trial{number}", fault, alone_s, [*options, "--backend", given.backend], rng
-            )
+            status, alive = trial(home, f"trial{number}", fault, [*options, "--backend", given.backend], rng)
             survivors += alive
             left = len(list((home / f"trial{number}").rglob("*.partial")))
             leftovers += left
@@ -139,9 +136,7 @@ def can_mount(folder: Path) -> bool:
     return False
 
 
-def trial(
-    home: Path, output: str, fault: str, alone_s: float, options: list[str], rng: random.Random
-) -> tuple[int, int]:
+def trial(home: Path, output: str, fault: str, options: list[str], rng: random.Random) -> tuple[int, int]:
     """Let a sweep go wrong and resume it.
 
     Returns
@@ -155,6 +150,7 @@ def trial(
         cut(rng.choice(sorted(file for file in (home / output).rglob("*") if file.is_file())), rng)
     if fault in ("fail", "die"):
         (home / fault).touch()
+    start_s = time.time()
     parent = sweep(
         home,
         output,
@@ -162,7 +158,9 @@ def trial(
         most_bytes=rng.randint(*DISK_BYTES) if fault == "disk" else None,
         kib_left=rng.randint(*FULL_KIB) if fault == "full" else None,
     )
-    wait_for_end(parent, rng.uniform(0.2, 1.0) * alone_s if fault in ("worker", "parent", "group") else 300)
+    is_killed = fault in ("worker", "parent", "group")
+    wait(parent, home / output, start_s, rng.randrange(1, NUM_RUNS) if is_killed else math.inf)
+    time.sleep(rng.uniform(0, 0.1) if is_killed else 0)
     workers = children(parent.pid)
     if parent.poll() is None:
         if fault == "worker" and workers:
@@ -213,12 +211,19 @@ def limit_files(most_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
 
-def wait_for_end(process: subprocess.Popen[bytes], patience_s: float) -> None:
-    """Wait so long, or until it ends."""
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        return
+def wait(process: subprocess.Popen[bytes], output: Path, start_s: float, num_runs: float) -> None:
+    """Wait until a sweep has written so many runs since its start, or ends."""
+    while process.poll() is None and num_written(output, start_s) < num_runs:
+        time.sleep(0.01)
+
+
+def num_written(output: Path, start_s: float) -> int:
+    """Count the runs that were saved since then."""
+    num = 0
+    for file in (output / "small" / "runs").glob("[!.]*/manifest.json"):
+        with suppress(FileNotFoundError):  # it is just being replaced
+            num += file.stat().st_mtime > start_s
+    return num
 
 
 def children(pid: int) -> list[int]:
