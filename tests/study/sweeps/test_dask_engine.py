@@ -215,6 +215,27 @@ def test_a_scheduler_that_is_started_again_loses_what_was_under_way_at_most(
 
 
 @needs_dask
+def test_a_sweep_waits_for_the_first_worker_and_says_so(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(dask_engine, "_LOOKS", 1)
+    notices: list[str] = []
+    nowhere = {"processes": False, "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": ":0"}}
+    with LocalCluster(n_workers=0, **nowhere) as cluster:
+
+        def start_one(notice: str) -> None:
+            notices.append(notice)
+            cluster.scale(1)
+
+        run_sweep(path, tmp_path, backend="dask", scheduler=cluster.scheduler_address, on_notice=start_one)
+
+    assert notices == ["small: no worker of the Dask cluster is there; the sweep waits for one"]
+    assert len(list(tmp_path.rglob("summary.json"))) == 6
+
+
+@needs_dask
 def test_where_no_scheduler_answers_the_sweep_says_so(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
