@@ -220,6 +220,26 @@ def test_a_failing_run_is_named_at_the_end_and_stops_no_other(tmp_path: Path) ->
     assert [state.failure is not None for state in states] == [False, False, True, False]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
+def test_tables_that_find_no_space_leave_the_runs_saved(tmp_path: Path) -> None:
+    import resource
+
+    path, before = sweep_file(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk(state: SweepProgress) -> None:
+        if state.num_ended == state.num_runs:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+
+    try:
+        with pytest.raises(BatchsimError, match=r"cannot be written .*; 4 of 4 runs are saved, the") as told:
+            run_sweep(path, tmp_path, on_progress=fill_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert not isinstance(told.value, ConfigError)  # of bad input
+    assert len(run_sweep(path, tmp_path)) == 4
+
+
 def test_an_interrupted_sweep_says_so_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     path, states = sweep_file(tmp_path), []
 

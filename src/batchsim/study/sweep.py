@@ -187,7 +187,15 @@ def run_sweep(
             f"{sweep.name}: interrupted; {course.num_saved} of {len(mine)} runs are saved in "
             f"{folder.path}, the same command does the rest"
         ) from error
-    results = folder.collect(runs)
+    try:
+        results = folder.collect(runs)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, OSError):  # but a full disk, say
+            raise
+        raise BatchsimError(
+            f"{sweep.name}: {error}; {course.num_saved} of {len(mine)} runs are saved, the same command does "
+            "the rest"
+        ) from error
     num_alike, num_points = folder.points_alike(runs)
     if num_alike:
         say(
