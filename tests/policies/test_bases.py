@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from batchsim.config import PolicyConfig
+from batchsim.errors import PlanError
 from batchsim.policies import RankedQueue
 from batchsim.policies.batching import Greedy
 from batchsim.policies.continuous import ChunkedPrefill, StallFree
@@ -107,6 +108,16 @@ def test_replicas_share_no_state_of_an_answer_that_is_no_dataclass(monkeypatch: 
 
     assert first.chunk.guarded is not second.chunk.guarded
     assert first.chunk.guarded is not chunk
+
+
+@pytest.mark.parametrize(("rank", "told"), [(None, "None"), (float("nan"), "NaN")])
+def test_a_rank_that_is_none_is_told_as_it_is_given(rank: float | None, told: str) -> None:
+    class Forgetful(RankedQueue):
+        def rank(self, request: Any) -> float | None:
+            return rank
+
+    with pytest.raises(PlanError, match=rf"Forgetful\.rank answered {told} for request 7"):
+        Forgetful().push(Waiting(7, 0.0, 5))
 
 
 def test_a_ranked_queue_says_only_its_rank() -> None:

@@ -121,7 +121,7 @@ def test_description_leaves_out_state() -> None:
     [
         ("static_fif", {}, "'static_fif' is unknown; did you mean static_fifo"),
         ("zzz", {}, "known: static_fifo, multi_bin"),
-        ("no_such_module:NAME", {}, "cannot be imported"),
+        ("no_such_module:NAME", {}, r"'no_such_module'\); .* on the Python path, e\.g\. PYTHONPATH"),
         (f"{__name__}:MISSING", {}, "cannot be imported"),
         (f"{__name__}:NO_PRESET", {}, "is a int"),
         ("static_fifo", {"num_bins": 4}, "only MultiBin has bins"),

@@ -114,6 +114,8 @@ def sweep(experiments: tuple[Path, ...], output_dir: Path, shard: str, **given: 
                 if len(experiments) == 1 or isinstance(error.__cause__, KeyboardInterrupt):
                     raise
                 failed.append(error)
+    for name in tasks:
+        click.echo(f"written: {output_dir / name}", err=True)
     if failed:
         raise failed[0]
 

@@ -107,8 +107,9 @@ class RankedQueue(OneBin):
     def push(self, request: WaitingRequest) -> int:
         """Take a request in."""
         rank = self.rank(request)
-        if rank != rank:  # NaN has no place in an order
-            raise PlanError(f"{type(self).__name__}.rank answered NaN for request {request.request_id}")
+        if rank is None or rank != rank:  # NaN has no place in an order
+            told = "None" if rank is None else "NaN"
+            raise PlanError(f"{type(self).__name__}.rank answered {told} for request {request.request_id}")
         self._ranked.push(rank, request)
         return 0
 

@@ -165,13 +165,7 @@ def _kind(name: object, where: str) -> type[Any]:
         return KINDS[name]
     if not isinstance(name, str) or ":" not in name:
         raise ConfigError(f"{where}.kind is {reprlib.repr(name)}; {nearest(str(name), KINDS)}")
-    module, _, attribute = name.partition(":")
-    try:
-        kind = import_attribute(module, attribute)
-    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        raise ConfigError(
-            f"{where}.kind {name!r} cannot be imported ({type(error).__name__}: {error})"
-        ) from error
+    kind = import_attribute(name, f"{where}.kind {name!r}")
     if not isinstance(kind, type):
         raise ConfigError(f"{where}.kind {name!r} is a {type(kind).__name__}; a class is needed")
     return kind

@@ -278,13 +278,9 @@ def find_preset(name: str) -> Preset:
     """Look a preset up in `PRESETS`, or import it where the name has the form ``module:attribute``."""
     if name in PRESETS:
         return PRESETS[name]
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise ConfigError(f"policy {name!r} is unknown; {nearest(name, PRESETS)}")
-    try:
-        preset = import_attribute(module_name, attribute)
-    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        raise ConfigError(f"policy {name!r} cannot be imported ({type(error).__name__}: {error})") from error
+    preset = import_attribute(name, f"policy {name!r}")
     if not isinstance(preset, Preset):
         raise ConfigError(
             f"policy {name!r} is a {type(preset).__name__}; a batchsim.policies.presets.Preset is needed"

@@ -192,18 +192,12 @@ def build_scaling(kind: str, parameters: Mapping[str, Any]) -> Scaling:
     ConfigError
         For an unknown rule or parameter (with the nearest names), or a value the rule refuses.
     """
-    module, colon, attribute = kind.partition(":")
-    if not colon:
+    if ":" not in kind:
         if kind not in RULES:
             raise ConfigError(f"autoscaler.kind is {reprlib.repr(kind)}; {nearest(kind, RULES)}")
         rule = RULES[kind]
     else:
-        try:
-            rule = import_attribute(module, attribute)
-        except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-            raise ConfigError(
-                f"autoscaler.kind {kind!r} cannot be imported ({type(error).__name__}: {error})"
-            ) from error
+        rule = import_attribute(kind, f"autoscaler.kind {kind!r}")
         if not isinstance(rule, type) or not callable(getattr(rule, "wanted", None)):
             raise ConfigError(f"autoscaler.kind {kind!r} is no class with a method `wanted`")
     check_names(rule, parameters, "autoscaler")
