@@ -58,6 +58,14 @@ def _with_contents(app: Sphinx, name: str, source: list[str]) -> None:
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n{entries}\n```\n"
 
 
+def _with_colons(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Undo napoleon's reading of what stands before the colon in a property's first sentence as its type."""
+    types = [place for place, line in enumerate(lines) if line.startswith(":type: ")]
+    if what == "property" and types:
+        lines[0] = f"{lines.pop(types[0]).removeprefix(':type: ')}: {lines[0]}"
+
+
 def setup(app: Sphinx) -> None:
-    """Watch the front page."""
+    """Watch the front page, and docstrings after napoleon."""
     app.connect("source-read", _with_contents)
+    app.connect("autodoc-process-docstring", _with_colons, priority=900)
