@@ -665,3 +665,11 @@ def test_a_trace_that_was_converted_is_named(trace: Path, tmp_path: Path) -> Non
     result = CliRunner().invoke(main, ["trace", "convert", str(trace), str(tmp_path / "to.csv")])
 
     assert result.stderr.endswith(f"written: {tmp_path / 'to.csv'}\n")
+
+
+@pytest.mark.parametrize("group", [[], ["trace"]])
+def test_the_list_of_commands_tells_whole_sentences(group: list[str]) -> None:
+    listed = CliRunner().invoke(main, [*group, "--help"]).stdout.partition("Commands:")[2]
+
+    assert len(listed.splitlines()) > 3
+    assert "..." not in listed

@@ -81,7 +81,7 @@ def run_options(command: F) -> F:
     """Add what describes a run: workload, cluster, latency, predictor, SLO, seed."""
     options = [
         click.argument("config_file", type=INPUT_FILE, required=False),
-        click.option("--trace", metavar="FILE", help="BurstGPT, Azure, Mooncake, Bailian or our own format."),
+        click.option("--trace", metavar="FILE", help="As published, or our own; default: a synthetic one."),
         *_READING,
         click.option("--num-requests", type=int, metavar="N", help="Evaluate the first N requests."),
         click.option("--window", metavar="START:END", help="Keep arrivals in [START, END) seconds."),
@@ -89,8 +89,8 @@ def run_options(command: F) -> F:
         click.option("--request-rate", type=float, metavar="PER_S", help="Bring every hour to this rate."),
         click.option("--trace-model", metavar="NAME", help="Keep the trace's requests to this model."),
         click.option("--log-type", metavar="NAME", help="Keep the trace's requests of this log type."),
-        click.option("--num-gpus", type=int, metavar="N", help="GPUs in the cluster."),
-        click.option("--latency", metavar="FILE", help="latency.json from `batchsim fit`."),
+        click.option("--num-gpus", type=int, metavar="N", help="GPUs in the cluster; default: 1."),
+        click.option("--latency", metavar="FILE", help="latency.json from `batchsim fit`; none: a roofline."),
         click.option("--extrapolate", is_flag=True, help="Leave the calibrated range, counted."),
         click.option("--predictor", metavar="KIND[:KEY=VALUE,...]", help="E.g. lognormal:sigma=0.3."),
         click.option("--slo", multiple=True, metavar="METRIC:MS", help="E.g. e2e:20000 or ttft_p95:500."),
@@ -98,7 +98,7 @@ def run_options(command: F) -> F:
         click.option("--num-bins", type=int, metavar="K", help="Bins of a multi-bin queue."),
         click.option("--seed", type=int, metavar="N", help="Seed of everything random."),
         click.option("--exact-iterations", is_flag=True, help="One event per iteration, for reference."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting."),
+        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As cluster.gpu=h100."),
         click.option("-o", "--output-dir", type=OUTPUT_PATH, help="Write results here; appears whole."),
         click.option("--overwrite", is_flag=True, help="Replace results that are there."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else."),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.command()
 @run_options
 @replication_options
-@click.option("--policy", metavar="NAME", help="A name from `batchsim policies`, or module:preset.")
+@click.option("--policy", metavar="NAME", help="One of `batchsim policies` (static_fifo), or module:preset.")
 @click.option("--timeline", type=OUTPUT_PATH, metavar="FILE", help="Write Chrome trace events, for Perfetto.")
 def run(
     config_file: Path | None,
