@@ -98,7 +98,9 @@ def run_options(command: F) -> F:
         click.option("--num-bins", type=int, metavar="K", help="Bins of a multi-bin queue."),
         click.option("--seed", type=int, metavar="N", help="Seed of everything random."),
         click.option("--exact-iterations", is_flag=True, help="One event per iteration, for reference."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As cluster.gpu=h100."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other, e.g. cluster.gpu=h100."
+        ),
         click.option("-o", "--output-dir", type=OUTPUT_PATH, help="Write results here; appears whole."),
         click.option("--overwrite", is_flag=True, help="Replace results that are there."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else."),
