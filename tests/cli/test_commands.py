@@ -614,6 +614,8 @@ def test_capacity_is_searched_for_in_each_replication(generated: str, tmp_path: 
     assert shown.exit_code == asked.exit_code == 0, shown.output + asked.output
     assert "over 2 replications (Student's t)" in shown.stdout
     assert " of 2" in asked.stdout
+    assert "attains, misses" in shown.stdout
+    assert "attains, misses" not in asked.stdout  # no rate was searched for
     (found,) = json.loads((out / "capacity.json").read_text()).values()
     assert found["num_replications"] == len(found["replications"]) == 2
     assert set(pd.read_csv(out / "trials.csv")["replication"]) == {0, 1}

@@ -172,7 +172,7 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
         "enough in": lambda case, one: _enough_in(one),
         "prefill replicas": lambda case, one: f"{one.best.num_prefill_replicas}",
         "requests/s": lambda case, one: _rate(one),
-        "attains, misses": lambda case, one: "-" if is_asked else _bracket(one),
+        "attains, misses": lambda case, one: _bracket(one),
         "bounded by": lambda case, one: one.binding or "-",
         "good": lambda case, one: _known(one.best.slo_attainment, ".2%"),
         "USD/hour": lambda case, one: _known(one.best.usd_per_hour, ",.2f"),
@@ -182,6 +182,10 @@ def _echo(config: RunConfig, found: Mapping[_Case, Capacity], share: float) -> N
         del columns["prefill replicas"]
     if all(case.gpu is None for case in found):
         del columns["GPU"]
+    if is_asked:
+        del columns["attains, misses"]
+    if not any(one.binding for one in found.values()):
+        del columns["bounded by"]
     if not is_asked or not any(one.replications for one in found.values()):
         del columns["enough in"]
     if all(one.best.usd_per_hour is None for one in found.values()):
