@@ -609,11 +609,15 @@ def test_capacity_is_searched_for_in_each_replication(generated: str, tmp_path: 
     options = ["--replications", "2", "--slo", "e2e:20000", "--tolerance", "0.3"]
 
     shown = CliRunner().invoke(main, ["capacity", generated, *options, "-o", str(out)])
-    asked = CliRunner().invoke(main, ["capacity", generated, *options, "--request-rate", "3"])
+    asked = CliRunner().invoke(
+        main, ["capacity", generated, *options, "--request-rate", "3", "--num-gpus", "2"]
+    )
 
     assert shown.exit_code == asked.exit_code == 0, shown.output + asked.output
     assert "over 2 replications (Student's t)" in shown.stdout
     assert " of 2" in asked.stdout
+    assert "however many are given: 2 is not heeded" in asked.stderr
+    assert "not heeded" not in shown.stderr
     assert "attains, misses" in shown.stdout
     assert "attains, misses" not in asked.stdout  # no rate was searched for
     (found,) = json.loads((out / "capacity.json").read_text()).values()

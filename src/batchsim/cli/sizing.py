@@ -91,6 +91,11 @@ def capacity(
 
     enough = stopping(given)
     base = load_config(config_file, overrides(given))
+    if given["num_gpus"] is not None and base.workload.request_rate is not None:
+        notice(
+            "for a rate the fewest GPUs are searched, however many are given: "
+            f"{given['num_gpus']} is not heeded"
+        )
     names = [name for given_names in policies for name in given_names.split(",")] or [base.policy.preset]
     kinds = [kind for given_kinds in gpus for kind in given_kinds.split(",")]
     if output_dir is not None:

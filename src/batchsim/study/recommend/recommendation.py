@@ -331,8 +331,8 @@ def _check(config: RunConfig, share: float, confidence: float, replications: int
         )
     if not 0 < share < 1:
         raise ConfigError(
-            f"share is {share:g}; a number in (0, 1) is needed: that all requests are good, no number of "
-            "replications makes sure"
+            f"share is {share:g}; a number in (0, 1) is needed, e.g. 0.9: no number of replications makes "
+            "sure that all requests are good"
         )
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence is {confidence:g}; a number in (0, 1) is needed, e.g. 0.95")
