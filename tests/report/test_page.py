@@ -165,6 +165,7 @@ def test_intervals_reach_no_further_than_the_metric_can_be(
     opened: Browser, metric: str, least: float, most: float
 ) -> None:
     opened.choose("#curve-metric", metric)
+    opened.run("(box => box.checked && box.click())(document.getElementById('curve-log'))")  # it has no 0
 
     band = (
         "[...document.querySelectorAll('#curve-panels .plot')].flatMap(plot => plot.data)"
@@ -289,6 +290,21 @@ def test_settings_that_are_as_good_are_all_on_the_front(opened: Browser) -> None
         [2, 4],
         [2, 4],
     ]
+
+
+def test_a_band_that_reaches_below_zero_is_whole_on_a_logarithmic_axis(opened: Browser) -> None:
+    points = "[{x: 1, mean: 2, interval: [-1, 5]}, {x: 2, mean: 3, interval: [1, 5]}]"
+    look = "{color: '#000000'}"
+
+    assert opened.run(f"band({points}, {look}, true).y") == [5, 5, 1, 0.2]
+    assert opened.run(f"band({points}, {look}, false).y") == [5, 5, 1, -1]
+    opened.run("(box => box.checked || box.click())(document.getElementById('curve-log'))")
+    bands = (
+        "[...document.querySelectorAll('#curve-panels .plot')].flatMap(one => one.data.filter(b => b.fill))"
+    )
+    ends = opened.run(f"{bands}.flatMap(one => one.y)")
+    assert len(ends) > 8
+    assert min(ends) > 0
 
 
 @pytest.mark.parametrize("num", [2, 10, 61, 62, 200])

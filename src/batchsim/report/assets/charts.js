@@ -154,7 +154,7 @@ function curves(place, sweep, rows, { x, metric, panel = null, range = null, isL
     if (x) points.sort((a, b) => a.x - b.x);
     heights.push(...points.map((point) => point.mean));
     const text = points.map((point) => hover(sweep, line.name, x ? [x, point.x] : null, [[metric, point]]));
-    const banded = points.filter((point) => point.interval);
+    const banded = points.filter((point) => point.interval && (!isLog || point.mean > 0));
     if (x && banded.length > 1) traces.push(band(banded, look, isLog));
     traces.push({
       type: "scatter",
@@ -195,15 +195,15 @@ function apart(steps) {
   return kept;
 }
 
-// A logarithmic axis has no place for an end at 0: there it is far below all means.
+// Where an interval of a positive number reaches 0, of which there is no logarithm, a decade down is far enough.
 function band(points, look, isLog) {
   const back = [...points].reverse();
-  const least = isLog ? 1e-6 * Math.min(...points.map((point) => point.mean)) : -Infinity;
+  const low = (point) => (isLog && point.interval[0] <= 0 ? point.mean / 10 : point.interval[0]);
   return {
     type: "scatter",
     mode: "lines",
     x: [...points.map((point) => point.x), ...back.map((point) => point.x)],
-    y: [...points.map((point) => point.interval[1]), ...back.map((point) => Math.max(point.interval[0], least))],
+    y: [...points.map((point) => point.interval[1]), ...back.map(low)],
     fill: "toself",
     fillcolor: faded(tone(look.color), 0.15),
     line: { width: 0 },
