@@ -1,5 +1,6 @@
 """What a sweep's dataset keeps of its runs besides their numbers."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,24 @@ def test_a_truth_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"batches.parquet: is_flush is 'False' in row 1; true or false is"):
         load_run(file.parent)
+
+
+def test_who_gave_up_was_refused_or_was_lost_neither_waits_nor_runs_for_ever() -> None:
+    nan = math.nan
+    requests = pd.DataFrame(
+        {
+            "arrival_s": [0.0, 1.0, 2.0, 3.0, 4.0],
+            "scheduled_s": [0.0, nan, nan, nan, 4.0],
+            "finish_s": [499.0, nan, nan, nan, nan],
+            "left_s": [nan, 5.0, nan, nan, nan],
+            "status": ["finished", "abandoned", "refused", "stranded", "failed"],
+        }
+    )
+
+    courses = particulars._courses({"requests": requests})  # a moment each second
+
+    assert courses["at_s"].tolist()[:2] == [0.0, 1.0]
+    assert courses["waiting"].tolist()[:7] == [0, 1, 1, 2, 2, 1, 1]
+    assert courses["waiting"].iloc[-1] == 1
+    assert courses["running"].tolist()[:7] == [1] * 7
+    assert courses["running"].tolist()[-2:] == [1, 0]

@@ -97,6 +97,17 @@ def waits_until_s(requests: Columns[Any]) -> Floats:
     return np.where(np.isnan(until_s), math.inf, until_s)
 
 
+def num_waiting(requests: Columns[Any], at_s: Floats) -> NDArray[np.int64]:
+    """How many requests wait to be scheduled first, at each of some instants."""
+    return num_between(np.asarray(requests["arrival_s"]), waits_until_s(requests), at_s)
+
+
+def num_between(starts_s: Floats, ends_s: Floats, at_s: Floats) -> NDArray[np.int64]:
+    """How many have begun and not ended at each of some instants; NaN: that never comes."""
+    begun, ended = (np.searchsorted(np.sort(times_s), at_s, "right") for times_s in (starts_s, ends_s))
+    return np.asarray(begun - ended, np.int64)
+
+
 def waiting_mean(requests: Columns[Any], num_replicas: float, window: Window) -> float:
     """Time average of the requests that wait to be scheduled first, per replica.
 

@@ -15,7 +15,7 @@ import pandas as pd
 from batchsim.config import RunConfig
 from batchsim.errors import BatchsimError, ConfigError
 from batchsim.figures.results import SweepResults, states
-from batchsim.metrics.system import waits_until_s
+from batchsim.metrics.system import num_waiting
 from batchsim.records import arrays
 from batchsim.report.coding import deltas, short
 from batchsim.report.metrics import label
@@ -132,10 +132,7 @@ def _window(tables: Mapping[str, pd.DataFrame], num_replicas: int) -> dict[str, 
 def _waiting(requests: pd.DataFrame, start_s: float, end_s: float) -> dict[str, Any]:
     """How many requests wait to be scheduled first, at moments evenly over the window."""
     moments = np.linspace(start_s, end_s, _POINTS)
-    columns = arrays(requests)
-    come, gone = np.sort(columns["arrival_s"]), np.sort(waits_until_s(columns))
-    num = np.searchsorted(come, moments, "right") - np.searchsorted(gone, moments, "right")
-    return {"t": deltas(moments - start_s, _MS), "n": num.tolist()}
+    return {"t": deltas(moments - start_s, _MS), "n": num_waiting(arrays(requests), moments).tolist()}
 
 
 def _controllers(decided: pd.DataFrame) -> list[dict[str, Any]]:

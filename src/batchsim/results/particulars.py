@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from batchsim.errors import ConfigError
 from batchsim.files import read_json
 from batchsim.metrics.requests import TIMES
-from batchsim.records import CONTROLLER_COLUMNS, TENANT_COLUMNS
+from batchsim.metrics.system import num_between, num_waiting
+from batchsim.records import CONTROLLER_COLUMNS, FAILED, TENANT_COLUMNS, arrays
 from batchsim.results.store import CLUSTER_TABLES, ITERATION_TABLES, TABLES, load_run, read_quantiles
 
 if TYPE_CHECKING:
@@ -127,18 +127,16 @@ def _rows(columns: Mapping[str, Any], frame: pd.DataFrame) -> pa.Array:
 
 
 def _courses(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """How many requests wait and run at evenly spaced instants of the run."""
+    """How many requests wait and run at evenly spaced instants of the run.
+
+    Not those that were lost with a replica: when that was, no table tells.
+    """
     requests = tables["requests"]
     end_s = float(requests["finish_s"].max()) if requests["finish_s"].notna().any() else 0.0
     at_s = np.linspace(0, end_s, _MOST_POINTS)
-
-    def inside(start: str, end: str) -> NDArray[np.int64]:
-        ends_s = np.sort(requests[end].fillna(requests["finish_s"]).dropna())
-        starts_s = np.sort(requests[start].dropna())
-        return np.searchsorted(starts_s, at_s, "right") - np.searchsorted(ends_s, at_s, "right")
-
-    waiting, running = inside("arrival_s", "scheduled_s"), inside("scheduled_s", "finish_s")
-    return pd.DataFrame({"at_s": at_s, "waiting": waiting, "running": running})
+    kept = arrays(requests[requests["status"] != FAILED])
+    running = num_between(kept["scheduled_s"], kept["finish_s"], at_s)
+    return pd.DataFrame({"at_s": at_s, "waiting": num_waiting(kept, at_s), "running": running})
 
 
 def _decisions(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
