@@ -16,7 +16,7 @@ POISSON = (
 )
 
 
-def recommend(*words: str) -> Result:
+def recommend(*words: str, slo: str = "e2e:700") -> Result:
     few = [
         "--set",
         POISSON,
@@ -25,7 +25,7 @@ def recommend(*words: str) -> Result:
         "--num-requests",
         "60",
         "--slo",
-        "e2e:700",
+        slo,
     ]
     return CliRunner().invoke(
         main, ["recommend", *few, "--policy", "vllm_v1", "--attainment", "60%", "--confidence", "0.9", *words]
@@ -61,6 +61,18 @@ def test_the_cheapest_is_printed_with_what_separates_it_and_drawn(tmp_path: Path
 
     assert again.exit_code == 0, again.output
     assert {path.name: path.read_bytes() for path in out.glob("pareto.*")} == pictures
+
+
+def test_where_a_statistic_alone_is_limited_no_share_is_told_as_one_of_good_requests(tmp_path: Path) -> None:
+    shown = recommend("--gpu", "h100", "-o", str(tmp_path / "out"), slo="e2e_mean:900")
+
+    assert shown.exit_code == 0, shown.output
+    assert "% of the requests are within the limit" in shown.stdout
+    assert "good" not in shown.stdout
+    assert json.loads((tmp_path / "out" / "recommendation.json").read_text())["share"] is None
+    told = json.loads((tmp_path / "out" / "pareto.figure.json").read_text())
+    assert "the share of requests within the limit that is the tightest" in told["caption"]
+    assert told["title"].endswith("% within the limit")
 
 
 def test_a_recommendation_has_one_figure_and_damaged_files_are_named(tmp_path: Path) -> None:

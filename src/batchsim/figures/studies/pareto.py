@@ -27,10 +27,10 @@ RECOMMENDATION, CANDIDATES, PARETO = "recommendation.json", "candidates.csv", "p
 _CAPTION = (
     "What a search for the cheapest configuration saw. Each point is a configuration that was run: filled "
     "where it attains or seems to, hollow where it misses, with a ring around the one that is recommended; a "
-    "grey line joins those that no other beats in both respects. {}: cost against the share of good "
-    "requests (dotted: what is wanted), as it would be on the replications of the recommended one, with 95 % "
-    "intervals of the difference from it (Student's t). {}: output tokens per second of a GPU against "
-    "those of a request, on the replications that all had."
+    "grey line joins those that no other beats in both respects. {}: cost against the share of {}, as it "
+    "would be on the replications of the recommended one, with 95 % intervals of the difference from it "
+    "(Student's t). {}: output tokens per second of a GPU against those of a request, on the "
+    "replications that all had."
 )
 #: Where the two panels stand, by width.
 _PLACES = {"one": ("Above", "Below"), "two": ("Left", "Right")}
@@ -87,10 +87,14 @@ def _described(folder: Path, told: Mapping[str, Any], figure: Figure, width: str
         f"{told['num_requests']:,} requests.",
         *(f"{one[0].upper()}{one[1:]}." for one in told["stands_on"]),
     ]
+    counted = "good requests (dotted: what is wanted)"
+    if told["share"] is None:
+        counted = "requests within the limit that is the tightest"
+    first, second = _PLACES[width]
     return {
         "name": PARETO,
         "title": figure.texts[0].get_text().replace("\n", " "),
-        "caption": " ".join([_CAPTION.format(*_PLACES[width]), *conditions]),
+        "caption": " ".join([_CAPTION.format(first, counted, second), *conditions]),
         "command": shlex.join(["batchsim", "figures", str(folder), PARETO, "--width", width]),
         "searched_with": told["command"],
         "width_inches": WIDTHS[width],
