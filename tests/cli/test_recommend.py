@@ -75,6 +75,19 @@ def test_where_a_statistic_alone_is_limited_no_share_is_told_as_one_of_good_requ
     assert told["title"].endswith("% within the limit")
 
 
+def test_a_recommendation_is_replaced_if_that_is_asked_for_alone(tmp_path: Path) -> None:
+    out = ["--gpu", "l40s", "--vary", "num_gpus=1", "-o", str(tmp_path / "out")]
+    assert recommend(*out).exit_code == 0
+    (tmp_path / "out" / "candidates.csv").write_text("old", encoding="utf-8")
+
+    refused, replaced = recommend(*out), recommend(*out, "--overwrite")
+
+    assert refused.exit_code == 2
+    assert "holds a recommendation already" in refused.stderr
+    assert replaced.exit_code == 0, replaced.output
+    assert len(pd.read_csv(tmp_path / "out" / "candidates.csv")) == 1
+
+
 def test_a_recommendation_has_one_figure_and_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "recommendation.json").write_text('{"share": 0.9, "wanted": ""}', encoding="utf-8")
     (tmp_path / "candidates.csv").write_text("name,policy\na,b\n", encoding="utf-8")

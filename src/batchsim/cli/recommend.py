@@ -68,13 +68,12 @@ def recommend(
     all candidates are written as CSV and JSON, and the Pareto fronts are drawn.
     """
     from batchsim.config import load_config
-    from batchsim.results.store import check_vacant
     from batchsim.study.recommend import recommend as search
 
     base = load_config(config_file, overrides(given))
     share = parse_share(attainment, "attainment")
     if output_dir is not None:
-        check_vacant(output_dir, overwrite=overwrite, inputs=(config_file, *base.files))
+        _check_vacant(output_dir, overwrite=overwrite, inputs=(config_file, *base.files))
     with hardware_told(base), stderr().status("") as status:
         found = search(
             base,
@@ -126,10 +125,25 @@ def _listed(given: Sequence[str]) -> list[str]:
     return [name for names in given for name in names.split(",")]
 
 
+def _check_vacant(directory: Path, *, overwrite: bool, inputs: Sequence[str | Path | None]) -> None:
+    """Raise as `store.check_vacant`; what another search left is replaced where that is asked for."""
+    from batchsim.results.store import check_vacant
+    from batchsim.study.recommend import RECOMMENDATION
+
+    if not (directory / RECOMMENDATION).exists():
+        check_vacant(directory, overwrite=overwrite, inputs=inputs)
+    elif not overwrite:
+        raise ConfigError(
+            f"{directory}: holds a recommendation already; choose another directory, or replace it with "
+            "--overwrite"
+        )
+
+
 def _write(directory: Path, found: Recommendation, wanted: str) -> None:
-    from batchsim.figures.studies.pareto import CANDIDATES, RECOMMENDATION, draw_fronts
+    from batchsim.figures.studies.pareto import draw_fronts
     from batchsim.files import json_text, write_whole
     from batchsim.files.tables import csv_text
+    from batchsim.study.recommend import CANDIDATES, RECOMMENDATION
 
     told = {"command": given_command(), **_as_json(found, wanted)}
     write_whole(directory / RECOMMENDATION, json_text(told))

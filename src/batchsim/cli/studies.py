@@ -220,7 +220,8 @@ def figures(results_dir: Path, names: tuple[str, ...], width: str) -> None:
     """
     from batchsim.figures.draw import draw_figures
     from batchsim.figures.report import write_report
-    from batchsim.figures.studies.pareto import PARETO, RECOMMENDATION, draw_fronts
+    from batchsim.figures.studies.pareto import PARETO, draw_fronts
+    from batchsim.study.recommend import RECOMMENDATION
 
     if (results_dir / RECOMMENDATION).exists():
         if set(names) - {PARETO}:

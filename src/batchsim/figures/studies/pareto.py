@@ -21,9 +21,9 @@ from batchsim.figures.save import render, sidecar_text, versions
 from batchsim.figures.style import WIDTHS, Look, look, looks_of
 from batchsim.files import read_json, reason, write_whole
 from batchsim.files.tables import read_csv_text
+from batchsim.study.recommend import CANDIDATES, RECOMMENDATION
 
-#: What a search leaves in its folder, and the figure that is drawn from it.
-RECOMMENDATION, CANDIDATES, PARETO = "recommendation.json", "candidates.csv", "pareto"
+PARETO = "pareto"
 _CAPTION = (
     "What a search for the cheapest configuration saw. Each point is a configuration that was run: filled "
     "where it attains or seems to, hollow where it misses, with a ring around the one that is recommended; a "

@@ -4,6 +4,6 @@
 how sure many of them are, `race` who is run again and who is dropped, and `recommendation` what came of it.
 """
 
-from batchsim.study.recommend.recommendation import Recommendation, recommend
+from batchsim.study.recommend.recommendation import CANDIDATES, RECOMMENDATION, Recommendation, recommend
 
-__all__ = ["Recommendation", "recommend"]
+__all__ = ["CANDIDATES", "RECOMMENDATION", "Recommendation", "recommend"]

@@ -23,6 +23,9 @@ from batchsim.study.recommend.race import REACH, Errors, Runner, race
 from batchsim.study.recommend.runs import running
 from batchsim.workload.request import Workload
 
+#: What a search leaves in its folder.
+RECOMMENDATION, CANDIDATES = "recommendation.json", "candidates.csv"
+
 #: Replications of one candidate, at most: so many times as many as it takes where every request is good.
 _PATIENCE = 5
 
