@@ -36,7 +36,7 @@ SCHEMA_VERSION = 2
 #: What the largest sweeps stay far below.
 _MOST_BYTES, _MOST_CELLS = 2**30, 2**28
 #: Of particulars that are held and written at once.
-_BYTES_AT_ONCE = 2**26
+_BYTES_AT_ONCE = 2**22
 
 
 def write_dataset(
