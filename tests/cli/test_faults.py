@@ -113,6 +113,37 @@ def test_what_the_machine_cannot_hold_is_one_sentence(
     assert len(result.stderr.splitlines()) == 1
 
 
+GENERATED = (
+    'workload.generator={kind="poisson", rate_per_s=2.0, prompt={kind="fixed", tokens=200}, '
+    'output={kind="fixed", tokens=20}}'
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [(["recommend", "--vary", "num_gpus=1"], "cheapest that attains"), (["capacity"], "requests/s")],
+)
+def test_an_answer_that_finds_no_space_on_the_disk_is_printed_all_the_same(
+    command: list[str], answer: str, tmp_path: Path
+) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    wanted = ["--slo", "e2e:5000", "--set", GENERATED, "--num-requests", "100", "-o", str(tmp_path / "out")]
+    given = ["--policy", "vllm_v1", "--set", "cluster.gpu=l40s", "--set", "cluster.model=llama-3.1-8b"]
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        result = CliRunner().invoke(main, [*command, *wanted, *given])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert answer in result.stdout
+    assert result.exit_code != 0
+    assert "cannot be written" in result.stderr
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -89,14 +89,14 @@ def recommend(
     for sentence in found.notices:
         notice(sentence)
     wanted = limits_in_words(base, share)
-    if output_dir is not None:
-        _write(output_dir, found, wanted)
     if as_json:
         echo_json(_as_json(found, wanted))
     else:
         _echo(found, wanted, verbose=verbose)
     for sentence in found.cautions:
         warn(sentence)
+    if output_dir is not None:  # last: the disk may be full
+        _write(output_dir, found, wanted)
 
 
 def parse_vary(given: Sequence[str]) -> dict[str, list[Any]]:

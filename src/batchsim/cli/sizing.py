@@ -80,11 +80,7 @@ def capacity(
     All policies meet the same requests, paced to the rate that is tried. At least one --slo is needed. With
     --gpu h100,l40s each kind of GPU is tried, and the one that serves a request for least is named.
     """
-    import pandas as pd
-
     from batchsim.config import load_config
-    from batchsim.files import json_text, write_whole
-    from batchsim.files.tables import csv_text
     from batchsim.results.store import check_vacant
     from batchsim.study.cheapest import cheapest, for_gpus
     from batchsim.study.compare import for_policies
@@ -115,28 +111,39 @@ def capacity(
         notice(sentence)
     results = {str(case): _as_json(case, one, is_cheapest=case == best) for case, one in found.items()}
     results |= {str(case): {**_named(case), "failure": said} for case, said in failures.items()}
-    if output_dir is not None:
-        write_whole(output_dir / "capacity.json", json_text(results))
-        trials = [
-            pd.DataFrame(search.trials).assign(**_named(case), **({"replication": k} if enough else {}))
-            for case, one in found.items()
-            for k, search in enumerate(one.replications or (one,))
-        ]
-        write_whole(output_dir / "trials.csv", csv_text(pd.concat(trials, ignore_index=True)))
     if as_json:
         echo_json(results)
-        return
-    if verbose:
+    else:
+        if verbose:
+            for case, one in found.items():
+                click.echo(f"{case}: {len(one.trials)} simulations", err=True)
+        _echo(base, found, share)
+        if best is not None:
+            _echo_cheapest(best, found[best])
         for case, one in found.items():
-            click.echo(f"{case}: {len(one.trials)} simulations", err=True)
-    _echo(base, found, share)
-    if best is not None:
-        _echo_cheapest(best, found[best])
-    for case, one in found.items():
-        for sentence in [*one.cautions, *(_unpriced(case, one) if kinds else ())]:
-            warn(f"{case}: {sentence}")
-    for case, said in failures.items():
-        warn(f"{case}: {said}")
+            for sentence in [*one.cautions, *(_unpriced(case, one) if kinds else ())]:
+                warn(f"{case}: {sentence}")
+        for case, said in failures.items():
+            warn(f"{case}: {said}")
+    if output_dir is not None:  # last: the disk may be full
+        _write(output_dir, results, found, is_replicated=enough is not None)
+
+
+def _write(
+    directory: Path, results: Mapping[str, Any], found: Mapping[_Case, Capacity], *, is_replicated: bool
+) -> None:
+    import pandas as pd
+
+    from batchsim.files import json_text, write_whole
+    from batchsim.files.tables import csv_text
+
+    write_whole(directory / "capacity.json", json_text(results))
+    trials = [
+        pd.DataFrame(search.trials).assign(**_named(case), **({"replication": k} if is_replicated else {}))
+        for case, one in found.items()
+        for k, search in enumerate(one.replications or (one,))
+    ]
+    write_whole(directory / "trials.csv", csv_text(pd.concat(trials, ignore_index=True)))
 
 
 def _search(
