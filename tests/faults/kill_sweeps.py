@@ -195,11 +195,14 @@ def sweep(
         before = [*OWN_MOUNTS, "sh", "-c", ON_FULL, "sh", str(kib_left), place, output]
     command = [sys.executable, "-m", "batchsim", "sweep", "sweep.toml", "-o", place, "--jobs", "2", *options]
     limit = None if most_bytes is None else partial(limit_files, most_bytes)
-    path = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
+    own = {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH")))),
+        "PYTHONDONTWRITEBYTECODE": "1",  # of a module that is larger, Python would keep a part
+    }
     return subprocess.Popen(
         [*before, *command],
         cwd=home,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | own,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=limit,

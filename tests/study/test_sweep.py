@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,8 +222,12 @@ def test_a_failing_run_is_named_at_the_end_and_stops_no_other(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits of a process")
-def test_tables_that_find_no_space_leave_the_runs_saved(tmp_path: Path) -> None:
+def test_tables_that_find_no_space_leave_the_runs_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import resource
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would keep the first 100 bytes of a module
 
     path, before = sweep_file(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
 
