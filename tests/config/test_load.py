@@ -203,9 +203,10 @@ def test_engine_numbers_in_other_units_are_refused(key: str, value: float) -> No
         ("polcy.preset", "did you mean policy?"),
         ("cluster.replicas", "did you mean gpu?"),
         ("nothing_like_it", "known: seed, policy, workload,"),
-        ("tensor_parallel", "it is cluster.tensor_parallel"),
-        ("cluster.gpu_memory_utilization", "it is engine.gpu_memory_utilization"),
-        ("engine.max_num_seqs", "it is policy.batch_size"),
+        ("tensor_parallel", "did you mean cluster.tensor_parallel?"),
+        ("cluster.gpu_memory_utilization", "did you mean engine.gpu_memory_utilization?"),
+        ("engine.max_num_seqs", "did you mean policy.batch_size?"),
+        ("workload.kind", "did you mean window"),
     ],
 )
 def test_an_unknown_key_gets_the_nearest_names(key: str, near: str) -> None:

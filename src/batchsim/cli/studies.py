@@ -164,7 +164,7 @@ def query(sql: str, results_dir: Path, as_csv: bool, as_json: bool) -> None:
 
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other")
-    if not sql.strip().count(" "):
+    if len(sql.split()) < 2:
         raise click.UsageError(f"{sql!r} is no SQL; the query comes first, then the folder")
     answer = ask(sql, results_dir)
     if as_json:

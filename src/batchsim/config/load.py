@@ -99,15 +99,16 @@ def validate(section: type[S], tree: Mapping[str, Any], where: str) -> S:
         *tables, name = fault["loc"] or ("",)
         if fault["type"] == "extra_forbidden" and (known := keys_at(section, tables)):
             meant = settings_named(str(name)) if section is RunConfig else []
-            told = f"it is {' or '.join(meant)}" if meant else nearest(_short(str(name)), known)
+            told = f"did you mean {' or '.join(meant)}?" if meant else nearest(_short(str(name)), known)
             message = f"unknown key {_short(key)}; {told}"
         raise ConfigError(f"{where}: {message}") from error
 
 
 def settings_named(name: str) -> list[str]:
-    """Dotted keys that a bare name could mean: ``gpu`` is ``cluster.gpu``."""
+    """Dotted keys that a bare name could mean: ``gpu`` is ``cluster.gpu``; none of what many tables have."""
     keys = [f"{table}.{name}" for table in RunConfig.model_fields if name in keys_at(RunConfig, [table])]
-    return keys or [key for other, key in _OTHER_NAMES.items() if other == name]
+    keys += [key for other, key in _OTHER_NAMES.items() if other == name]
+    return keys if len(keys) <= 2 else []
 
 
 def _is_nested_at_most(levels: int, value: Any) -> bool:
