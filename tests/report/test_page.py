@@ -413,6 +413,18 @@ def test_it_follows_the_theme_of_the_reader_and_the_switch(page: Path, browser: 
     assert browser.complaints == []
 
 
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("most", [12, 40, 60, 900, 1100, 1e6])
+def test_a_logarithmic_axis_has_labels_enough_and_not_too_many(
+    opened: Browser, width: int, most: float
+) -> None:
+    opened.resize(width)
+
+    inside = [tick for tick in opened.run(f"logTicks([1.5, {most}])") if 1.5 <= tick <= most]
+
+    assert 3 <= len(inside) <= 9
+
+
 def test_a_phone_shows_it_without_scrolling_sideways(page: Path, browser: Browser) -> None:
     browser.resize(400)
 

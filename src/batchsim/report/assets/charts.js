@@ -90,11 +90,12 @@ function startsLogarithmic(sweep, metric) {
   return sweep.metric[metric].scale === "log" && spreads(values, 10);
 }
 
-// 1, 2 and 5 of each decade; 1 alone where there are many.
+// 1, 2 and 5 of each decade, of more on a phone 1 and 3; 1 alone where there are many.
 function logTicks(values) {
   if (!values.length) return null;
   const [least, most] = [Math.min(...values), Math.max(...values)].map(Math.log10);
-  const digits = most - least > (isPhone() ? 1.5 : 3) ? [1] : [1, 2, 5];
+  const decades = most - least;
+  const digits = decades > 3 ? [1] : isPhone() && decades > 1.5 ? [1, 3] : [1, 2, 5];
   const ticks = [];
   for (let decade = Math.floor(least) - 1; decade <= Math.ceil(most); decade++) {
     ticks.push(...digits.map((digit) => Number(`${digit}e${decade}`)));
