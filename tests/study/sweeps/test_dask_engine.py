@@ -193,21 +193,27 @@ def test_a_scheduler_that_is_started_again_loses_what_was_under_way_at_most(
         cluster.start()
         (tmp_path / "wait").unlink()
 
+    timer = threading.Timer(1.0, kill_and_start)
+
     def watch(state: SweepProgress) -> None:
         states.append(state)
         if state.num_ended == 2:
             (tmp_path / "wait").touch()
             (tmp_path / "started").unlink()
-            threading.Timer(1.0, kill_and_start).start()
+            timer.start()
 
-    run_sweep(
-        path,
-        tmp_path / "dask",
-        backend="dask",
-        scheduler=cluster.address,
-        on_progress=watch,
-        on_notice=notices.append,
-    )
+    try:
+        run_sweep(
+            path,
+            tmp_path / "dask",
+            backend="dask",
+            scheduler=cluster.address,
+            on_progress=watch,
+            on_notice=notices.append,
+        )
+    finally:
+        if timer.is_alive():
+            timer.join()  # or it would start what nobody ends
 
     assert contents(tmp_path / "dask") == contents(tmp_path / "alone")
     assert [state.num_ended for state in states] == list(range(7))  # each once
