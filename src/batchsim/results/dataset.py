@@ -167,7 +167,8 @@ class Dataset:
             if self._last[:2] != (what, group):
                 self._last = (what, group, self._parquet.read_row_group(group, [what])[what].combine_chunks())
             values = self._last[2][place - self._starts[group]].values
-            frame: pd.DataFrame = pa.RecordBatch.from_struct_array(values).to_pandas()
+            names = [field.name for field in values.type]
+            frame: pd.DataFrame = pa.Table.from_arrays(values.flatten(), names).to_pandas()
             return frame.astype(dict(KEPT[what]))
 
     @cached_property
