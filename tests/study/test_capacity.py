@@ -198,7 +198,7 @@ def test_what_cannot_be_searched_is_refused(
 def test_the_best_split_into_pools_is_found() -> None:
     """Prompts cost twice what answers do: of six replicas four compute prompts."""
     rng = np.random.default_rng(3)
-    num = 1500
+    num = 800
     requests = Workload(
         np.arange(num),
         np.cumsum(rng.exponential(1.0, num)),
