@@ -14,7 +14,7 @@ from batchsim.figures.engines import continuous_vs_static
 from batchsim.figures.layout import canvas, wrapped
 from batchsim.figures.results import SweepResults
 from batchsim.figures.save import render
-from batchsim.figures.schedulers import bin_sensitivity, scheduler_comparison
+from batchsim.figures.schedulers import bin_sensitivity, scaling, scheduler_comparison
 from batchsim.figures.style import SMALLEST, WIDTHS, look
 from tests.figures.swept import results
 
@@ -213,3 +213,30 @@ def test_panels_are_high_enough_to_read_whether_a_page_holds_them_all_or_not(
     inches = min(one.get_window_extent().height for row in rows for one in row) / figure.dpi
     assert inches > 0.4
     assert (figure.get_figheight() <= 9.0) == fits
+
+
+def test_labels_of_low_panels_do_not_reach_into_what_stands_above() -> None:
+    rates = [0.24, 0.5, 0.56, 1.0, 1.5, 2.0]
+    gpus = [1, 2, 4, 8]
+    swept = results(
+        {RATE: rates, "cluster.num_gpus": gpus},
+        **{
+            RATE: np.repeat(rates, 4).tolist(),
+            "cluster.num_gpus": gpus * 6,
+            "policy": ["static_fifo"] * 24,
+            "output_throughput_per_gpu_tokens_per_s": np.linspace(1, 90, 24).tolist(),
+            "slo_attainment": np.linspace(0, 1, 24).tolist(),
+            "e2e_mean_s": np.geomspace(0.2, 600, 24).tolist(),
+        },
+    )
+
+    with look("two"):
+        figure, _ = scaling(swept)
+        figure.draw_without_rendering()
+        heights = [
+            (axes.yaxis.label.get_window_extent().height, axes.get_window_extent().height)
+            for axes in figure.axes
+        ]
+
+    assert len(heights) == 18
+    assert all(label < panel for label, panel in heights)

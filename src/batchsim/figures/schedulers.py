@@ -22,6 +22,8 @@ Drawing = tuple[Figure, pd.DataFrame]
 
 RATE, GPUS = "workload.request_rate_per_gpu", "cluster.num_gpus"
 ATTAINMENT = "slo_attainment"
+#: Of more panels a page holds low ones only; letters of a line of their labels, and of one that stays whole.
+_MOST_HIGH, _LOW = 12, (13, 11)
 
 
 def scheduler_comparison(results: SweepResults) -> Drawing:
@@ -141,6 +143,8 @@ def seed_variance(results: SweepResults) -> Drawing:
         axes.grid(visible=False, axis="x")
         if is_column:
             _stack(axes, metric, is_lowest=metric == metrics[-1], is_low=len(panels) > 6)
+        elif len(panels) > _MOST_HIGH:
+            axes.set_ylabel(stacked(label_of(metric), *_LOW))
     return figure, table
 
 
@@ -187,12 +191,14 @@ def over(
         set_axis(axes, "y", metric)
         if is_column:
             _stack(axes, metric, is_lowest=metric == metrics[-1], is_low=len(panels) > 6)
+        elif len(panels) > _MOST_HIGH:
+            axes.set_ylabel(stacked(label_of(metric), *_LOW))
     return figure, table
 
 
 def _stack(axes: Axes, metric: str, *, is_lowest: bool, is_low: bool) -> None:
     """Fit a panel into a column of such over the same axis, which the lowest tells for all."""
-    axes.set_ylabel(stacked(label_of(metric), 13, 11 if is_low else None))
+    axes.set_ylabel(stacked(label_of(metric), *_LOW[: 2 if is_low else 1]))
     if not is_lowest:
         axes.set_xlabel("")
         axes.tick_params(labelbottom=False)
