@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from batchsim.errors import BatchsimError, ConfigError
+from batchsim.errors import BatchsimError
 from batchsim.figures.plots import find_plot
-from batchsim.figures.results import outside_range, read_sweep, sweep_folders
+from batchsim.figures.results import blamed_on, outside_range, read_sweep, sweep_folders
 from batchsim.figures.save import render, sidecar, sidecar_text
 from batchsim.figures.style import look
-from batchsim.files import reason, write_whole
+from batchsim.files import write_whole
 from batchsim.files.tables import csv_text
 
 
@@ -62,22 +62,15 @@ def _draw(folder: Path, width: str) -> list[Path]:
         return []
     if outside := outside_range(results.runs):
         warnings.warn(f"{results.sweep.name}: {outside[0].lower()}{outside[1:]}", stacklevel=2)
-    with look(width):
-        try:
-            figure, table = plot.draw(results)
-            if results.share:  # a part of the grid must not be taken for all of it
-                figure.text(0.995, 0.005, results.share, ha="right", va="bottom", color="tab:red")
-                table = table.assign(share=results.share)
-            parts = {**render(figure), "csv": csv_text(table).encode()}
-            contents = {f"{results.sweep.name}.{kind}": content for kind, content in parts.items()}
-            described = sidecar(results, figure, table, plot.caption, width)
-            contents[f"{results.sweep.name}.figure.json"] = sidecar_text(described, contents)
-        except BatchsimError:
-            raise
-        except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page
-            raise ConfigError(
-                f"{results.file}: cannot be drawn ({type(error).__name__}: {reason(error)})"
-            ) from error
+    with look(width), blamed_on(results.file, "drawn"):
+        figure, table = plot.draw(results)
+        if results.share:  # a part of the grid must not be taken for all of it
+            figure.text(0.995, 0.005, results.share, ha="right", va="bottom", color="tab:red")
+            table = table.assign(share=results.share)
+        parts = {**render(figure), "csv": csv_text(table).encode()}
+        contents = {f"{results.sweep.name}.{kind}": content for kind, content in parts.items()}
+        described = sidecar(results, figure, table, plot.caption, width)
+        contents[f"{results.sweep.name}.figure.json"] = sidecar_text(described, contents)
     for name, content in contents.items():
         write_whole(folder / name, content)
     return [folder / name for name in contents]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from batchsim.config import SloConfig, SweepConfig, flat, validate
 from batchsim.config.figure import OUTPUT_TOKENS, THROUGHPUT
-from batchsim.errors import ConfigError
+from batchsim.errors import BatchsimError, ConfigError
+from batchsim.files import reason
 from batchsim.metrics.statistics import bounds, t_interval
 from batchsim.results.dataset import DATASET, Dataset
 
@@ -33,6 +35,25 @@ _PER_GPU = {
 
 #: Share of a run's batches or iterations outside the range of the latency model that need not be told.
 _FEW_OUTSIDE = 0.01
+
+
+@contextmanager
+def blamed_on(file: Path, what: str) -> Iterator[None]:
+    """Say that a file cannot be drawn, or whatever was to be done with it, where anything goes wrong.
+
+    What is wrong with a column shows itself anywhere on its way to the page.
+
+    Raises
+    ------
+    ConfigError
+        In place of everything that is no sentence of ours yet.
+    """
+    try:
+        yield
+    except BatchsimError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{file}: cannot be {what} ({type(error).__name__}: {reason(error)})") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,8 +12,8 @@ from typing import Any
 
 from batchsim._version import __version__
 from batchsim.errors import BatchsimError, ConfigError
-from batchsim.figures.results import read_sweep, sweep_folders
-from batchsim.files import reason, write_whole
+from batchsim.figures.results import blamed_on, read_sweep, sweep_folders
+from batchsim.files import write_whole
 from batchsim.metrics.student import t_quantile
 from batchsim.report.coding import LEAST_S, STEP, steps, thinned
 from batchsim.report.sweep import Sketches, describe
@@ -73,14 +73,8 @@ def write_page(results_dir: str | Path, output: str | Path, *, closeups: int = 5
 
 def _described(folder: Path, most_closeups: int) -> tuple[dict[str, Any], Sketches]:
     results = read_sweep(folder)
-    try:
+    with blamed_on(results.file, "shown"):
         return describe(results, most_closeups)
-    except BatchsimError:
-        raise
-    except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page
-        raise ConfigError(
-            f"{results.file}: cannot be shown ({type(error).__name__}: {reason(error)})"
-        ) from error
 
 
 def plotly_script() -> str:

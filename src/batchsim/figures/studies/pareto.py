@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from batchsim.errors import BatchsimError, ConfigError
+from batchsim.figures.results import blamed_on
 from batchsim.figures.save import render, sidecar_text, versions
 from batchsim.figures.style import WIDTHS, Look, look, looks_of
-from batchsim.files import read_json, reason, write_whole
+from batchsim.files import read_json, write_whole
 from batchsim.files.tables import read_csv_text
 from batchsim.study.recommend import CANDIDATES, RECOMMENDATION
 
@@ -64,15 +64,10 @@ def draw_fronts(folder: str | Path, width: str = "two") -> list[Path]:
     folder = Path(folder)
     file = folder / CANDIDATES
     told = read_json(folder / RECOMMENDATION)
-    try:
-        with look(width):
-            figure = plot_fronts(read_csv_text(file), told["share"], told["wanted"])
-            contents = {f"{PARETO}.{kind}": content for kind, content in render(figure).items()}
-            described = _described(folder, told, figure, width)
-    except BatchsimError:
-        raise
-    except Exception as error:  # what is wrong with a column shows itself anywhere on its way to the page
-        raise ConfigError(f"{file}: cannot be drawn ({type(error).__name__}: {reason(error)})") from error
+    with blamed_on(file, "drawn"), look(width):
+        figure = plot_fronts(read_csv_text(file), told["share"], told["wanted"])
+        contents = {f"{PARETO}.{kind}": content for kind, content in render(figure).items()}
+        described = _described(folder, told, figure, width)
     contents[f"{PARETO}.figure.json"] = sidecar_text(described, contents)
     for name, content in contents.items():
         write_whole(folder / name, content)
